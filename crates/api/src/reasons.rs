@@ -1,0 +1,99 @@
+//! The words that conditions, statuses and events use: types of conditions, and reasons.
+//!
+//! They are part of the API: alerts and scripts match them, so they are never renamed.
+
+/// Types of the conditions that Tenon's objects carry.
+pub mod condition {
+    /// Everything that the object asks for is so: every selected node has the module, the image exists, …
+    pub const READY: &str = "Ready";
+    /// Something is wrong that does not mend itself, or not soon: somebody should look.
+    pub const DEGRADED: &str = "Degraded";
+    /// Something outside is missing, and work resumes by itself once it is there.
+    pub const WAITING: &str = "Waiting";
+}
+
+/// The module is loaded on every node that should have it.
+pub const LOADED: &str = "Loaded";
+/// Some nodes are still to load the module; nothing is wrong.
+pub const LOADING: &str = "Loading";
+/// No node matches the selector, so there is nothing to load.
+pub const NO_NODES: &str = "NoNodes";
+/// The Module has no `moduleLoader`: only a device plugin or a DRA driver runs.
+pub const NO_MODULE_LOADER: &str = "NoModuleLoader";
+/// No kernel mapping fits the kernel of some node.
+pub const NO_MAPPING: &str = "NoMapping";
+/// The condition does not hold, and that is good: nothing is degraded, nothing is waited for.
+pub const AS_EXPECTED: &str = "AsExpected";
+/// The object is being deleted and its module is being unloaded from the nodes.
+pub const UNLOADING: &str = "Unloading";
+
+/// A kernel's image is not ready yet.
+pub const WAITING_FOR_IMAGE: &str = "WaitingForImage";
+/// A node's module waits until its version label allows it (ordered upgrade).
+pub const WAITING_FOR_VERSION_LABEL: &str = "WaitingForVersionLabel";
+/// A node's agent has not registered its store yet, so no order can be signed for it.
+pub const WAITING_FOR_NODE: &str = "WaitingForNode";
+/// A changed module waits for its turn: the allowed number of nodes is already changing.
+pub const WAITING_FOR_ROLLOUT: &str = "WaitingForRollout";
+/// The node fetches the bundle.
+pub const WAITING_FOR_BUNDLE: &str = "WaitingForBundle";
+
+/// The image exists and holds modules for the kernel.
+pub const IMAGE_EXISTS: &str = "Exists";
+/// The registry says that there is no such image.
+pub const IMAGE_ABSENT: &str = "ImageAbsent";
+/// The registry refuses the credentials, or asks for some.
+pub const REGISTRY_DENIED: &str = "RegistryDenied";
+/// The registry does not answer, or not usefully.
+pub const REGISTRY_UNREACHABLE: &str = "RegistryUnreachable";
+/// The image has no directory with modules for the kernel.
+pub const NO_MODULE_FOR_KERNEL: &str = "NoModuleForKernel";
+/// The image is malformed, hostile, or larger than allowed.
+pub const IMAGE_INVALID: &str = "ImageInvalid";
+/// The image reference is malformed or names a template variable that does not exist.
+pub const REFERENCE_INVALID: &str = "ReferenceInvalid";
+/// A Secret that the Module names does not exist.
+pub const SECRET_MISSING: &str = "SecretMissing";
+/// A Secret that the Module names does not hold what it should.
+pub const SECRET_MALFORMED: &str = "SecretMalformed";
+/// Looking at the image has not come to an end yet.
+pub const RESOLVING: &str = "Resolving";
+
+/// The kernel refused to load the module.
+pub const LOAD_FAILED: &str = "LoadFailed";
+/// The new content failed to load and the last one that had loaded is back.
+pub const ROLLED_BACK: &str = "RolledBack";
+/// The module is used by something and was therefore not removed.
+pub const IN_USE: &str = "InUse";
+/// The node went down twice in a row just after loading this content.
+pub const CRASH_SUSPECTED: &str = "CrashSuspected";
+/// The module is loaded although nobody wishes it or orders its removal.
+pub const ORPHANED: &str = "Orphaned";
+/// The node reports an order that is more than a day ahead of the operator's clock.
+pub const GENERATION_AHEAD: &str = "GenerationAhead";
+/// The agent cannot reach the loader beside it.
+pub const LOADER_UNREACHABLE: &str = "LoaderUnreachable";
+/// The loader refused the order: another node's, another store's, an unknown key's, or a malformed one.
+pub const ORDER_REFUSED: &str = "OrderRefused";
+/// The node has no order, so nothing is asked of it.
+pub const NO_ORDER: &str = "NoOrder";
+
+/// Reasons of events, as KMM documents them.
+pub mod event {
+    /// A module was loaded on a node (Normal, on the Node).
+    pub const MODULE_LOADED: &str = "ModuleLoaded";
+    /// A module was unloaded from a node (Normal, on the Node).
+    pub const MODULE_UNLOADED: &str = "ModuleUnloaded";
+    /// A build was started for a kernel (Normal, on the Module).
+    pub const BUILD_CREATED: &str = "BuildCreated";
+    /// A build ended well (Normal, on the Module).
+    pub const BUILD_SUCCEEDED: &str = "BuildSucceeded";
+    /// A build failed (Warning, on the Module).
+    pub const BUILD_FAILED: &str = "BuildFailed";
+    /// Signing was started for a kernel (Normal, on the Module).
+    pub const SIGN_CREATED: &str = "SignCreated";
+    /// Signing ended well (Normal, on the Module).
+    pub const SIGN_SUCCEEDED: &str = "SignSucceeded";
+    /// Signing failed (Warning, on the Module).
+    pub const SIGN_FAILED: &str = "SignFailed";
+}
