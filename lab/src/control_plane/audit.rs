@@ -1,0 +1,218 @@
+//! The API server's audit log, read as counts: who wrote what, how often.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// Every request once, when it is answered, without bodies.
+pub(super) const POLICY: &str = "\
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived, ResponseStarted]
+rules:
+- level: Metadata
+";
+
+/// One kind of write: equal writes are counted together.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Write {
+    /// The user that the API server saw.
+    pub user: String,
+    /// `create`, `update`, `patch`, `delete` or `deletecollection`.
+    pub verb: String,
+    /// The resource's plural name.
+    pub resource: String,
+    /// The subresource, or nothing.
+    pub subresource: String,
+    /// The object's namespace, or nothing.
+    pub namespace: String,
+    /// The object's name, or nothing where the server draws it.
+    pub name: String,
+    /// The HTTP status of the answer.
+    pub code: u16,
+}
+
+/// A log on disk.
+#[derive(Debug, Clone)]
+pub struct AuditLog {
+    path: PathBuf,
+}
+
+/// A place in a log: what was written before it is not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mark(usize);
+
+/// Why a log could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The file.
+    #[error("read the audit log {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A line of it.
+    #[error("read line {line} of the audit log {path}")]
+    Line {
+        /// Which file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+impl AuditLog {
+    pub(super) fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
+    /// The end of the log as it is now.
+    pub fn mark(&self) -> Result<Mark, AuditError> {
+        Ok(Mark(self.read()?.len()))
+    }
+
+    /// The writes after a mark, counted.
+    pub fn writes_since(&self, mark: Mark) -> Result<BTreeMap<Write, u64>, AuditError> {
+        let text = self.read()?;
+        count(text.get(mark.0..).unwrap_or_default()).map_err(|(line, source)| AuditError::Line {
+            path: self.path.clone(),
+            line,
+            source,
+        })
+    }
+
+    /// All writes, counted.
+    pub fn writes(&self) -> Result<BTreeMap<Write, u64>, AuditError> {
+        self.writes_since(Mark::default())
+    }
+
+    fn read(&self) -> Result<String, AuditError> {
+        let text = fs::read_to_string(&self.path)
+            .map_err(|source| AuditError::Read { path: self.path.clone(), source })?;
+        // The last line may be half written.
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        Ok(text.get(..whole).unwrap_or_default().to_owned())
+    }
+}
+
+/// Counts the writes in a log's text; an error names the line, from 1.
+pub fn count(text: &str) -> Result<BTreeMap<Write, u64>, (usize, serde_json::Error)> {
+    let mut writes = BTreeMap::new();
+    for (index, line) in text.lines().enumerate() {
+        let event: Event = serde_json::from_str(line).map_err(|error| (index + 1, error))?;
+        if let Some(write) = event.into_write() {
+            *writes.entry(write).or_default() += 1;
+        }
+    }
+    Ok(writes)
+}
+
+/// The fields of `audit.k8s.io/v1` Event that are counted.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Event {
+    verb: String,
+    user: User,
+    #[serde(default)]
+    object_ref: Option<ObjectRef>,
+    #[serde(default)]
+    response_status: Option<Status>,
+}
+
+#[derive(Deserialize)]
+struct User {
+    #[serde(default)]
+    username: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ObjectRef {
+    resource: String,
+    subresource: String,
+    namespace: String,
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Status {
+    #[serde(default)]
+    code: u16,
+}
+
+impl Event {
+    fn into_write(self) -> Option<Write> {
+        let writes = ["create", "update", "patch", "delete", "deletecollection"];
+        if !writes.contains(&self.verb.as_str()) {
+            return None;
+        }
+        let object = self.object_ref.unwrap_or_default();
+        Some(Write {
+            user: self.user.username,
+            verb: self.verb,
+            resource: object.resource,
+            subresource: object.subresource,
+            namespace: object.namespace,
+            name: object.name,
+            code: self.response_status.map_or(0, |status| status.code),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = r#"{"kind":"Event","verb":"list","user":{"username":"a"},"objectRef":{"resource":"pods"},"responseStatus":{"code":200}}
+{"kind":"Event","verb":"patch","user":{"username":"a"},"objectRef":{"resource":"nodes","name":"n1","apiVersion":"v1","subresource":"status"},"responseStatus":{"metadata":{},"code":200}}
+{"kind":"Event","verb":"patch","user":{"username":"a"},"objectRef":{"resource":"nodes","name":"n1","subresource":"status"},"responseStatus":{"code":200}}
+{"kind":"Event","verb":"patch","user":{"username":"a"},"objectRef":{"resource":"nodes","name":"n1","subresource":"status"},"responseStatus":{"code":409}}
+"#;
+
+    #[test]
+    fn equal_writes_are_counted_together_and_reads_not_at_all() {
+        let writes = count(LOG).unwrap();
+        let write = Write {
+            user: "a".into(),
+            verb: "patch".into(),
+            resource: "nodes".into(),
+            subresource: "status".into(),
+            name: "n1".into(),
+            code: 200,
+            ..Write::default()
+        };
+        assert_eq!(writes.get(&write), Some(&2));
+        assert_eq!(writes.get(&Write { code: 409, ..write }), Some(&1));
+        assert_eq!(writes.len(), 2);
+    }
+
+    #[test]
+    fn a_half_written_line_waits_for_its_end() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), format!("{LOG}{{\"verb\":\"cre")).unwrap();
+        let log = AuditLog::at(file.path().to_owned());
+        assert_eq!(log.writes().unwrap().len(), 2);
+        let mark = log.mark().unwrap();
+        assert!(log.writes_since(mark).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_broken_line_is_named() {
+        let error = count("{\"verb\":\"get\",\"user\":{}}\nrubbish\n").unwrap_err();
+        assert_eq!(error.0, 2);
+    }
+}

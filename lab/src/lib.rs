@@ -1,0 +1,24 @@
+//! A cluster on one machine: a real control plane built from its Go modules, a registry, and virtual machines with real
+//! Debian kernels for nodes, in which the agent and the loader run under runc as a kubelet would run them.
+//!
+//! In: the binaries to try, and what Debian, PyPI and the Go module proxy supply ([`setup`]). Out: handles that a test or
+//! a demonstration drives ([`Lab`]). Everything that is built is cached; everything that runs dies with its owner.
+
+pub mod cache;
+pub mod child;
+pub mod command;
+pub mod control_plane;
+pub mod dir;
+pub mod wait;
+
+pub use control_plane::ControlPlane;
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot go wrong.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

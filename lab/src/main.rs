@@ -1,0 +1,3 @@
+//! The lab as a command: a cluster to try things on.
+
+fn main() {}
