@@ -1,0 +1,143 @@
+//! The `.ko` reader: an ELF file in, everything that decides whether and how it loads out.
+//!
+//! It judges nothing: a module that no kernel would take is read as long as its structure can be. Whether it will load
+//! is a question about a module *and* a kernel.
+
+mod architecture;
+mod elf;
+#[cfg(test)]
+pub(crate) mod fixture;
+mod modinfo;
+pub mod signature;
+mod symbols;
+#[cfg(test)]
+mod tests;
+
+pub use architecture::Architecture;
+pub use modinfo::{ModInfo, ParameterInfo, SoftDependencies};
+pub use signature::Signature;
+pub use symbols::{Export, Import, Versions, VersionsForm};
+
+use self::elf::{Elf, c_string};
+use crate::compression::Compression;
+use crate::name::{ModuleName, ModuleNameError};
+
+/// The facts in a module file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ModuleObject {
+    /// Its name, as the kernel will list it.
+    pub name: ModuleName,
+    /// The machine that it was compiled for.
+    pub architecture: Architecture,
+    /// What it says about itself.
+    pub info: ModInfo,
+    /// Symbols that it needs, in the order of its symbol table.
+    pub imports: Vec<Import>,
+    /// Symbols that it offers.
+    pub exports: Vec<Export>,
+    /// Checksums of what it needs; none if it was compiled without.
+    pub versions: Option<Versions>,
+    /// The size of its `.gnu.linkonce.this_module`, in bytes: the kernel wants its own `sizeof(struct module)`.
+    pub this_module_size: u64,
+    /// The linker's identifier of this very build.
+    pub build_id: Option<Vec<u8>>,
+    /// The signature at its end.
+    pub signature: Signature,
+}
+
+/// Why bytes are not a module that can be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ObjectError {
+    /// There are none.
+    #[error("the file is empty")]
+    Empty,
+    /// Packed files are unpacked first.
+    #[error("the file is packed with {0}")]
+    Packed(Compression),
+    /// Something else altogether.
+    #[error("not an ELF file")]
+    NotElf,
+    /// Neither 32 nor 64 bits.
+    #[error("ELF class {0} is unknown")]
+    Class(u8),
+    /// Cut off.
+    #[error("the file is cut off: it needs {needed} bytes and has {length}")]
+    Truncated {
+        /// How long it must be at least.
+        needed: u64,
+        /// How long it is.
+        length: u64,
+    },
+    /// An executable, a shared library or a core dump.
+    #[error("ELF type {0} is not a relocatable object")]
+    NotRelocatable(u16),
+    /// A machine on which no Kubernetes node runs.
+    #[error("ELF machine {0} is unknown")]
+    Machine(u16),
+    /// Offsets or sizes contradict one another.
+    #[error("read the ELF structure: {0}")]
+    Malformed(object::Error),
+    /// A symbol's name lies outside of the file or does not end.
+    #[error("symbol {0} of the symbol table has no readable name")]
+    SymbolName(usize),
+    /// An ordinary object file: the section that makes a module is missing.
+    #[error("no section .gnu.linkonce.this_module: an object file, but not a kernel module")]
+    NotAModule,
+    /// Neither `.modinfo` nor `struct module` name it.
+    #[error("the module has no name")]
+    NoName,
+    /// It has a name that cannot be used.
+    #[error("the module's name cannot be used")]
+    Name(#[source] ModuleNameError),
+}
+
+impl ModuleObject {
+    /// Reads an unpacked `.ko`.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ObjectError> {
+        if let Some(compression) = Compression::detect(bytes) {
+            return Err(ObjectError::Packed(compression));
+        }
+        let file = Elf::parse(bytes)?;
+        let architecture =
+            Architecture::of(file.machine, file.endian == object::Endianness::Little, file.is_64)
+                .ok_or(ObjectError::Machine(file.machine))?;
+        let this_module = file.section(".gnu.linkonce.this_module").ok_or(ObjectError::NotAModule)?;
+        let info = file.section(".modinfo").map(|section| ModInfo::parse(section.data)).unwrap_or_default();
+        let versions = symbols::versions(&file);
+        Ok(Self {
+            name: module_name(&file, &info, this_module.data)?,
+            architecture,
+            imports: symbols::imports(&file, versions.as_ref()),
+            exports: symbols::exports(&file),
+            versions,
+            this_module_size: this_module.size,
+            build_id: file.section(".note.gnu.build-id").and_then(|section| build_id(&file, section.data)),
+            signature: Signature::parse(bytes),
+            info,
+        })
+    }
+}
+
+/// `.modinfo` names the module since 4.16; before, only `struct module` does: behind a state (padded to a word) and two
+/// pointers.
+fn module_name(file: &Elf<'_>, info: &ModInfo, this_module: &[u8]) -> Result<ModuleName, ObjectError> {
+    let in_struct = || c_string(this_module, 3 * file.word()).and_then(|name| str::from_utf8(name).ok());
+    let name =
+        info.get("name").or_else(in_struct).filter(|name| !name.is_empty()).ok_or(ObjectError::NoName)?;
+    ModuleName::new(name).map_err(ObjectError::Name)
+}
+
+/// The first GNU build identifier among the notes (name and description are padded to four bytes).
+fn build_id(file: &Elf<'_>, mut notes: &[u8]) -> Option<Vec<u8>> {
+    loop {
+        let length = |offset| file.u32(notes, offset).and_then(|length| usize::try_from(length).ok());
+        let (name, description, kind) = (length(0)?, length(4)?, file.u32(notes, 8)?);
+        let start = name.checked_next_multiple_of(4)?.checked_add(12)?;
+        let end = start.checked_add(description)?;
+        if kind == object::elf::NT_GNU_BUILD_ID.0 && notes.get(12..)?.starts_with(b"GNU\0") {
+            return Some(notes.get(start..end)?.to_vec());
+        }
+        notes = notes.get(end.checked_next_multiple_of(4)?..)?;
+    }
+}

@@ -1,0 +1,195 @@
+//! What a module uses of others and what it offers: symbols, their checksums, GPL flags and namespaces.
+
+use std::collections::HashMap;
+
+use object::elf;
+
+use super::elf::{Elf, Place, Section, Symbol, c_string};
+
+/// The size of `struct modversion_info`: checksum and name.
+const VERSION_ENTRY: usize = 64;
+
+/// A symbol that the kernel or another module must provide.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Import {
+    /// Its name.
+    pub symbol: String,
+    /// Whether the module also loads without it.
+    pub weak: bool,
+    /// The checksum of its prototype, where the module was compiled with `MODVERSIONS`.
+    pub crc: Option<u32>,
+}
+
+/// A symbol that other modules may use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Export {
+    /// Its name.
+    pub symbol: String,
+    /// The checksum of its prototype.
+    pub crc: Option<u32>,
+    /// Whether only modules with a licence compatible with the GPL may use it.
+    pub gpl_only: bool,
+    /// The namespace that a user must import.
+    pub namespace: Option<String>,
+}
+
+/// The checksums of everything a module uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Versions {
+    /// How the module holds them.
+    pub form: VersionsForm,
+    /// Checksums by symbol, `module_layout` among them.
+    pub crcs: HashMap<String, u32>,
+}
+
+/// How a module holds the checksums of its imports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VersionsForm {
+    /// `__versions`: names of up to 55 characters.
+    Basic,
+    /// `__version_ext_crcs` and `__version_ext_names`, since 6.14. Where both forms exist, this one counts.
+    Extended,
+}
+
+pub(super) fn versions(file: &Elf<'_>) -> Option<Versions> {
+    let extended = file.section("__version_ext_crcs").zip(file.section("__version_ext_names"));
+    if let Some((crcs, names)) = extended {
+        let crcs = (0..).step_by(4).map_while(|offset| file.u32(crcs.data, offset));
+        // A zero ends each name; behind the last one stands nothing.
+        let names = names.data.split(|&byte| byte == 0);
+        let crcs = names.zip(crcs).map(|(name, crc)| (text(name), crc)).collect();
+        return Some(Versions { form: VersionsForm::Extended, crcs });
+    }
+    let table = file.section("__versions")?;
+    let entry = |entry: &[u8]| {
+        // The checksum is an unsigned long of which 32 bits are used: the last ones where the byte order is big.
+        let big = file.endian == object::Endianness::Big;
+        let crc = file.u32(entry, if big { file.word() - 4 } else { 0 })?;
+        Some((text(c_string(entry, file.word())?), crc))
+    };
+    let crcs = table.data.chunks_exact(VERSION_ENTRY).filter_map(entry).collect();
+    Some(Versions { form: VersionsForm::Basic, crcs })
+}
+
+/// In the order of the symbol table: when several are missing, the kernel's error is that of the last.
+pub(super) fn imports(file: &Elf<'_>, versions: Option<&Versions>) -> Vec<Import> {
+    let wanted = |symbol: &&Symbol<'_>| {
+        symbol.place == Place::Undefined && !symbol.name.is_empty() && !is_ignored(file.machine, symbol.name)
+    };
+    let import = |found: &Symbol<'_>| {
+        let symbol = text(found.name);
+        let crc = versions.and_then(|versions| versions.crcs.get(&symbol).copied());
+        Import { symbol, weak: found.weak, crc }
+    };
+    file.symbols.iter().filter(wanted).map(import).collect()
+}
+
+/// Undefined symbols that assemblers leave behind and the architecture's loader does not look up.
+fn is_ignored(machine: u16, name: &[u8]) -> bool {
+    match elf::Machine(machine) {
+        elf::EM_X86_64 | elf::EM_386 => name == b"_GLOBAL_OFFSET_TABLE_",
+        elf::EM_PPC64 => name == b".TOC.",
+        _ => false,
+    }
+}
+
+pub(super) fn exports(file: &Elf<'_>) -> Vec<Export> {
+    let Some(strings) = file.sections.iter().position(|section| section.name == b"__ksymtab_strings") else {
+        return Vec::new();
+    };
+    let checksums = file.symbols_with_prefix("__crc_");
+    let tables = file.sections.iter().filter(|section| is_symbol_table(section.name));
+    tables.flat_map(|table| table_exports(file, table, strings, &checksums)).collect()
+}
+
+fn is_symbol_table(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"__ksymtab"
+            | b"__ksymtab_gpl"
+            | b"__ksymtab_gpl_future"
+            | b"__ksymtab_unused"
+            | b"__ksymtab_unused_gpl"
+    )
+}
+
+/// The entries of one table. `struct kernel_symbol` has had two or three members of four or eight bytes; its relocations
+/// tell it in any of these forms: one for the value, then one or two into the strings (name, namespace).
+fn table_exports(
+    file: &Elf<'_>,
+    table: &Section<'_>,
+    strings: usize,
+    checksums: &HashMap<&[u8], &Symbol<'_>>,
+) -> Vec<Export> {
+    let gpl_table = table.name.ends_with(b"_gpl");
+    let flags = file
+        .section("__kflagstab")
+        .filter(|_| table.name == b"__ksymtab")
+        .map_or(&[][..], |flags| flags.data);
+    let suffix = table.name.strip_prefix(b"__ksymtab").unwrap_or_default();
+    let crcs = file.sections.iter().find(|section| section.name.strip_prefix(b"__kcrctab") == Some(suffix));
+    entries(file, table, strings)
+        .into_iter()
+        .enumerate()
+        .filter(|(_, entry)| !entry.name.is_empty())
+        .map(|(index, entry)| Export {
+            symbol: text(entry.name),
+            crc: match checksums.get(entry.name) {
+                Some(symbol) => crc_at(file, symbol),
+                None => crcs
+                    .filter(|crcs| crcs.relocations.is_empty())
+                    .and_then(|crcs| file.u32(crcs.data, index * 4)),
+            },
+            // Bit 0: KSYM_FLAG_GPL_ONLY.
+            gpl_only: gpl_table || flags.get(index).is_some_and(|flags| flags & 1 != 0),
+            namespace: Some(text(entry.namespace)).filter(|namespace| !namespace.is_empty()),
+        })
+        .collect()
+}
+
+#[derive(Default)]
+struct Entry<'data> {
+    name: &'data [u8],
+    namespace: &'data [u8],
+}
+
+fn entries<'data>(file: &Elf<'data>, table: &Section<'data>, strings: usize) -> Vec<Entry<'data>> {
+    let data = file.sections.get(strings).map_or(&[][..], |section| section.data);
+    let mut entries: Vec<Entry<'data>> = Vec::new();
+    let mut members = 0;
+    for relocation in &table.relocations {
+        let Some(symbol) = file.symbols.get(relocation.symbol) else { continue };
+        if symbol.place != Place::Section(strings) {
+            entries.push(Entry::default());
+            members = 0;
+            continue;
+        }
+        members += 1;
+        let offset = symbol
+            .value
+            .checked_add_signed(relocation.addend)
+            .and_then(|offset| usize::try_from(offset).ok());
+        let text = offset.and_then(|offset| c_string(data, offset)).unwrap_or_default();
+        match (entries.last_mut(), members) {
+            (Some(entry), 1) => entry.name = text,
+            (Some(entry), 2) => entry.namespace = text,
+            _ => {}
+        }
+    }
+    entries
+}
+
+/// `__crc_<name>` is the checksum itself (absolute) or the place where it stands, depending on the kernel's age.
+fn crc_at(file: &Elf<'_>, symbol: &Symbol<'_>) -> Option<u32> {
+    match symbol.place {
+        Place::Absolute => u32::try_from(symbol.value & 0xffff_ffff).ok(),
+        Place::Section(index) => {
+            file.u32(file.sections.get(index)?.data, usize::try_from(symbol.value).ok()?)
+        }
+        Place::Undefined | Place::Other => None,
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
