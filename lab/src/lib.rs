@@ -8,7 +8,11 @@ pub mod cache;
 pub mod child;
 pub mod command;
 pub mod control_plane;
+pub mod debian;
 pub mod dir;
+pub mod drivers;
+pub mod kernel;
+pub mod setup;
 pub mod wait;
 
 pub use control_plane::ControlPlane;

@@ -1,0 +1,265 @@
+//! apt with lists and archives of its own, so that the machine's configuration stays as it is and nobody else's run of
+//! apt takes away a file in the middle.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use super::control::{self, Stanza};
+use super::sources;
+use crate::cache::{Cache, CacheError};
+use crate::command::{self, CommandError};
+
+/// Lists older than this are fetched again by the set-up.
+const FRESH: Duration = Duration::from_secs(24 * 3600);
+
+/// Which of the suites a package is taken from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// The release itself, with its security suite.
+    Stable,
+    /// Its backports.
+    Backports,
+}
+
+/// Debian's archive, seen through private folders.
+#[derive(Debug, Clone)]
+pub struct Archive {
+    cache: Cache,
+    folder: PathBuf,
+    codename: String,
+}
+
+/// Why a package could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// A file of the private folders, or of the machine's apt.
+    #[error("{action} {path}")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Not a Debian system.
+    #[error("read VERSION_CODENAME in /etc/os-release: the lab needs Debian")]
+    NoCodename,
+    /// The machine's sources hold no such suite.
+    #[error("find the archive of {codename} in the machine's apt sources")]
+    NoSource {
+        /// The release's name.
+        codename: String,
+    },
+    /// apt.
+    #[error(transparent)]
+    Apt(#[from] CommandError),
+    /// The package is in no list.
+    #[error("find package {package} in the lists of {suite}")]
+    Unknown {
+        /// Its name.
+        package: String,
+        /// Where it was looked for.
+        suite: String,
+    },
+    /// Installing needs root.
+    #[error("install {}: run `tenon-lab setup` as root once, or install them by hand", packages.join(" "))]
+    NotRoot {
+        /// What is missing.
+        packages: Vec<String>,
+    },
+    /// The cache.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+}
+
+impl Archive {
+    /// The archive that this machine's own sources name.
+    pub fn open(cache: &Cache) -> Result<Self, ArchiveError> {
+        let codename = codename()?;
+        let folder = cache.folder("apt")?;
+        let list = sources::private_list(&machine_sources()?, &codename)
+            .ok_or_else(|| ArchiveError::NoSource { codename: codename.clone() })?;
+        write(&folder.join("sources.list"), &list)?;
+        for name in ["lists/partial", "cache/archives/partial"] {
+            let path = folder.join(name);
+            fs::create_dir_all(&path).map_err(at("create", &path))?;
+        }
+        Ok(Self { cache: cache.clone(), folder, codename })
+    }
+
+    /// Fetches the package lists when they are a day old. With old lists and no network the old ones serve.
+    pub fn refresh(&self) -> Result<(), ArchiveError> {
+        let stamp = self.folder.join("refreshed");
+        let age = fs::metadata(&stamp)
+            .and_then(|meta| meta.modified())
+            .map(|then| SystemTime::now().duration_since(then).unwrap_or_default());
+        if age.as_ref().is_ok_and(|age| *age < FRESH) {
+            return Ok(());
+        }
+        match command::run(self.apt("apt-get", Release::Stable).args(["update", "-qq"])) {
+            Ok(_) => write(&stamp, ""),
+            Err(_) if age.is_ok() => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What the lists say of the packages' newest versions in a release, in the order asked for.
+    pub fn show(&self, packages: &[&str], release: Release) -> Result<Vec<Stanza>, ArchiveError> {
+        let text =
+            command::text(self.apt("apt-cache", release).args(["show", "--no-all-versions"]).args(packages))?;
+        let stanzas = control::parse(&text);
+        packages
+            .iter()
+            .map(|package| {
+                stanzas.iter().find(|stanza| stanza.get("Package") == Some(package)).cloned().ok_or_else(
+                    || ArchiveError::Unknown { package: (*package).to_owned(), suite: self.suite(release) },
+                )
+            })
+            .collect()
+    }
+
+    /// Unpacks a package into the cache and gives the folder that holds its files as a root.
+    pub fn unpack(&self, package: &str, release: Release) -> Result<PathBuf, ArchiveError> {
+        let version = self.version(package, release)?;
+        self.cache.entry("packages", &format!("{package}_{version}"), |aside| {
+            self.unpack_into(&[package], release, aside)
+        })
+    }
+
+    /// The version that would be taken.
+    pub fn version(&self, package: &str, release: Release) -> Result<String, ArchiveError> {
+        let stanzas = self.show(&[package], release)?;
+        stanzas
+            .first()
+            .and_then(|stanza| stanza.get("Version"))
+            .map(ToOwned::to_owned)
+            .ok_or_else(|| ArchiveError::Unknown { package: package.to_owned(), suite: self.suite(release) })
+    }
+
+    /// Unpacks packages over one another.
+    pub fn unpack_into(&self, packages: &[&str], release: Release, root: &Path) -> Result<(), ArchiveError> {
+        let download = tempfile::tempdir_in(&self.folder).map_err(at("create a folder in", &self.folder))?;
+        let folder = download.path();
+        command::run(
+            self.apt("apt-get", release).current_dir(folder).args(["download", "-qq"]).args(packages),
+        )?;
+        let list = |source| at("list", folder)(source);
+        for entry in fs::read_dir(folder).map_err(list)? {
+            let package = entry.map_err(list)?.path();
+            command::run(Command::new("dpkg-deb").arg("-x").arg(&package).arg(root))?;
+        }
+        Ok(())
+    }
+
+    /// Installs what is not installed yet.
+    pub fn install(&self, packages: &[&str], release: Release) -> Result<(), ArchiveError> {
+        let mut missing = Vec::new();
+        for package in packages {
+            if !self.suffices(package, release)? {
+                missing.push(*package);
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if !rustix::process::geteuid().is_root() {
+            return Err(ArchiveError::NotRoot {
+                packages: missing.iter().map(ToString::to_string).collect(),
+            });
+        }
+        command::run(
+            self.apt("apt-get", release)
+                .env("DEBIAN_FRONTEND", "noninteractive")
+                .args(["install", "-y", "-qq", "--no-install-recommends"])
+                .args(missing),
+        )?;
+        Ok(())
+    }
+
+    /// Whether the package is installed; one from backports at least in that version.
+    fn suffices(&self, package: &str, release: Release) -> Result<bool, ArchiveError> {
+        let Some(installed) = installed_version(package) else { return Ok(false) };
+        if release == Release::Stable {
+            return Ok(true);
+        }
+        let wanted = self.version(package, release)?;
+        let compared =
+            command::run(Command::new("dpkg").args(["--compare-versions", &installed, "ge", &wanted]));
+        Ok(compared.is_ok())
+    }
+
+    fn suite(&self, release: Release) -> String {
+        match release {
+            Release::Stable => self.codename.clone(),
+            Release::Backports => format!("{}-backports", self.codename),
+        }
+    }
+
+    fn apt(&self, program: &str, release: Release) -> Command {
+        let option = |name: &str, path: &str| format!("-o{name}={}", self.folder.join(path).display());
+        let mut command = Command::new(program);
+        command
+            .arg(option("Dir::Etc::SourceList", "sources.list"))
+            .arg("-oDir::Etc::SourceParts=-")
+            .arg(option("Dir::State::Lists", "lists"))
+            .arg(option("Dir::Cache", "cache"))
+            .arg("-oAPT::Sandbox::User=root")
+            // Another apt may hold dpkg's lock for a while.
+            .arg("-oDPkg::Lock::Timeout=300");
+        // Naming the release itself would rank it above its security suite.
+        if release == Release::Backports {
+            command.arg(format!("-oAPT::Default-Release={}", self.suite(release)));
+        }
+        command
+    }
+}
+
+fn installed_version(package: &str) -> Option<String> {
+    let format = "${db:Status-Status} ${Version}";
+    let said = command::text(Command::new("dpkg-query").args(["-W", "-f", format, package])).ok()?;
+    said.strip_prefix("installed ").map(ToOwned::to_owned)
+}
+
+fn codename() -> Result<String, ArchiveError> {
+    let path = Path::new("/etc/os-release");
+    let text = fs::read_to_string(path).map_err(at("read", path))?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+        .map(|name| name.trim_matches('"').to_owned())
+        .ok_or(ArchiveError::NoCodename)
+}
+
+fn machine_sources() -> Result<Vec<sources::Source>, ArchiveError> {
+    let mut found = Vec::new();
+    let list = Path::new("/etc/apt/sources.list");
+    if list.exists() {
+        found.extend(sources::parse_list(&fs::read_to_string(list).map_err(at("read", list))?));
+    }
+    let parts = Path::new("/etc/apt/sources.list.d");
+    let Ok(entries) = fs::read_dir(parts) else { return Ok(found) };
+    for entry in entries {
+        let path = entry.map_err(at("list", parts))?.path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let parse = match extension {
+            Some("list") => sources::parse_list,
+            Some("sources") => sources::parse_deb822,
+            _ => continue,
+        };
+        found.extend(parse(&fs::read_to_string(&path).map_err(at("read", &path))?));
+    }
+    Ok(found)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), ArchiveError> {
+    fs::write(path, text).map_err(at("write", path))
+}
+
+fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ArchiveError {
+    let path = path.to_owned();
+    move |source| ArchiveError::Io { action, path, source }
+}

@@ -1,0 +1,269 @@
+//! Stock Debian kernels: the release's own and its backports', cloud flavour, unpacked and made ready to boot, to build
+//! drivers against and to look into. Nothing is installed, and no version is written down anywhere: the metapackages name
+//! the current ones.
+
+mod disk;
+pub mod vmlinux;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+
+pub use disk::{DiskError, ext4, ext4_from};
+
+use crate::cache::{Cache, CacheError};
+use crate::command::{self, CommandError};
+use crate::debian::control::Stanza;
+use crate::debian::{Archive, ArchiveError, Release};
+
+/// Where a kernel comes from: tests name their kernels so, for releases roll.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Origin {
+    /// Debian's release: the older kernel (6.1 in bookworm).
+    Stable,
+    /// Its backports: the newer kernel (6.12 in bookworm-backports).
+    Backports,
+}
+
+impl Origin {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Stable, Self::Backports];
+
+    fn release(self) -> Release {
+        match self {
+            Self::Stable => Release::Stable,
+            Self::Backports => Release::Backports,
+        }
+    }
+}
+
+/// One kernel in the cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kernel {
+    /// Where it comes from.
+    pub origin: Origin,
+    /// What `uname -r` says.
+    pub release: String,
+    folder: PathBuf,
+}
+
+/// Why a kernel could not be made ready.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// Its packages.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The cache.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The metapackage depends on no package of that sort.
+    #[error("find the {kind} package that {metapackage} stands for")]
+    NoPackage {
+        /// `linux-image-` or `linux-headers-`.
+        kind: &'static str,
+        /// The metapackage.
+        metapackage: &'static str,
+    },
+    /// A file of it.
+    #[error("{action} {path}")]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Its image.
+    #[error("read the boot image {path}")]
+    Vmlinux {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: vmlinux::VmlinuxError,
+    },
+    /// depmod.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The disk with its modules.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+const IMAGE: &str = "linux-image-cloud-amd64";
+const HEADERS: &str = "linux-headers-cloud-amd64";
+
+impl Kernel {
+    /// The current kernel of an origin, downloaded and prepared when the cache does not hold it.
+    pub fn prepare(archive: &Archive, cache: &Cache, origin: Origin) -> Result<Self, KernelError> {
+        let packages = Packages::resolve(archive, origin.release())?;
+        let key = format!("{}_{}", packages.image, packages.version);
+        let entry = cache.folder("kernels")?.join(&key);
+        let release = packages.release().to_owned();
+        let folder = cache.entry::<KernelError>("kernels", &key, |aside| {
+            let root = aside.join("root");
+            archive.unpack_into(&packages.all(), origin.release(), &root)?;
+            unpack_image(aside, &root, &release)?;
+            relocate_headers(&root.join("usr/src"), &entry.join("root"))?;
+            command::run(Command::new(depmod()).arg("-b").arg(&root).arg(&release))?;
+            ext4_from(&root.join("lib/modules"), &aside.join("modules.img"))?;
+            Ok(())
+        })?;
+        Ok(Self { origin, release, folder })
+    }
+
+    /// The decompressed kernel: QEMU boots it, and it holds the exported symbols.
+    pub fn vmlinux(&self) -> PathBuf {
+        self.folder.join("vmlinux")
+    }
+
+    /// The boot image as Debian ships it.
+    pub fn boot_image(&self) -> PathBuf {
+        self.folder.join("root/boot").join(format!("vmlinuz-{}", self.release))
+    }
+
+    /// A read-only ext4 image of `/lib/modules`.
+    pub fn modules_disk(&self) -> PathBuf {
+        self.folder.join("modules.img")
+    }
+
+    /// The kernel's own modules, with depmod's files.
+    pub fn modules(&self) -> PathBuf {
+        self.folder.join("root/lib/modules").join(&self.release)
+    }
+
+    /// The tree to build modules against.
+    pub fn headers(&self) -> PathBuf {
+        self.folder.join("root/usr/src").join(format!("linux-headers-{}", self.release))
+    }
+
+    pub(crate) fn is_there(&self) -> bool {
+        self.vmlinux().is_file() && self.modules_disk().is_file() && self.headers().is_dir()
+    }
+}
+
+/// The packages that a pair of metapackages stands for.
+#[derive(Debug, PartialEq, Eq)]
+struct Packages {
+    image: String,
+    version: String,
+    headers: Vec<String>,
+}
+
+impl Packages {
+    fn resolve(archive: &Archive, release: Release) -> Result<Self, KernelError> {
+        let metapackages = archive.show(&[IMAGE, HEADERS], release)?;
+        let [image, headers] = metapackages.as_slice() else {
+            return Err(KernelError::NoPackage { kind: "linux-image-", metapackage: IMAGE });
+        };
+        let (image, version) = dependency(image, "linux-image-", IMAGE)?;
+        let (headers, _) = dependency(headers, "linux-headers-", HEADERS)?;
+        let stanzas = archive.show(&[&headers], release)?;
+        let parts = stanzas.iter().flat_map(|stanza| stanza.relations("Depends"));
+        let parts =
+            parts.filter(|name| name.starts_with("linux-headers-") || name.starts_with("linux-kbuild-"));
+        let headers = parts.map(ToOwned::to_owned).chain([headers]).collect();
+        Ok(Self { image, version, headers })
+    }
+
+    fn all(&self) -> Vec<&str> {
+        std::iter::once(&self.image).chain(&self.headers).map(String::as_str).collect()
+    }
+
+    fn release(&self) -> &str {
+        self.image.trim_start_matches("linux-image-")
+    }
+}
+
+/// The package of that sort on which a metapackage depends, and the metapackage's version, which is that of the kernel.
+fn dependency(
+    metapackage: &Stanza,
+    kind: &'static str,
+    name: &'static str,
+) -> Result<(String, String), KernelError> {
+    let package = metapackage.relations("Depends").into_iter().find(|package| package.starts_with(kind));
+    match (package, metapackage.get("Version")) {
+        (Some(package), Some(version)) => Ok((package.to_owned(), version.to_owned())),
+        _ => Err(KernelError::NoPackage { kind, metapackage: name }),
+    }
+}
+
+fn unpack_image(aside: &Path, root: &Path, release: &str) -> Result<(), KernelError> {
+    let path = root.join("boot").join(format!("vmlinuz-{release}"));
+    let image = fs::read(&path).map_err(at("read", &path))?;
+    let elf = vmlinux::extract(&image).map_err(|source| KernelError::Vmlinux { path, source })?;
+    let path = aside.join("vmlinux");
+    fs::write(&path, elf).map_err(at("write", &path))
+}
+
+/// Makes unpacked headers work where they lie: their Makefiles name each other by absolute paths. The `vmlinux` among the
+/// newer ones would need pahole, to describe types that our drivers do without.
+fn relocate_headers(sources: &Path, root: &Path) -> Result<(), KernelError> {
+    for entry in fs::read_dir(sources).map_err(at("list", sources))? {
+        let tree = entry.map_err(at("list", sources))?.path();
+        let makefile = tree.join("Makefile");
+        if makefile.is_file() {
+            let text = fs::read_to_string(&makefile).map_err(at("read", &makefile))?;
+            fs::write(&makefile, relocated(&text, root)).map_err(at("write", &makefile))?;
+        }
+        let types = tree.join("vmlinux");
+        if types.is_file() {
+            fs::remove_file(&types).map_err(at("remove", &types))?;
+        }
+    }
+    Ok(())
+}
+
+fn relocated(makefile: &str, root: &Path) -> String {
+    let here = format!("{}/usr/src/", root.display());
+    [" ", "="].iter().fold(makefile.to_owned(), |text, before| {
+        text.replace(&format!("{before}/usr/src/"), &format!("{before}{here}"))
+    })
+}
+
+/// depmod lies where only root's `PATH` leads.
+pub(crate) fn depmod() -> PathBuf {
+    command::find("depmod").unwrap_or_else(|| Path::new(OsStr::new("depmod")).to_owned())
+}
+
+fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KernelError {
+    let path = path.to_owned();
+    move |source| KernelError::Io { action, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::debian::control;
+
+    #[test]
+    fn the_metapackage_names_the_kernel() {
+        let stanza = control::parse(
+            "Package: linux-image-cloud-amd64\nVersion: 6.1.170-1\n\
+             Depends: x, linux-image-6.1.0-99-cloud-amd64 (= 6.1.170-1)\n",
+        )
+        .remove(0);
+        let (image, version) = dependency(&stanza, "linux-image-", IMAGE).unwrap();
+        let packages = Packages { image, version, headers: vec![] };
+        assert_eq!(packages.release(), "6.1.0-99-cloud-amd64");
+        assert_eq!(packages.version, "6.1.170-1");
+        assert!(dependency(&stanza, "linux-headers-", HEADERS).is_err());
+    }
+
+    #[test]
+    fn makefiles_of_unpacked_headers_point_into_the_cache() {
+        let text =
+            "include /usr/src/linux-headers-common/Makefile\nKBUILD_OUTPUT=/usr/src/x\n# /opt/usr/src/\n";
+        let moved = relocated(text, Path::new("/c"));
+        assert_eq!(
+            moved,
+            "include /c/usr/src/linux-headers-common/Makefile\nKBUILD_OUTPUT=/c/usr/src/x\n# /opt/usr/src/\n"
+        );
+    }
+}
