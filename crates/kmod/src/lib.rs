@@ -7,12 +7,12 @@
 //! Every input may come from a stranger: nothing here panics, and what is unpacked is bounded by the caller.
 
 pub mod compression;
-//pub mod dependency;
+pub mod dependency;
 //pub mod failure;
 //pub mod log;
 pub mod name;
 pub mod object;
-//pub mod parameters;
+pub mod parameters;
 pub mod release;
 pub mod vermagic;
 
