@@ -10,6 +10,8 @@ pub mod condition {
     pub const DEGRADED: &str = "Degraded";
     /// Something outside is missing, and work resumes by itself once it is there.
     pub const WAITING: &str = "Waiting";
+    /// Parts of the object are accepted and have no effect in this version; only there when it is so.
+    pub const UNSUPPORTED: &str = "Unsupported";
 }
 
 /// The module is loaded on every node that should have it.
@@ -50,6 +52,10 @@ pub const REGISTRY_UNREACHABLE: &str = "RegistryUnreachable";
 pub const NO_MODULE_FOR_KERNEL: &str = "NoModuleForKernel";
 /// The image is malformed, hostile, or larger than allowed.
 pub const IMAGE_INVALID: &str = "ImageInvalid";
+/// The Module's spec asks for something that Tenon refuses; the message names the field.
+pub const SPEC_INVALID: &str = "SpecInvalid";
+/// The Module has fields that this version accepts and does not act upon; the message names them.
+pub const FIELDS_WITHOUT_EFFECT: &str = "FieldsWithoutEffect";
 /// The image reference is malformed or names a template variable that does not exist.
 pub const REFERENCE_INVALID: &str = "ReferenceInvalid";
 /// A Secret that the Module names does not exist.

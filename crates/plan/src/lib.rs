@@ -1,0 +1,22 @@
+//! What should happen: pure decisions, one file per stage, from what was observed to what should be.
+//!
+//! No client, no clock, no randomness: everything that counts comes in as a value, `now` included, and what should be
+//! written comes out as a value. The operator's controllers observe and apply; what Tenon *does* is decided here.
+//!
+//! ```text
+//! Module → resolve → provision (ModuleImage) → assign (NodeModulesConfig, order, labels) → rollup (status)
+//!                                                        removal (finalizer)
+//! ```
+
+pub mod assign;
+pub mod condition;
+pub mod modprobe;
+pub mod node;
+pub mod provision;
+pub mod removal;
+pub mod resolve;
+pub mod rollup;
+pub mod template;
+
+#[cfg(test)]
+mod fixture;

@@ -1,0 +1,118 @@
+//! What a node is to the decisions: the few facts of a Node object that count, and whether a Module wants it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Taint, Toleration};
+use tenon_api::Module;
+use tenon_api::labels::LabelKind;
+use tenon_kmod::release::KernelRelease;
+use tenon_order::NodeName;
+
+/// The few facts of a Node object that count.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeFacts {
+    /// Its name.
+    pub name: NodeName,
+    /// Its uid: a node made anew under the same name is another node.
+    pub uid: String,
+    /// The kernel that its kubelet reports (`uname -r`).
+    pub kernel: KernelRelease,
+    /// Its architecture, as Kubernetes names it.
+    pub architecture: String,
+    /// The running boot; another after each restart.
+    pub boot_id: String,
+    /// All its labels: selectors are the user's.
+    pub labels: BTreeMap<String, String>,
+    /// Its taints.
+    pub taints: Vec<Taint>,
+}
+
+/// Labels that a discovery tool sets from what it finds, and loses while it restarts.
+const DISCOVERED: &str = "feature.node.kubernetes.io/";
+
+/// How long a discovered label must stay away before its loss counts, in milliseconds.
+pub const DISCOVERY_GRACE: u64 = 10 * 60 * 1000;
+
+/// Whether a Module wants a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selection {
+    /// Its selector matches and every taint is tolerated.
+    Selected,
+    /// Labels that the selector asks for are missing or different, and nobody but an administrator does that.
+    Unselected,
+    /// The selector's labels are there, but for some that a discovery tool looks after.
+    Undiscovered,
+    /// The selector matches, but nothing new comes to the node: this taint is not tolerated.
+    Tainted(String),
+    /// The selector matches, but the node's version label names another version, which is given here.
+    OtherVersion(String),
+    /// The Module has a version and the node has no version label.
+    NoVersion,
+}
+
+/// Whether `module` wants `node`.
+pub fn select(module: &Module, node: &NodeFacts) -> Selection {
+    let missing = module.spec.selector.iter().filter(|(key, value)| node.labels.get(*key) != Some(*value));
+    let (discovered, own): (Vec<_>, Vec<_>) = missing.partition(|(key, _)| key.starts_with(DISCOVERED));
+    if !own.is_empty() {
+        return Selection::Unselected;
+    }
+    if !discovered.is_empty() {
+        return Selection::Undiscovered;
+    }
+    if let Some(version) = version(module) {
+        match node.labels.get(&version_label(module)) {
+            None => return Selection::NoVersion,
+            Some(other) if other != version => return Selection::OtherVersion(other.clone()),
+            Some(_) => {}
+        }
+    }
+    match node.taints.iter().find(|taint| repels(taint) && !tolerated(taint, &module.spec.tolerations)) {
+        Some(taint) => Selection::Tainted(taint.key.clone()),
+        None => Selection::Selected,
+    }
+}
+
+/// The Module's version, when its upgrade is ordered by labels.
+pub fn version(module: &Module) -> Option<&str> {
+    module.spec.module_loader.as_ref().and_then(|loader| loader.container.version.as_deref())
+}
+
+fn version_label(module: &Module) -> String {
+    let name = module.metadata.name.as_deref().unwrap_or_default();
+    let namespace = module.metadata.namespace.as_deref().unwrap_or_default();
+    LabelKind::VersionModule.key(namespace, name)
+}
+
+fn repels(taint: &Taint) -> bool {
+    matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute")
+}
+
+/// Pressure on a node is no reason to withhold a driver from it, as in KMM.
+const TOLERATED_ALWAYS: [&str; 3] = [
+    "node.kubernetes.io/disk-pressure",
+    "node.kubernetes.io/memory-pressure",
+    "node.kubernetes.io/pid-pressure",
+];
+
+/// The scheduler's rule (`k8s.io/api/core/v1`, `Toleration.ToleratesTaint`).
+fn tolerated(taint: &Taint, tolerations: &[Toleration]) -> bool {
+    let pressure = taint.effect == "NoSchedule" && TOLERATED_ALWAYS.contains(&taint.key.as_str());
+    pressure
+        || tolerations.iter().any(|toleration| {
+            let effect = toleration.effect.as_deref().unwrap_or_default();
+            let key = toleration.key.as_deref().unwrap_or_default();
+            let same_effect = effect.is_empty() || effect == taint.effect;
+            let same_key = key.is_empty() || key == taint.key;
+            let same_value = match toleration.operator.as_deref().unwrap_or_default() {
+                "Exists" => true,
+                "" | "Equal" => {
+                    !key.is_empty()
+                        && toleration.value.as_deref().unwrap_or_default()
+                            == taint.value.as_deref().unwrap_or_default()
+                }
+                _ => false,
+            };
+            same_effect && same_key && same_value
+        })
+}

@@ -1,0 +1,184 @@
+//! One ModuleImage per (Module, kernel, architecture), and what became of it: the second arrow, for prebuilt images.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
+use kube::core::ObjectMeta;
+use kube::{Resource, ResourceExt};
+use tenon_api::module::RegistryTls;
+use tenon_api::module_image::{BundleStatus, ImagePhase, ModuleImage, ModuleImageSpec, ModuleImageStatus};
+use tenon_api::{Module, ShortMessage, labels, reasons};
+use tenon_kmod::release::KernelRelease;
+
+use crate::condition;
+use crate::resolve::{self, Resolved};
+
+/// A kernel that some node of a Module runs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Target {
+    /// The release.
+    pub kernel: KernelRelease,
+    /// The architecture, as Kubernetes names it.
+    pub architecture: String,
+}
+
+/// What is to be done with a Module's images.
+#[derive(Debug, Default, PartialEq)]
+pub struct Images {
+    /// Made or changed.
+    pub apply: Vec<ModuleImage>,
+    /// Needed by no node any more.
+    pub delete: Vec<ModuleImage>,
+}
+
+/// Compares the images that `module` needs for `targets` with those it has.
+///
+/// An image whose kernel has left the cluster goes; one whose kernel does not resolve any more (its mapping was
+/// removed) goes too, for nothing will be loaded from it.
+pub fn images(module: &Module, targets: &BTreeSet<Target>, existing: &[&ModuleImage]) -> Images {
+    let wanted: BTreeMap<String, ModuleImage> = targets
+        .iter()
+        .filter(|_| module.metadata.deletion_timestamp.is_none())
+        .filter_map(|target| resolve::resolve(module, &target.kernel).ok().map(|resolved| (target, resolved)))
+        .map(|(target, resolved)| image(module, target, resolved))
+        .map(|image| (image.name_any(), image))
+        .collect();
+    let current = |name: &str| existing.iter().find(|image| image.name_any() == name);
+    Images {
+        delete: existing
+            .iter()
+            .filter(|image| !wanted.contains_key(&image.name_any()))
+            .filter(|image| image.metadata.deletion_timestamp.is_none())
+            .map(|image| (*image).clone())
+            .collect(),
+        apply: wanted
+            .into_iter()
+            .filter(|(name, image)| current(name).is_none_or(|known| known.spec != image.spec))
+            .map(|(name, mut image)| {
+                // What is changed is the object that was seen, not another of its name.
+                if let Some(known) = current(&name) {
+                    image.metadata.uid.clone_from(&known.metadata.uid);
+                    image.metadata.resource_version.clone_from(&known.metadata.resource_version);
+                }
+                image
+            })
+            .collect(),
+    }
+}
+
+fn image(module: &Module, target: &Target, resolved: Resolved) -> ModuleImage {
+    let kernel = target.kernel.to_string();
+    let name = ModuleImage::name_for(&module.name_any(), &kernel, &target.architecture);
+    let tls = resolved.registry_tls;
+    ModuleImage {
+        metadata: ObjectMeta {
+            name: Some(name),
+            namespace: module.namespace(),
+            owner_references: module.controller_owner_ref(&()).map(|owner| {
+                // The finalizer orders the deletion; there is nothing to block.
+                vec![OwnerReference { block_owner_deletion: None, ..owner }]
+            }),
+            labels: Some(
+                [(labels::MODULE_NAME.to_owned(), labels::value(&module.name_any()))].into_iter().collect(),
+            ),
+            ..ObjectMeta::default()
+        },
+        spec: ModuleImageSpec {
+            module: module.name_any(),
+            kernel,
+            architecture: target.architecture.clone(),
+            image: resolved.image,
+            dir_name: resolved.load.dir_name,
+            firmware_path: resolved.load.firmware_path,
+            image_repo_secret: module.spec.image_repo_secret.clone(),
+            registry_tls: (tls != RegistryTls::default()).then_some(tls),
+            rebuild_trigger: module.spec.image_rebuild_trigger_generation,
+        },
+        status: None,
+    }
+}
+
+/// What looking for an image came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// It is there and packed.
+    Packed {
+        /// What the reference stands for (`sha256:<hex>`).
+        image_digest: String,
+        /// What the nodes get.
+        bundle: BundleStatus,
+    },
+    /// It cannot be had; the reason is one of [`reasons`].
+    Missing {
+        /// Why, in a word.
+        reason: &'static str,
+        /// Why, in a sentence, with the way out.
+        message: String,
+        /// Whether it will not do without a change of the image or the Module.
+        needs_change: bool,
+        /// When the other side asked to be asked again.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// The first wait before an image that is not there is looked for again.
+const FIRST_RETRY: Duration = Duration::from_secs(2);
+/// The longest such wait: a missing image may come at any time, and a HEAD costs little.
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
+/// When to look for an image again that was missing `attempts` times in a row. What needs a change is looked at again
+/// too: a tag can be moved to a mended image without anybody telling the cluster.
+pub fn retry_after(finding: &Finding, attempts: u32) -> Option<Duration> {
+    let Finding::Missing { retry_after, .. } = finding else { return None };
+    let own = FIRST_RETRY.saturating_mul(1 << attempts.saturating_sub(1).min(8)).min(LONGEST_RETRY);
+    Some(retry_after.map_or(own, |asked| asked.max(own)).min(Duration::from_secs(600)))
+}
+
+/// The status that follows from a finding.
+pub fn status(image: &ModuleImage, finding: &Finding, now: &Time) -> ModuleImageStatus {
+    let previous = image.status.as_ref();
+    let generation = image.metadata.generation;
+    let (phase, reason, message) = match finding {
+        Finding::Packed { bundle, .. } => (
+            ImagePhase::Ready,
+            reasons::IMAGE_EXISTS,
+            format!("{} files, {} bytes packed for kernel {}", bundle.files, bundle.size, image.spec.kernel),
+        ),
+        Finding::Missing { reason, message, needs_change, .. } => {
+            let phase = if *needs_change { ImagePhase::Failed } else { ImagePhase::Waiting };
+            (phase, *reason, message.clone())
+        }
+    };
+    let ready = Condition {
+        type_: reasons::condition::READY.to_owned(),
+        status: condition::truth(phase == ImagePhase::Ready),
+        reason: reason.to_owned(),
+        message: ShortMessage::new(message.clone()).into(),
+        observed_generation: generation,
+        last_transition_time: now.clone(),
+    };
+    let known = previous.map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let mut status = ModuleImageStatus {
+        phase: Some(phase),
+        reason: Some(reason.to_owned()),
+        message: Some(ShortMessage::new(message)),
+        resolved_from: generation,
+        conditions: condition::merge(known, vec![ready]),
+        ..ModuleImageStatus::default()
+    };
+    if let Finding::Packed { image_digest, bundle } = finding {
+        status.image_digest = Some(image_digest.clone());
+        status.bundle = Some(bundle.clone());
+    }
+    status
+}
+
+/// The bundle of an image whose status is about its present spec.
+pub fn bundle(image: &ModuleImage) -> Option<(&BundleStatus, &str)> {
+    let status = image.status.as_ref()?;
+    let current =
+        status.resolved_from == image.metadata.generation && status.phase == Some(ImagePhase::Ready);
+    current.then_some(status.bundle.as_ref().zip(status.image_digest.as_deref())).flatten()
+}

@@ -1,0 +1,334 @@
+//! What became of a Module over all its nodes, in numbers, conditions and two short tables: the last arrow.
+//!
+//! The status answers, in this order: does it work, where, and why not. It is bounded however many nodes there are.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use tenon_api::module::{
+    KernelPhase, KernelStatus, MAX_FAILURES, MAX_KERNELS, ModuleStatus, NodeFailure, RolloutNumbers,
+};
+use tenon_api::module_image::{ImagePhase, ModuleImage};
+use tenon_api::node_modules_config::{ModulePhase, NodeModule, NodeModuleStatus, NodeModulesConfig};
+use tenon_api::{Module, ShortMessage, reasons};
+use tenon_kmod::release::KernelRelease;
+
+use crate::assign::is_loaded;
+use crate::condition;
+use crate::node::{self, NodeFacts, Selection};
+use crate::resolve;
+
+/// A Module, and all that bears on it.
+#[derive(Debug)]
+pub struct Observed<'a> {
+    /// The Module.
+    pub module: &'a Module,
+    /// The nodes that its selector matches, and those that have it.
+    pub nodes: Vec<NodeView<'a>>,
+    /// Its images.
+    pub images: Vec<&'a ModuleImage>,
+    /// Now.
+    pub now: Time,
+}
+
+/// One node, as it bears on a Module.
+#[derive(Debug)]
+pub struct NodeView<'a> {
+    /// The node.
+    pub facts: &'a NodeFacts,
+    /// Its object.
+    pub config: Option<&'a NodeModulesConfig>,
+}
+
+impl<'a> NodeView<'a> {
+    fn entry(&self, module: &Module) -> Option<&'a NodeModule> {
+        let is_it = |entry: &&NodeModule| names(module) == (Some(&entry.namespace), Some(&entry.name));
+        self.config?.spec.modules.iter().find(is_it)
+    }
+
+    fn reported(&self, module: &Module) -> Option<&'a NodeModuleStatus> {
+        let is_it = |entry: &&NodeModuleStatus| names(module) == (Some(&entry.namespace), Some(&entry.name));
+        self.config?.status.as_ref()?.modules.iter().find(is_it)
+    }
+
+    fn is_registered(&self) -> bool {
+        self.config.and_then(|config| config.status.as_ref()?.store_id.as_ref()).is_some()
+    }
+}
+
+fn names(module: &Module) -> (Option<&String>, Option<&String>) {
+    (module.metadata.namespace.as_ref(), module.metadata.name.as_ref())
+}
+
+/// What was counted.
+#[derive(Debug, Default)]
+struct Tally {
+    matching: usize,
+    desired: usize,
+    available: usize,
+    unregistered: usize,
+    other_version: usize,
+    failures: Vec<NodeFailure>,
+    kernels: BTreeMap<(KernelRelease, String), KernelTally>,
+}
+
+#[derive(Debug, Default)]
+struct KernelTally {
+    nodes: usize,
+    loaded: usize,
+}
+
+/// The Module's status as it should be.
+pub fn status(observed: &Observed<'_>) -> ModuleStatus {
+    let module = observed.module;
+    let tally = count(observed);
+    let kernels = kernels(observed, &tally);
+    let known = module.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let conditions = conditions(observed, &tally, &kernels);
+    let mut failures = tally.failures;
+    failures.sort_by(|one, other| one.node.cmp(&other.node));
+    failures.truncate(MAX_FAILURES);
+    ModuleStatus {
+        observed_generation: module.metadata.generation,
+        conditions: condition::merge(known, conditions),
+        module_loader: module.spec.module_loader.as_ref().map(|_| RolloutNumbers {
+            nodes_matching_selector_number: number(tally.matching),
+            desired_number: number(tally.desired),
+            available_number: number(tally.available),
+        }),
+        device_plugin: None,
+        dra: None,
+        image_rebuild_trigger_generation: module.spec.image_rebuild_trigger_generation,
+        kernels: kernels.into_iter().take(MAX_KERNELS).collect(),
+        failures,
+    }
+}
+
+fn count(observed: &Observed<'_>) -> Tally {
+    let mut tally = Tally::default();
+    for view in &observed.nodes {
+        let selection = node::select(observed.module, view.facts);
+        let (entry, reported) = (view.entry(observed.module), view.reported(observed.module));
+        let wanted = selection == Selection::Selected;
+        if !wanted
+            && entry.is_none()
+            && reported.is_none()
+            && !matches!(selection, Selection::OtherVersion(_))
+        {
+            continue;
+        }
+        let loaded = entry.is_some_and(|entry| is_loaded(entry, reported, view.facts));
+        tally.matching += usize::from(wanted);
+        tally.desired += usize::from(entry.is_some());
+        tally.available += usize::from(loaded);
+        tally.unregistered += usize::from(wanted && !view.is_registered());
+        tally.other_version += usize::from(matches!(selection, Selection::OtherVersion(_)));
+        tally.failures.extend(reported.and_then(|reported| failure(view.facts, reported)));
+        if wanted || entry.is_some() {
+            let kernel = (view.facts.kernel.clone(), view.facts.architecture.clone());
+            let kernel = tally.kernels.entry(kernel).or_default();
+            kernel.nodes += 1;
+            kernel.loaded += usize::from(loaded);
+        }
+    }
+    tally
+}
+
+/// The node's trouble with the module, if it has any. What an earlier boot reported counts no more.
+fn failure(node: &NodeFacts, reported: &NodeModuleStatus) -> Option<NodeFailure> {
+    let fallback = match reported.phase? {
+        ModulePhase::Failed | ModulePhase::Unknown => reasons::LOAD_FAILED,
+        ModulePhase::RolledBack => reasons::ROLLED_BACK,
+        ModulePhase::CrashSuspected => reasons::CRASH_SUSPECTED,
+        ModulePhase::InUse => reasons::IN_USE,
+        ModulePhase::Orphaned => reasons::ORPHANED,
+        ModulePhase::Loaded | ModulePhase::Removed | ModulePhase::WaitingForBundle => return None,
+    };
+    Some(NodeFailure {
+        node: node.name.to_string(),
+        reason: reported.reason.clone().unwrap_or_else(|| fallback.to_owned()),
+        message: reported.message.clone().unwrap_or_default(),
+    })
+}
+
+/// The table of kernels: those with trouble first, then those with most nodes.
+fn kernels(observed: &Observed<'_>, tally: &Tally) -> Vec<KernelStatus> {
+    let mut kernels: Vec<_> = tally
+        .kernels
+        .iter()
+        .filter(|_| observed.module.spec.module_loader.is_some())
+        .map(|((kernel, architecture), tally)| {
+            let (image, phase, message) = kernel_phase(observed, kernel, architecture);
+            KernelStatus {
+                kernel: kernel.to_string(),
+                architecture: architecture.clone(),
+                image,
+                phase,
+                message,
+                nodes: number(tally.nodes),
+                loaded: number(tally.loaded),
+            }
+        })
+        .collect();
+    kernels.sort_by_key(|kernel| {
+        (kernel.phase == KernelPhase::Ready, kernel.loaded == kernel.nodes, Reverse(kernel.nodes))
+    });
+    kernels
+}
+
+fn kernel_phase(
+    observed: &Observed<'_>,
+    kernel: &KernelRelease,
+    architecture: &str,
+) -> (Option<String>, KernelPhase, Option<ShortMessage>) {
+    let resolved = match resolve::resolve(observed.module, kernel) {
+        Ok(resolved) => resolved,
+        Err(error) => {
+            let no_mapping = error.reason() == reasons::NO_MAPPING;
+            let phase = if no_mapping { KernelPhase::NoMapping } else { KernelPhase::Failed };
+            return (None, phase, Some(error.to_string().into()));
+        }
+    };
+    let image = observed.images.iter().find(|image| {
+        image.spec.kernel == kernel.to_string()
+            && image.spec.architecture == architecture
+            && image.spec.image == resolved.image
+    });
+    let status = image
+        .filter(|image| image.status.as_ref().is_some_and(|s| s.resolved_from == image.metadata.generation))
+        .and_then(|image| image.status.as_ref());
+    let (phase, message) = match status.and_then(|status| status.phase.zip(Some(status))) {
+        None => (KernelPhase::Waiting, Some("the image is being looked for".into())),
+        Some((ImagePhase::Ready, _)) => (KernelPhase::Ready, None),
+        Some((ImagePhase::Waiting, status)) => (KernelPhase::Waiting, status.message.clone()),
+        Some((ImagePhase::Failed, status)) => (KernelPhase::Failed, status.message.clone()),
+    };
+    (Some(resolved.image), phase, message)
+}
+
+/// A reason and a sentence.
+type Why = (String, String);
+
+fn conditions(observed: &Observed<'_>, tally: &Tally, kernels: &[KernelStatus]) -> Vec<Condition> {
+    let module = observed.module;
+    let degraded = degraded(observed, tally, kernels);
+    let waiting = waiting(observed, tally, kernels);
+    let as_expected = || (reasons::AS_EXPECTED.to_owned(), String::new());
+    let condition = |type_: &str, holds: bool, (reason, message): Why| Condition {
+        type_: type_.to_owned(),
+        status: condition::truth(holds),
+        reason,
+        message: ShortMessage::new(message).into(),
+        observed_generation: module.metadata.generation,
+        last_transition_time: observed.now.clone(),
+    };
+    let (is_ready, why_ready) = ready(module, tally, degraded.as_ref(), waiting.as_ref());
+    let mut conditions = vec![
+        condition(reasons::condition::READY, is_ready, why_ready),
+        condition(reasons::condition::DEGRADED, degraded.is_some(), degraded.unwrap_or_else(as_expected)),
+        condition(reasons::condition::WAITING, waiting.is_some(), waiting.unwrap_or_else(as_expected)),
+    ];
+    let ignored = without_effect(module);
+    if !ignored.is_empty() {
+        let message = format!("accepted, but without effect in this version: {}", ignored.join(", "));
+        let why = (reasons::FIELDS_WITHOUT_EFFECT.to_owned(), message);
+        conditions.push(condition(reasons::condition::UNSUPPORTED, true, why));
+    }
+    conditions
+}
+
+fn ready(module: &Module, tally: &Tally, degraded: Option<&Why>, waiting: Option<&Why>) -> (bool, Why) {
+    let why = |reason: &str, message: String| (reason.to_owned(), message);
+    if module.metadata.deletion_timestamp.is_some() {
+        let left = tally.desired.max(tally.failures.len());
+        return (false, why(reasons::UNLOADING, format!("being unloaded; {left} nodes are left")));
+    }
+    if module.spec.module_loader.is_none() {
+        let message = "spec.moduleLoader is not set: there is nothing to load".to_owned();
+        return (true, why(reasons::NO_MODULE_LOADER, message));
+    }
+    if let Some(why) = degraded.or(waiting) {
+        return (false, why.clone());
+    }
+    match tally.matching {
+        0 => (false, why(reasons::NO_NODES, "no node matches spec.selector and is tolerated".to_owned())),
+        all if tally.available >= all => (true, why(reasons::LOADED, format!("loaded on all {all} nodes"))),
+        all => (false, why(reasons::LOADING, format!("loaded on {} of {all} nodes", tally.available))),
+    }
+}
+
+/// What does not mend itself: failing nodes, images that will not do, settings that are refused.
+fn degraded(observed: &Observed<'_>, tally: &Tally, kernels: &[KernelStatus]) -> Option<Why> {
+    if let Some(first) = tally.failures.iter().min_by(|one, other| one.node.cmp(&other.node)) {
+        let others = match tally.failures.len() - 1 {
+            0 => String::new(),
+            others => format!(" (and {others} more nodes)"),
+        };
+        return Some((first.reason.clone(), format!("{}{others}: {}", first.node, first.message)));
+    }
+    let failed = kernels.iter().find(|kernel| kernel.phase == KernelPhase::Failed)?;
+    let reason = reason_of(observed, failed);
+    Some((reason, format!("kernel {}: {}", failed.kernel, failed.message.clone().unwrap_or_default())))
+}
+
+/// What resumes by itself once something outside is there.
+fn waiting(observed: &Observed<'_>, tally: &Tally, kernels: &[KernelStatus]) -> Option<Why> {
+    let waits =
+        |kernel: &&KernelStatus| matches!(kernel.phase, KernelPhase::Waiting | KernelPhase::NoMapping);
+    if let Some(kernel) = kernels.iter().find(waits) {
+        let message = kernel.message.clone().unwrap_or_default();
+        return Some((reason_of(observed, kernel), format!("kernel {}: {message}", kernel.kernel)));
+    }
+    if tally.unregistered > 0 {
+        let message = format!("the agents of {} nodes have not registered yet", tally.unregistered);
+        return Some((reasons::WAITING_FOR_NODE.to_owned(), message));
+    }
+    (tally.other_version > 0).then(|| {
+        let message = format!("the version label of {} nodes asks for another version", tally.other_version);
+        (reasons::WAITING_FOR_VERSION_LABEL.to_owned(), message)
+    })
+}
+
+fn reason_of(observed: &Observed<'_>, kernel: &KernelStatus) -> String {
+    if kernel.image.is_none() {
+        let release = kernel.kernel.parse::<KernelRelease>().ok();
+        let error = release.and_then(|release| resolve::resolve(observed.module, &release).err());
+        return error.map_or(reasons::RESOLVING, |error| error.reason()).to_owned();
+    }
+    let image = observed.images.iter().find(|image| {
+        image.spec.kernel == kernel.kernel
+            && image.spec.architecture == kernel.architecture
+            && Some(&image.spec.image) == kernel.image.as_ref()
+    });
+    let reason = image
+        .and_then(|image| image.status.as_ref().filter(|s| s.resolved_from == image.metadata.generation))
+        .and_then(|status| status.reason.clone());
+    reason.unwrap_or_else(|| reasons::RESOLVING.to_owned())
+}
+
+/// Fields that are accepted because manifests have them, and that nothing acts upon yet.
+fn without_effect(module: &Module) -> Vec<&'static str> {
+    let spec = &module.spec;
+    let mut fields = Vec::new();
+    let mut note = |present: bool, field| fields.extend(present.then_some(field));
+    note(spec.device_plugin.is_some(), "spec.devicePlugin");
+    note(spec.dra.is_some(), "spec.dra");
+    if let Some(loader) = &spec.module_loader {
+        let container = &loader.container;
+        let mappings = &container.kernel_mappings;
+        let builds = container.build.is_some() || mappings.iter().any(|mapping| mapping.build.is_some());
+        let signs = container.sign.is_some() || mappings.iter().any(|mapping| mapping.sign.is_some());
+        note(builds, "spec.moduleLoader.container.build");
+        note(signs, "spec.moduleLoader.container.sign");
+        note(container.modprobe.modprobed_dir.is_some(), "spec.moduleLoader.container.modprobe.modprobedDir");
+    }
+    fields
+}
+
+fn number(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

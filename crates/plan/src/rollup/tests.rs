@@ -1,0 +1,176 @@
+use proptest::prelude::*;
+use tenon_api::reasons::condition::{DEGRADED, READY, UNSUPPORTED, WAITING};
+
+use super::*;
+use crate::fixture::{KERNEL, Play, default_image};
+
+fn time(text: &str) -> Time {
+    serde_json::from_str(&format!("\"{text}\"")).expect("a time")
+}
+
+fn rolled_up(module: &Module, plays: &[&Play]) -> ModuleStatus {
+    status(&Observed {
+        module,
+        nodes: plays
+            .iter()
+            .map(|play| NodeView { facts: &play.node, config: play.config.as_ref() })
+            .collect(),
+        images: plays.iter().filter_map(|play| play.image.as_ref()).take(1).collect(),
+        now: time("2026-01-01T00:00:00Z"),
+    })
+}
+
+fn said<'s>(status: &'s ModuleStatus, type_: &str) -> Option<(&'s str, &'s str, &'s str)> {
+    let condition = status.conditions.iter().find(|condition| condition.type_ == type_)?;
+    Some((&condition.status, &condition.reason, &condition.message))
+}
+
+fn numbers(status: &ModuleStatus) -> (i32, i32, i32) {
+    let numbers = status.module_loader.unwrap();
+    (numbers.nodes_matching_selector_number, numbers.desired_number, numbers.available_number)
+}
+
+#[test]
+fn a_loaded_module_is_ready_and_says_so_once() {
+    let mut play = Play::registered();
+    play.settle();
+    let mut module = play.module.clone().unwrap();
+    let first = rolled_up(&module, &[&play]);
+    assert_eq!(numbers(&first), (1, 1, 1));
+    assert_eq!(said(&first, READY), Some(("True", reasons::LOADED, "loaded on all 1 nodes")));
+    assert_eq!(said(&first, DEGRADED).unwrap().0, "False");
+    assert_eq!(first.conditions.iter().filter_map(|c| c.observed_generation).collect::<Vec<_>>(), [3, 3, 3]);
+    module.status = Some(first.clone());
+    let later = status(&Observed {
+        module: &module,
+        nodes: vec![NodeView { facts: &play.node, config: play.config.as_ref() }],
+        images: play.image.iter().collect(),
+        now: time("2027-01-01T00:00:00Z"),
+    });
+    assert_eq!(later, first, "the time of a change is not the time of looking");
+}
+
+#[test]
+fn a_kernels_refusal_shows_with_the_kernels_words() {
+    let mut play = Play::registered();
+    play.decide_and_apply();
+    play.answer(ModulePhase::Failed);
+    let status = rolled_up(play.module.as_ref().unwrap(), &[&play]);
+    assert_eq!(numbers(&status), (1, 1, 0));
+    assert_eq!(said(&status, DEGRADED), Some(("True", reasons::LOAD_FAILED, "n1: the kernel's words")));
+    assert_eq!(said(&status, READY).unwrap().1, reasons::LOAD_FAILED);
+    assert_eq!(status.failures.first().unwrap().node, "n1");
+}
+
+#[test]
+fn what_is_missing_is_waited_for_by_name() {
+    let mut play = Play::registered();
+    let module = play.module.clone().unwrap();
+    play.image = None;
+    let status = rolled_up(&module, &[&play]);
+    assert_eq!(said(&status, WAITING).unwrap().1, reasons::RESOLVING);
+    let mut image = default_image('a');
+    let absent = image.status.as_mut().unwrap();
+    (absent.phase, absent.bundle) = (Some(ImagePhase::Waiting), None);
+    (absent.reason, absent.message) = (Some(reasons::IMAGE_ABSENT.to_owned()), Some("no such tag".into()));
+    play.image = Some(image);
+    let status = rolled_up(&module, &[&play]);
+    let expected = format!("kernel {KERNEL}: no such tag");
+    assert_eq!(said(&status, WAITING), Some(("True", reasons::IMAGE_ABSENT, expected.as_str())));
+    assert_eq!(status.kernels.first().unwrap().phase, KernelPhase::Waiting);
+}
+
+#[test]
+fn an_unfit_image_degrades() {
+    let mut play = Play::registered();
+    let mut image = default_image('a');
+    let unfit = image.status.as_mut().unwrap();
+    (unfit.phase, unfit.bundle) = (Some(ImagePhase::Failed), None);
+    (unfit.reason, unfit.message) =
+        (Some(reasons::IMAGE_INVALID.to_owned()), Some("a.ko is truncated".into()));
+    play.image = Some(image);
+    let status = rolled_up(play.module.as_ref().unwrap(), &[&play]);
+    assert_eq!(said(&status, DEGRADED).unwrap().1, reasons::IMAGE_INVALID);
+}
+
+#[test]
+fn no_node_and_no_loader_are_told_apart() {
+    let play = Play::registered();
+    let mut module = play.module.clone().unwrap();
+    assert_eq!(said(&rolled_up(&module, &[]), READY).unwrap().1, reasons::NO_NODES);
+    module.spec.module_loader = None;
+    let status = rolled_up(&module, &[]);
+    assert_eq!(said(&status, READY).unwrap().0, "True");
+    assert_eq!((status.module_loader, status.kernels.len()), (None, 0));
+}
+
+#[test]
+fn fields_without_effect_are_named() {
+    let mut module = Play::registered().module.unwrap();
+    module.spec.device_plugin = Some(tenon_api::module::DevicePlugin::default());
+    let status = rolled_up(&module, &[]);
+    let (holds, reason, message) = said(&status, UNSUPPORTED).unwrap();
+    assert_eq!((holds, reason), ("True", reasons::FIELDS_WITHOUT_EFFECT));
+    assert!(message.contains("spec.devicePlugin"), "{message}");
+}
+
+#[test]
+fn a_kernel_without_a_mapping_does_not_hide_the_others() {
+    let mut loaded = Play::registered();
+    loaded.module = Some(crate::fixture::module(&format!(
+        "modprobe: {{moduleName: gauge}}\nkernelMappings: [{{literal: {KERNEL}, containerImage: 'registry.test/gauge:{KERNEL}'}}]"
+    )));
+    loaded.settle();
+    let mut other = Play::registered();
+    other.node.name = "n2".parse().unwrap();
+    other.node.kernel = "7.2.0".parse().unwrap();
+    let status = rolled_up(loaded.module.as_ref().unwrap(), &[&loaded, &other]);
+    let kernels: Vec<_> =
+        status.kernels.iter().map(|kernel| (kernel.kernel.as_str(), kernel.phase, kernel.loaded)).collect();
+    assert_eq!(kernels, [("7.2.0", KernelPhase::NoMapping, 0), (KERNEL, KernelPhase::Ready, 1)]);
+    assert_eq!(said(&status, WAITING).unwrap().1, reasons::NO_MAPPING);
+}
+
+#[test]
+fn a_status_is_bounded_however_many_nodes_fail() {
+    let mut play = Play::registered();
+    play.decide_and_apply();
+    play.answer(ModulePhase::Failed);
+    let module = play.module.clone().unwrap();
+    let nodes: Vec<NodeFacts> = (0..200)
+        .map(|number| NodeFacts {
+            name: format!("n{number}").parse().unwrap(),
+            kernel: format!("6.1.{number}").parse().unwrap(),
+            ..play.node.clone()
+        })
+        .collect();
+    let status = status(&Observed {
+        module: &module,
+        nodes: nodes.iter().map(|facts| NodeView { facts, config: play.config.as_ref() }).collect(),
+        images: Vec::new(),
+        now: time("2026-01-01T00:00:00Z"),
+    });
+    assert_eq!((status.kernels.len(), status.failures.len()), (MAX_KERNELS, MAX_FAILURES));
+    assert!(said(&status, DEGRADED).unwrap().2.contains("and 199 more nodes"));
+}
+
+proptest! {
+    #[test]
+    fn the_order_of_nodes_does_not_matter(phases in proptest::collection::vec(0..4_u8, 1..8), seed in any::<u64>()) {
+        let plays: Vec<Play> = phases.iter().enumerate().map(|(number, phase)| {
+            let mut play = Play::registered();
+            play.node.name = format!("n{number}").parse().unwrap();
+            if *phase > 0 { play.decide_and_apply(); }
+            match phase {
+                2 => play.answer(ModulePhase::Failed),
+                3 => play.obey(),
+                _ => {}
+            }
+            play
+        }).collect();
+        let module = plays[0].module.clone().unwrap();
+        let mut shuffled: Vec<&Play> = plays.iter().collect();
+        shuffled.sort_by_key(|play| play.node.name.to_string().bytes().fold(seed, |sum, byte| sum.rotate_left(7) ^ u64::from(byte)));
+        prop_assert_eq!(rolled_up(&module, &plays.iter().collect::<Vec<_>>()), rolled_up(&module, &shuffled));
+    }
+}
