@@ -35,7 +35,9 @@ fn visit(schema: &mut JSONSchemaProps, change: &mut impl FnMut(&mut JSONSchemaPr
     match schema.items.as_mut() {
         Some(JSONSchemaPropsOrArray::Schema(items)) => visit(items, change),
         Some(JSONSchemaPropsOrArray::Schemas(several)) => {
-            several.iter_mut().for_each(|items| visit(items, change));
+            for items in several {
+                visit(items, change);
+            }
         }
         None => {}
     }

@@ -14,6 +14,7 @@ use crate::module::RegistryTls;
 use crate::serde_forms::empty_is_absent;
 
 /// Which image, and how to get at it.
+#[expect(clippy::duplicated_attributes, reason = "each printer column has a type of its own")]
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "tenon.dev",

@@ -28,6 +28,7 @@ pub use status::{
 };
 
 /// What a Module asks for.
+#[expect(clippy::duplicated_attributes, reason = "each printer column has a type of its own")]
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "kmm.sigs.x-k8s.io",

@@ -231,7 +231,7 @@ pub(super) fn is_dns_subdomain() -> Rule {
 
 /// The schema of `tolerations`, with the rules that pods' tolerations obey.
 pub(super) fn tolerations(generator: &mut SchemaGenerator) -> Schema {
-    let mut schema = list_of::<Toleration>(generator, 64, toleration_rules());
+    let mut schema = list_of::<Toleration>(generator, 64, &toleration_rules());
     for (field, length) in [("key", 317), ("operator", 32), ("value", 63), ("effect", 32)] {
         if let Some(property) = schema.pointer_mut(&format!("/items/properties/{field}")) {
             set(property, "maxLength", json!(length));
@@ -291,7 +291,7 @@ pub(super) fn volumes(generator: &mut SchemaGenerator) -> Schema {
     )
     .field_path(".hostPath.path");
 
-    let mut schema = list_of::<Volume>(generator, 128, vec![below, straight]);
+    let mut schema = list_of::<Volume>(generator, 128, &[below, straight]);
     if let Some(path) = schema.pointer_mut("/items/properties/hostPath/properties/path") {
         set(path, "maxLength", json!(4096));
     }
@@ -300,7 +300,7 @@ pub(super) fn volumes(generator: &mut SchemaGenerator) -> Schema {
 }
 
 /// A list of another API's type, with rules over each of its items.
-fn list_of<T: schemars::JsonSchema>(generator: &mut SchemaGenerator, max: usize, rules: Vec<Rule>) -> Schema {
+fn list_of<T: schemars::JsonSchema>(generator: &mut SchemaGenerator, max: usize, rules: &[Rule]) -> Schema {
     let mut schema = generator.subschema_for::<Vec<T>>();
     schema.insert("maxItems".to_owned(), json!(max));
     if let Some(items) = schema.pointer_mut("/items") {

@@ -1,4 +1,5 @@
 //! What became of a Module: KMM's numbers, and beside them why.
+#![expect(clippy::struct_field_names, reason = "numbers are called what other programs call them")]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;

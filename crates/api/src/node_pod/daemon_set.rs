@@ -254,3 +254,76 @@ fn one(key: &str, value: &str) -> BTreeMap<String, String> {
 fn owned(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IMAGES: Images<'_> = Images { agent: "registry.example/a:1", loader: "registry.example/l:1" };
+
+    fn pod() -> core::PodSpec {
+        pod_template(IMAGES).spec.expect("a pod")
+    }
+
+    fn container_named(name: &str) -> core::Container {
+        pod().containers.into_iter().find(|container| container.name == name).expect("the container")
+    }
+
+    #[test]
+    fn only_the_loader_holds_capabilities_and_only_two() {
+        let kept = |name| {
+            let capabilities =
+                container_named(name).security_context.and_then(|context| context.capabilities);
+            let capabilities = capabilities.expect("capabilities are named");
+            assert_eq!(capabilities.drop, Some(vec!["ALL".to_owned()]));
+            capabilities.add.unwrap_or_default()
+        };
+        assert_eq!(kept("loader"), ["SYS_MODULE", "SYSLOG"]);
+        assert!(kept("agent").is_empty());
+    }
+
+    #[test]
+    fn nothing_is_privileged_or_writable_and_the_host_is_shared_only_by_its_network() {
+        let pod = pod();
+        for container in &pod.containers {
+            let context = container.security_context.clone().expect("a security context");
+            assert_eq!(context.privileged, Some(false), "{}", container.name);
+            assert_eq!(context.allow_privilege_escalation, Some(false), "{}", container.name);
+            assert_eq!(context.read_only_root_filesystem, Some(true), "{}", container.name);
+            assert_eq!(context.seccomp_profile, Some(runtime_default()), "{}", container.name);
+        }
+        assert_eq!((pod.host_network, pod.host_pid, pod.host_ipc), (Some(true), None, None));
+        // In a user namespace of its own no capability loads a module.
+        assert_eq!(pod.host_users, None);
+    }
+
+    #[test]
+    fn the_loader_gets_no_token_and_the_agent_nothing_of_the_host() {
+        let pod = pod();
+        assert_eq!(pod.automount_service_account_token, Some(false));
+        let volumes = pod.volumes.expect("volumes");
+        let sources = |name| -> Vec<&core::Volume> {
+            let mounts = container_named(name).volume_mounts.expect("mounts");
+            let volume = |mount: &core::VolumeMount| volumes.iter().find(|volume| volume.name == mount.name);
+            mounts.iter().map(|mount| volume(mount).expect("every mount has its volume")).collect()
+        };
+        assert!(sources("loader").iter().all(|volume| volume.projected.is_none() && volume.secret.is_none()));
+        assert!(sources("agent").iter().all(|volume| volume.host_path.is_none()));
+    }
+
+    #[test]
+    fn mounts_of_one_name_are_one_volume() {
+        let mut seen: BTreeMap<&str, MountSource> = BTreeMap::new();
+        for mount in CONTAINERS.iter().flat_map(|container| container.mounts) {
+            let source = seen.entry(mount.name).or_insert(mount.source);
+            assert_eq!(*source, mount.source, "{}", mount.name);
+        }
+    }
+
+    #[test]
+    fn the_selector_finds_the_pods() {
+        let spec = daemon_set(IMAGES).spec.expect("a spec");
+        let labels = spec.template.metadata.and_then(|metadata| metadata.labels);
+        assert_eq!(spec.selector.match_labels, labels);
+    }
+}
