@@ -8,8 +8,8 @@
 
 pub mod compression;
 pub mod dependency;
-//pub mod failure;
-//pub mod log;
+pub mod failure;
+pub mod log;
 pub mod name;
 pub mod object;
 pub mod parameters;

@@ -91,7 +91,7 @@ impl Parameter {
 }
 
 impl fmt::Display for Parameter {
-    /// The form that finit_module(2) takes.
+    /// The form that the kernel takes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.value {
             None => f.write_str(&self.name),
@@ -101,7 +101,7 @@ impl fmt::Display for Parameter {
     }
 }
 
-/// The string that finit_module(2) takes.
+/// The string that the system call `finit_module` takes.
 pub fn render<'a>(parameters: impl IntoIterator<Item = &'a Parameter>) -> String {
     let mut line = String::new();
     for parameter in parameters {

@@ -42,7 +42,7 @@ pub struct AppendedSignature {
 /// `enum pkey_id_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignatureType {
-    /// A key identifier of OpenPGP: never used by a release.
+    /// A key identifier of PGP: never used by a release.
     Pgp,
     /// The bare signature of an X.509 key: kernels before 4.3.
     X509,

@@ -7,11 +7,11 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Distribution<'a> {
-    /// Red Hat Enterprise Linux, RHCOS and rebuilds: `4.18.0-348.23.1.el8_5.x86_64`.
+    /// Red Hat Enterprise Linux, its `CoreOS` and rebuilds: `4.18.0-348.23.1.el8_5.x86_64`.
     Rhel(Rpm<'a>),
     /// Oracle's Unbreakable Enterprise Kernel: `5.15.0-100.96.32.el8uek.x86_64`.
     OracleUek(Rpm<'a>),
-    /// Fedora and Fedora CoreOS: `6.8.5-301.fc40.x86_64`.
+    /// Fedora, its `CoreOS` too: `6.8.5-301.fc40.x86_64`.
     Fedora(Rpm<'a>),
     /// Amazon Linux: `6.1.82-99.168.amzn2023.x86_64`.
     Amazon(Rpm<'a>),
@@ -23,7 +23,7 @@ pub enum Distribution<'a> {
     Suse(Flavored<'a>),
     /// Microsoft's Azure Linux, formerly Mariner: `6.6.64.2-3.azl3`.
     AzureLinux,
-    /// VMware's Photon OS: `6.1.90-1.ph5`.
+    /// Photon OS: `6.1.90-1.ph5`.
     Photon,
     /// Flatcar Container Linux: `6.6.30-flatcar`.
     Flatcar,
