@@ -1,0 +1,34 @@
+//! The node's agent.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use tenon_agent::args::Args;
+use tenon_agent::{logs, serve};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match start(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "the agent ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: Args) -> anyhow::Result<()> {
+    logs::init(args.log_format, &args.log_level).context("start the log")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // One talks to the loader, one resolves names; whoever comes next waits.
+        .max_blocking_threads(4)
+        .thread_stack_size(512 * 1024)
+        .build()
+        .context("start the runtime")?;
+    let result = runtime.block_on(serve(args));
+    // A conversation with the loader may last for minutes; nothing is lost when it is cut short.
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,105 @@
+//! One module's entry.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use tenon_api::ShortMessage;
+use tenon_api::node_modules_config::{ModulePhase, NodeModule, NodeModuleStatus};
+use tenon_order::{Digest, ModuleReport, NodeReport, Phase, Reason};
+
+use super::Facts;
+
+/// What the status says of a module that the loader reports.
+pub(super) fn of(module: &ModuleReport, report: &NodeReport, facts: &Facts<'_>) -> NodeModuleStatus {
+    let (namespace, name) = (module.key.namespace(), module.key.name());
+    let wished = facts.spec.modules.iter().find(|entry| entry.namespace == namespace && entry.name == name);
+    let before =
+        facts.previous.modules.iter().find(|entry| entry.namespace == namespace && entry.name == name);
+    let is_loaded = !module.modules.is_empty();
+    NodeModuleStatus {
+        name: name.to_owned(),
+        namespace: namespace.to_owned(),
+        boot_id: is_loaded.then(|| report.boot_id.clone()),
+        bundle: module.bundle.map(String::from),
+        phase: Some(phase(module.phase)),
+        reason: Some(word(module.reason)),
+        message: message(module, wished, facts),
+        parameters: module.parameters.clone(),
+        loaded_at: module.loaded_at.filter(|_| is_loaded).and_then(time),
+        ..origin(module, wished, before, facts)
+    }
+}
+
+/// Which wish of the Module led to what is loaded: the fields that the spec had at that time.
+fn origin(
+    module: &ModuleReport,
+    wished: Option<&NodeModule>,
+    before: Option<&NodeModuleStatus>,
+    facts: &Facts<'_>,
+) -> NodeModuleStatus {
+    let bundle = module.bundle.map(String::from);
+    let fulfilled = module.phase == Phase::Loaded && facts.is_current();
+    if let Some(wish) = wished.filter(|wish| fulfilled && wish.bundle.is_some() && wish.bundle == bundle) {
+        return NodeModuleStatus {
+            config: Some(wish.config.clone()),
+            image_repo_secret: wish.image_repo_secret.clone(),
+            service_account_name: wish.service_account_name.clone(),
+            tolerations: wish.tolerations.clone(),
+            version: wish.version.clone(),
+            module_generation: wish.generation,
+            ..NodeModuleStatus::default()
+        };
+    }
+    let is_same = |entry: &&NodeModuleStatus| {
+        bundle.is_some() && entry.bundle == bundle && entry.parameters == module.parameters
+    };
+    match before.filter(is_same).filter(|_| !module.modules.is_empty()) {
+        Some(entry) => NodeModuleStatus {
+            config: entry.config.clone(),
+            image_repo_secret: entry.image_repo_secret.clone(),
+            service_account_name: entry.service_account_name.clone(),
+            tolerations: entry.tolerations.clone(),
+            version: entry.version.clone(),
+            module_generation: entry.module_generation,
+            ..NodeModuleStatus::default()
+        },
+        None => NodeModuleStatus::default(),
+    }
+}
+
+/// The loader's words; of a bundle that is still to come, the agent knows more.
+fn message(module: &ModuleReport, wished: Option<&NodeModule>, facts: &Facts<'_>) -> Option<ShortMessage> {
+    let bundle = || wished?.bundle.as_deref()?.parse::<Digest>().ok();
+    let fetching = match module.phase {
+        Phase::WaitingForBundle => bundle().and_then(|bundle| facts.bundles.get(&bundle)),
+        _ => None,
+    };
+    let text = fetching.unwrap_or(&module.message);
+    (!text.is_empty()).then(|| ShortMessage::new(text.as_str()))
+}
+
+fn phase(phase: Phase) -> ModulePhase {
+    match phase {
+        Phase::Loaded => ModulePhase::Loaded,
+        Phase::Failed => ModulePhase::Failed,
+        Phase::RolledBack => ModulePhase::RolledBack,
+        Phase::Removed => ModulePhase::Removed,
+        Phase::Orphaned => ModulePhase::Orphaned,
+        Phase::CrashSuspected => ModulePhase::CrashSuspected,
+        Phase::InUse => ModulePhase::InUse,
+        Phase::WaitingForBundle => ModulePhase::WaitingForBundle,
+    }
+}
+
+/// The reason as the loader itself spells it on the wire.
+fn word(reason: Reason) -> String {
+    match serde_json::to_value(reason) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
+/// Kubernetes keeps whole seconds.
+fn time(milliseconds: u64) -> Option<Time> {
+    let seconds = i64::try_from(milliseconds / 1000).ok()?;
+    Timestamp::from_second(seconds).ok().map(Time)
+}

@@ -1,0 +1,195 @@
+//! The node's own `NodeModulesConfig`, as the API server has it.
+//!
+//! One watch on one name. What was seen last is kept in a [`tokio::sync::watch`] channel: whoever is busy meanwhile
+//! misses nothing but what is out of date.
+
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::Stream;
+use kube::core::DeserializeGuard;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, ResourceExt as _};
+use tenon_api::NodeModulesConfig;
+use tenon_order::NodeName;
+use tokio::sync::watch::Sender;
+use tracing::{debug, error, info, warn};
+
+use crate::backoff::{Backoff, roll, spread};
+
+/// What is known of the node's object.
+#[derive(Debug, Clone, Default)]
+pub enum Seen {
+    /// Nothing yet: the API server has not answered.
+    #[default]
+    Nothing,
+    /// There is none: the operator has not made it yet, or it was deleted.
+    Absent,
+    /// There is one that this program cannot read.
+    Malformed,
+    /// This is it.
+    Present(Box<NodeModulesConfig>),
+}
+
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), most: Duration::from_secs(30) };
+
+/// Tells `seen` what becomes of the object, for ever. An API server that is silent changes nothing of what was seen.
+pub async fn follow(api: Api<DeserializeGuard<NodeModulesConfig>>, node: NodeName, seen: Sender<Seen>) {
+    // Agents that were started together shall not renew their watches together.
+    let timeout = spread(Duration::from_mins(5), Duration::from_mins(10), roll());
+    let config = watcher::Config::default()
+        .fields(&format!("metadata.name={node}"))
+        .timeout(u32::try_from(timeout.as_secs()).unwrap_or(300));
+    read(watcher(api, config), &seen).await;
+}
+
+async fn read<S>(events: S, seen: &Sender<Seen>)
+where
+    S: Stream<Item = watcher::Result<Event<DeserializeGuard<NodeModulesConfig>>>>,
+{
+    let mut events = std::pin::pin!(events);
+    let mut failures = 0;
+    let mut found = false;
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => {
+                if failures > 0 {
+                    info!("the API server answers again");
+                }
+                failures = 0;
+                if let Some(now) = understand(event, &mut found) {
+                    seen.send_replace(now);
+                }
+            }
+            Err(problem) => {
+                failures += 1;
+                let delay = BACKOFF.delay(failures, roll());
+                // A watch that ran out, or a server that was replaced, is everyday life.
+                if failures > 1 {
+                    warn!(error = %chain(&problem), ?delay, "cannot watch the node's object");
+                } else {
+                    debug!(error = %chain(&problem), ?delay, "the watch was interrupted");
+                }
+                tokio::time::sleep(delay).await;
+            }
+        }
+    }
+}
+
+/// What an event says; `found` is whether the list that is being read has held the object.
+fn understand(event: Event<DeserializeGuard<NodeModulesConfig>>, found: &mut bool) -> Option<Seen> {
+    match event {
+        Event::Init => {
+            *found = false;
+            None
+        }
+        Event::InitApply(object) => {
+            *found = true;
+            Some(judge(object))
+        }
+        Event::Apply(object) => Some(judge(object)),
+        Event::InitDone if *found => None,
+        Event::InitDone | Event::Delete(_) => Some(Seen::Absent),
+    }
+}
+
+fn judge(object: DeserializeGuard<NodeModulesConfig>) -> Seen {
+    match object.0 {
+        Ok(mut object) => {
+            // Who wrote which field is most of the object's size and of no interest here.
+            object.managed_fields_mut().clear();
+            Seen::Present(Box::new(object))
+        }
+        Err(problem) => {
+            error!(
+                error = problem.error,
+                "cannot read the node's object: is its operator newer than this agent?"
+            );
+            Seen::Malformed
+        }
+    }
+}
+
+/// An error with its sources, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        // Some errors repeat their source in their own text.
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::core::error_boundary::InvalidObject;
+    use tokio::sync::watch;
+
+    fn object(version: &str) -> DeserializeGuard<NodeModulesConfig> {
+        let mut object = NodeModulesConfig::new("node-7", tenon_api::NodeModulesConfigSpec::default());
+        object.metadata.resource_version = Some(version.to_owned());
+        DeserializeGuard(Ok(object))
+    }
+
+    async fn seen_after(events: Vec<watcher::Result<Event<DeserializeGuard<NodeModulesConfig>>>>) -> String {
+        let (sender, receiver) = watch::channel(Seen::default());
+        read(futures::stream::iter(events), &sender).await;
+        let seen = receiver.borrow().clone();
+        match seen {
+            Seen::Present(object) => object.resource_version().unwrap(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    fn failure() -> watcher::Error {
+        watcher::Error::NoResourceVersion
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_that_does_not_exist_yet_is_absent_and_then_there() {
+        assert_eq!(seen_after(vec![Ok(Event::Init), Ok(Event::InitDone)]).await, "Absent");
+        let events = vec![Ok(Event::Init), Ok(Event::InitDone), Ok(Event::Apply(object("4")))];
+        assert_eq!(seen_after(events).await, "4");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_not_absence() {
+        assert_eq!(seen_after(vec![Err(failure()), Err(failure())]).await, "Nothing");
+        let events =
+            vec![Ok(Event::InitApply(object("3"))), Ok(Event::InitDone), Err(failure()), Ok(Event::Init)];
+        assert_eq!(seen_after(events).await, "3");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_that_is_gone_after_an_interruption_is_absent() {
+        let events = vec![
+            Ok(Event::Init),
+            Ok(Event::InitApply(object("3"))),
+            Ok(Event::InitDone),
+            Err(failure()),
+            Ok(Event::Init),
+            Ok(Event::InitDone),
+        ];
+        assert_eq!(seen_after(events).await, "Absent");
+        assert_eq!(seen_after(vec![Ok(Event::Delete(object("5")))]).await, "Absent");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unreadable_object_does_not_end_the_watch() {
+        let broken = || {
+            DeserializeGuard(Err(InvalidObject {
+                error: "no".to_owned(),
+                metadata: kube::core::ObjectMeta::default(),
+            }))
+        };
+        assert_eq!(seen_after(vec![Ok(Event::Apply(broken()))]).await, "Malformed");
+        assert_eq!(seen_after(vec![Ok(Event::Apply(broken())), Ok(Event::Apply(object("9")))]).await, "9");
+    }
+}
