@@ -12,7 +12,7 @@ use crate::object::SoftDependencies;
 pub struct DependencyIndex {
     pub(super) modules: BTreeMap<ModuleName, Entry>,
     pub(super) builtin: BTreeSet<ModuleName>,
-    /// In the file's order: several modules may answer to one alias.
+    /// In the file's order, with `_` for `-`: several modules may answer to one alias.
     aliases: Vec<(String, ModuleName)>,
 }
 
@@ -113,13 +113,13 @@ impl DependencyIndex {
                 continue;
             };
             if let Ok(module) = ModuleName::new(module) {
-                self.aliases.push((pattern.to_owned(), module));
+                self.aliases.push((underscored(pattern), module));
             }
         }
     }
 
     pub(super) fn add_aliases<'a>(&mut self, module: &ModuleName, patterns: impl Iterator<Item = &'a str>) {
-        self.aliases.extend(patterns.map(|pattern| (pattern.to_owned(), module.clone())));
+        self.aliases.extend(patterns.map(|pattern| (underscored(pattern), module.clone())));
     }
 
     /// Adds a `modules.builtin`: one path a line. Such modules are part of the kernel and need no loading.
@@ -176,10 +176,9 @@ impl DependencyIndex {
             }
             _ => {
                 let mut found = Vec::new();
-                // Both spellings are written into one form before they are compared.
                 let wanted = name.replace('-', "_");
                 for (alias, module) in &self.aliases {
-                    if pattern::matches(&underscored(alias), &wanted) && !found.contains(module) {
+                    if pattern::matches(alias, &wanted) && !found.contains(module) {
                         found.push(module.clone());
                     }
                 }

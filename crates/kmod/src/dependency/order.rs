@@ -57,9 +57,9 @@ pub enum OrderError {
 /// How deep dependencies may be nested. In-tree modules reach about 15.
 const MAX_DEPTH: usize = 256;
 
-/// How many modules are looked at for one order. All modules of a distribution's kernel are about 5,000; soft dependencies
-/// that fail are looked at again.
-const MAX_VISITS: usize = 100_000;
+/// How many modules and wishes are looked at for one order. All modules of a distribution's kernel are about 5,000; soft
+/// dependencies that fail are looked at again.
+const MAX_VISITS: usize = 20_000;
 
 impl DependencyIndex {
     /// What to load for a module, in order, itself included. Empty when it is part of the kernel.
@@ -107,7 +107,8 @@ impl Walk<'_> {
         if self.path.contains(module) {
             return Err(OrderError::Cycle { chain: chain() });
         }
-        self.visits += 1;
+        let wishes = self.index.get(module).map_or(0, |entry| entry.soft.pre.len() + entry.soft.post.len());
+        self.visits += 1 + wishes;
         self.exceeded |= self.visits > MAX_VISITS || self.path.len() >= MAX_DEPTH;
         if self.exceeded {
             return Err(OrderError::TooComplex { target: module.clone() });

@@ -2,13 +2,20 @@
 
 use std::collections::HashMap;
 
-use object::read::elf::{FileHeader, Rel as _, Rela as _, SectionHeader as _, Sym as _};
+use object::read::elf::{FileHeader, Rel as _, Rela as _, SectionHeader as _, SectionTable, Sym as _};
 use object::{Endianness, SectionIndex, SymbolIndex, elf};
 
 use super::ObjectError;
 
-/// Longer symbol names are not kept: the kernel's limit, `KSYM_NAME_LEN`, is half of it.
-const MAX_SYMBOL_LENGTH: usize = 1024;
+/// The kernel's limit, `KSYM_NAME_LEN`.
+const MAX_NAME_LENGTH: usize = 512;
+
+/// Bounds on what a file may make us do: names, tables and entries may overlap in it, so its size alone bounds nothing.
+/// The largest in-tree modules have some hundred sections, 100,000 symbols and 1,000 exports.
+const MAX_SECTIONS: usize = 0xff00;
+const MAX_SYMBOLS: usize = 1 << 20;
+const MAX_UNDEFINED: usize = 1 << 16;
+const MAX_RELOCATIONS: usize = 1 << 18;
 
 pub(super) struct Elf<'data> {
     pub(super) is_64: bool,
@@ -94,7 +101,7 @@ impl<'data> Elf<'data> {
 /// The text before the next zero byte; none when there is no such byte within the limit.
 pub(super) fn c_string(bytes: &[u8], offset: usize) -> Option<&[u8]> {
     let tail = bytes.get(offset..)?;
-    let window = tail.get(..MAX_SYMBOL_LENGTH).unwrap_or(tail);
+    let window = tail.get(..MAX_NAME_LENGTH).unwrap_or(tail);
     window.iter().position(|&byte| byte == 0).and_then(|end| window.get(..end))
 }
 
@@ -116,54 +123,90 @@ fn read<Header: FileHeader<Endian = Endianness>>(bytes: &[u8]) -> Result<Elf<'_>
     let table = u64::from(header.e_shnum(endian)) * u64::from(header.e_shentsize(endian));
     complete(bytes, header.e_shoff(endian).into(), table)?;
     let table = header.sections(endian, bytes).map_err(malformed)?;
-    let mut sections = Vec::with_capacity(table.len());
+    let names = header.section_strings_index(endian, bytes).map_err(malformed)?;
+    let sections = read_sections(&table, names, endian, bytes)?;
+    let symbols = read_symbols(&table, &sections, endian, bytes)?;
+    let machine = header.e_machine(endian).0;
+    let mut file = Elf { is_64: header.is_type_64(), endian, machine, sections, symbols };
+    let mut relocations = 0;
     for section in table.iter() {
-        if let Some((offset, size)) = section.file_range(endian) {
-            complete(bytes, offset, size)?;
-        }
-        sections.push(Section {
-            name: table.section_name(endian, section).map_err(malformed)?,
-            size: section.sh_size(endian).into(),
-            data: section.data(endian, bytes).map_err(malformed)?,
-            relocations: Vec::new(),
-        });
+        let is_mips64el = header.is_mips64el(endian);
+        relocations +=
+            read_relocations::<Header>(&mut file, section, bytes, is_mips64el).map_err(malformed)?;
+        bounded(relocations, MAX_RELOCATIONS)?;
     }
-    let symbols = table.symbols(endian, bytes, elf::SHT_SYMTAB).map_err(malformed)?;
+    Ok(file)
+}
+
+fn read_sections<'data, Header: FileHeader<Endian = Endianness>>(
+    table: &SectionTable<'data, Header>,
+    names: SectionIndex,
+    endian: Endianness,
+    bytes: &'data [u8],
+) -> Result<Vec<Section<'data>>, ObjectError> {
+    bounded(table.len(), MAX_SECTIONS)?;
+    let ranges = table.iter().filter_map(|section| section.file_range(endian));
+    for (offset, size) in ranges {
+        complete(bytes, offset, size)?;
+    }
+    let names =
+        table.section(names).and_then(|names| names.data(endian, bytes)).map_err(ObjectError::Malformed)?;
+    let section = |(index, section): (usize, &Header::SectionHeader)| {
+        let name = usize::try_from(section.sh_name(endian)).ok().and_then(|offset| c_string(names, offset));
+        Ok(Section {
+            name: name.ok_or(ObjectError::SectionName(index))?,
+            size: section.sh_size(endian).into(),
+            data: section.data(endian, bytes).map_err(ObjectError::Malformed)?,
+            relocations: Vec::new(),
+        })
+    };
+    table.iter().enumerate().map(section).collect()
+}
+
+fn read_symbols<'data, Header: FileHeader<Endian = Endianness>>(
+    table: &SectionTable<'data, Header>,
+    sections: &[Section<'data>],
+    endian: Endianness,
+    bytes: &'data [u8],
+) -> Result<Vec<Symbol<'data>>, ObjectError> {
+    let symbols = table.symbols(endian, bytes, elf::SHT_SYMTAB).map_err(ObjectError::Malformed)?;
+    bounded(symbols.len(), MAX_SYMBOLS)?;
     let names = sections.get(symbols.string_section().0).map_or(&[][..], |section| section.data);
-    let mut kept = Vec::with_capacity(symbols.len());
-    for (index, symbol) in symbols.iter().enumerate() {
-        let offset = usize::try_from(symbol.st_name(endian)).map_err(|_| ObjectError::SymbolName(index))?;
-        let name =
-            if offset == 0 { b"" } else { c_string(names, offset).ok_or(ObjectError::SymbolName(index))? };
-        let section = symbols.symbol_section(endian, symbol, SymbolIndex(index)).map_err(malformed)?;
+    let symbol = |(index, symbol): (usize, &Header::Sym)| {
+        let section =
+            symbols.symbol_section(endian, symbol, SymbolIndex(index)).map_err(ObjectError::Malformed)?;
         let place = match (symbol.st_shndx(endian), section) {
             (elf::SHN_UNDEF, _) => Place::Undefined,
             (elf::SHN_ABS, _) => Place::Absolute,
             (_, Some(SectionIndex(section))) => Place::Section(section),
             (_, None) => Place::Other,
         };
-        kept.push(Symbol { name, value: symbol.st_value(endian).into(), weak: symbol.is_weak(), place });
-    }
-    let machine = header.e_machine(endian).0;
-    let mut file = Elf { is_64: header.is_type_64(), endian, machine, sections, symbols: kept };
-    for section in table.iter() {
-        read_relocations::<Header>(&mut file, section, bytes, header.is_mips64el(endian))
-            .map_err(malformed)?;
-    }
-    Ok(file)
+        let name = match usize::try_from(symbol.st_name(endian)) {
+            Ok(0) => Some(&b""[..]),
+            Ok(offset) => c_string(names, offset),
+            Err(_) => None,
+        };
+        let name = name.ok_or(ObjectError::SymbolName(index))?;
+        Ok(Symbol { name, value: symbol.st_value(endian).into(), weak: symbol.is_weak(), place })
+    };
+    let symbols: Vec<Symbol<'data>> =
+        symbols.iter().enumerate().map(symbol).collect::<Result<_, ObjectError>>()?;
+    bounded(symbols.iter().filter(|symbol| symbol.place == Place::Undefined).count(), MAX_UNDEFINED)?;
+    Ok(symbols)
 }
 
+/// How many entries it found for a table that is of interest.
 fn read_relocations<Header: FileHeader<Endian = Endianness>>(
     file: &mut Elf<'_>,
     section: &Header::SectionHeader,
     bytes: &[u8],
     is_mips64el: bool,
-) -> object::Result<()> {
+) -> object::Result<usize> {
     let endian = file.endian;
     let target = section.info_link(endian).0;
     let wanted = |name: &[u8]| name.starts_with(b"__ksymtab") || name.starts_with(b"__kcrctab");
     if !file.sections.get(target).is_some_and(|section| wanted(section.name)) {
-        return Ok(());
+        return Ok(0);
     }
     let mut relocations = Vec::new();
     if let Some((entries, _)) = section.rela(endian, bytes)? {
@@ -182,12 +225,17 @@ fn read_relocations<Header: FileHeader<Endian = Endianness>>(
         }));
     }
     relocations.sort_by_key(|relocation| relocation.offset);
-    if !relocations.is_empty()
+    let count = relocations.len();
+    if count > 0
         && let Some(section) = file.sections.get_mut(target)
     {
         section.relocations = relocations;
     }
-    Ok(())
+    Ok(count)
+}
+
+fn bounded(count: usize, limit: usize) -> Result<(), ObjectError> {
+    if count > limit { Err(ObjectError::TooMany { count, limit }) } else { Ok(()) }
 }
 
 fn complete(bytes: &[u8], offset: u64, size: u64) -> Result<(), ObjectError> {

@@ -81,6 +81,17 @@ pub enum ObjectError {
     /// A symbol's name lies outside of the file or does not end.
     #[error("symbol {0} of the symbol table has no readable name")]
     SymbolName(usize),
+    /// A section's name lies outside of the file or does not end.
+    #[error("section {0} has no readable name")]
+    SectionName(usize),
+    /// More sections, symbols or relocations than any module has.
+    #[error("the file lists {count} things of one kind, more than the {limit} that are read")]
+    TooMany {
+        /// How many.
+        count: usize,
+        /// How many are read.
+        limit: usize,
+    },
     /// An ordinary object file: the section that makes a module is missing.
     #[error("no section .gnu.linkonce.this_module: an object file, but not a kernel module")]
     NotAModule,

@@ -9,6 +9,10 @@ use super::elf::{Elf, Place, Section, Symbol, c_string};
 /// The size of `struct modversion_info`: checksum and name.
 const VERSION_ENTRY: usize = 64;
 
+/// The sections that list exports; the last three are of kernels before 5.12.
+const SYMBOL_TABLES: [&str; 5] =
+    ["__ksymtab", "__ksymtab_gpl", "__ksymtab_gpl_future", "__ksymtab_unused", "__ksymtab_unused_gpl"];
+
 /// A symbol that the kernel or another module must provide.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Import {
@@ -98,19 +102,8 @@ pub(super) fn exports(file: &Elf<'_>) -> Vec<Export> {
         return Vec::new();
     };
     let checksums = file.symbols_with_prefix("__crc_");
-    let tables = file.sections.iter().filter(|section| is_symbol_table(section.name));
+    let tables = SYMBOL_TABLES.iter().filter_map(|name| file.section(name));
     tables.flat_map(|table| table_exports(file, table, strings, &checksums)).collect()
-}
-
-fn is_symbol_table(name: &[u8]) -> bool {
-    matches!(
-        name,
-        b"__ksymtab"
-            | b"__ksymtab_gpl"
-            | b"__ksymtab_gpl_future"
-            | b"__ksymtab_unused"
-            | b"__ksymtab_unused_gpl"
-    )
 }
 
 /// The entries of one table. `struct kernel_symbol` has had two or three members of four or eight bytes; its relocations

@@ -215,3 +215,12 @@ proptest! {
         let _ = ModuleObject::parse(&file);
     }
 }
+
+#[test]
+fn more_imports_than_any_module_has_are_refused() {
+    let limit = 1 << 16;
+    let fixture = (0..limit).fold(Fixture::new(AMD64, "lab"), |fixture, _| fixture.weak_import("w"));
+    // The table's first entry is the null symbol.
+    let expected = ObjectError::TooMany { count: limit + 1, limit };
+    assert_eq!(ModuleObject::parse(&fixture.build()), Err(expected));
+}
