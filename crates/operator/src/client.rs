@@ -1,0 +1,49 @@
+//! The way to the API server.
+
+use std::path::Path;
+use std::time::Duration;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+/// The API server cannot be spoken to.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The given kubeconfig is unusable.
+    #[error("read the kubeconfig {path}")]
+    Kubeconfig {
+        /// As given.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: kube::config::KubeconfigError,
+    },
+    /// Neither a pod's ServiceAccount nor a kubeconfig.
+    #[error("find the API server: neither a pod's ServiceAccount nor a kubeconfig; give --kubeconfig")]
+    Infer(#[source] kube::config::InferConfigError),
+    /// The configuration makes no client.
+    #[error("make a client for the API server")]
+    Client(#[source] kube::Error),
+}
+
+/// Where the API server is and who we are to it.
+pub async fn config(kubeconfig: Option<&Path>) -> Result<Config, ClientError> {
+    let Some(path) = kubeconfig else { return Config::infer().await.map_err(ClientError::Infer) };
+    let error = |source| ClientError::Kubeconfig { path: path.to_owned(), source };
+    let kubeconfig = Kubeconfig::read_from(path).map_err(error)?;
+    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(error)
+}
+
+/// A client for everything but the lease.
+pub fn client(config: Config) -> Result<Client, ClientError> {
+    Client::try_from(config).map_err(ClientError::Client)
+}
+
+/// A client that answers or fails within `deadline`: its own connections, no retries behind its user's back.
+pub fn impatient(mut config: Config, deadline: Duration) -> Result<Client, ClientError> {
+    config.connect_timeout = Some(deadline);
+    config.read_timeout = Some(deadline);
+    config.write_timeout = Some(deadline);
+    config.default_retry = false;
+    client(config)
+}

@@ -1,0 +1,37 @@
+//! The depot: bundles for the nodes that are assigned them, over TLS.
+//!
+//! `GET` or `HEAD /v1/bundles/sha256:<hex>` with a bearer token of the node's agent answers
+//!
+//! | status | when |
+//! | --- | --- |
+//! | 200, 206 | here it is, or the range of it that was asked for |
+//! | 401 | the token is not accepted; the body says why |
+//! | 403 | the node is not assigned this bundle |
+//! | 404, 405 | another path or method |
+//! | 416 | the range lies beyond the bundle's end |
+//! | 429, 503 with `Retry-After` | come back: too many at once, not known yet, or it has to be made first |
+//!
+//! The `ETag` is that of the bytes, not the bundle's name: another replica may have compressed the same bundle otherwise,
+//! and a range of one must never be joined to a range of the other. An agent that goes on sends `If-Range`.
+
+mod answer;
+mod assignments;
+mod cache;
+mod index;
+mod issuer;
+mod range;
+mod server;
+mod stall;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+pub mod token;
+mod transfer;
+mod wanted;
+
+pub use assignments::{Assignments, Verdict};
+pub use cache::{BundleCache, CacheError, CachedBundle};
+pub use issuer::{TokenError, TokenVerifier};
+pub use server::{Depot, Server};
+pub use wanted::Wanted;

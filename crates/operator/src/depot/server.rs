@@ -1,0 +1,220 @@
+//! The depot's server: connections, and what happens to one request.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Method, Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Empty, StreamBody};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tenon_order::{Digest, NodeName};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::answer::{Body, Refused, Selected};
+use super::assignments::{Assignments, Verdict};
+use super::cache::{BundleCache, CachedBundle};
+use super::issuer::{TokenError, TokenVerifier};
+use super::stall::Stalling;
+use super::token::Refusal;
+use super::transfer::{self, Transfers};
+use super::wanted::Wanted;
+use crate::identity::serving::ServingCertificate;
+use crate::metrics::{Metrics, Rejection};
+
+const PATH: &str = "/v1/bundles/";
+/// Connections at once; about 40 KiB each. More wait to be accepted.
+const CONNECTIONS: usize = 1024;
+/// Nothing read and nothing written for so long ends a connection.
+const STALL: Duration = Duration::from_secs(20);
+/// For the TLS handshake, and for a request's headers.
+const GREETING: Duration = Duration::from_secs(10);
+/// Bytes and number of a request's headers: a token and a few more.
+const HEADER_BYTES: usize = 32 * 1024;
+const HEADERS: usize = 32;
+
+/// What the depot serves from.
+#[derive(Debug)]
+pub struct Depot {
+    /// Which node may have which bundle.
+    pub assignments: Assignments,
+    /// The bundles on disk.
+    pub cache: Arc<BundleCache>,
+    /// Where to say that a bundle is missing.
+    pub wanted: Wanted,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Who is asking.
+    pub verifier: TokenVerifier,
+    /// Bundles that are sent at the same time.
+    pub transfers: u16,
+}
+
+/// A depot that can be run.
+pub struct Server {
+    depot: Arc<Depot>,
+    transfers: Transfers,
+    tls: TlsAcceptor,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("depot", &self.depot).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Serves with whatever `certificate` holds when a connection begins; without one, handshakes fail.
+    pub fn new(depot: Depot, certificate: Arc<ServingCertificate>) -> Result<Self, rustls::Error> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(certificate);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let transfers = Transfers::new(depot.transfers, depot.metrics.clone());
+        Ok(Server { depot: Arc::new(depot), transfers, tls: Arc::new(config).into() })
+    }
+
+    /// Serves until `shutdown`, then lets running transfers end.
+    pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) {
+        let server = Arc::new(self);
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        while let Some(accepted) = shutdown.run_until_cancelled(accept(&listener, &places)).await {
+            let Some((stream, place)) = accepted else { continue };
+            let (server, shutdown) = (server.clone(), shutdown.clone());
+            tokio::spawn(async move {
+                server.connection(stream, shutdown).await;
+                drop(place);
+            });
+        }
+        drop(listener);
+        let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
+        // All places free means that no connection is left.
+        let _ = places.acquire_many(all).await;
+    }
+
+    async fn connection(self: Arc<Self>, stream: TcpStream, shutdown: CancellationToken) {
+        let handshake = self.tls.accept(Stalling::new(stream, STALL));
+        let stream = match tokio::time::timeout(GREETING, handshake).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return debug!(%error, "a handshake was not completed"),
+            Err(_) => return debug!("a handshake took too long"),
+        };
+        let service = service_fn(move |request| {
+            let server = self.clone();
+            async move { Ok::<_, Infallible>(server.answer(request).await) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(GREETING)
+            .max_buf_size(HEADER_BYTES)
+            .max_headers(HEADERS)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            debug!(%error, "a connection broke");
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        self.serve(&request).await.unwrap_or_else(|refused| {
+            self.depot.metrics.rejected(refused.reason());
+            debug!(reason = refused.reason().as_str(), "not served");
+            refused.answer()
+        })
+    }
+
+    async fn serve(&self, request: &Request<Incoming>) -> Result<Response<Body>, Refused> {
+        let bundle: Digest = request
+            .uri()
+            .path()
+            .strip_prefix(PATH)
+            .and_then(|name| name.parse().ok())
+            .ok_or(Refused::Path)?;
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Err(Refused::Method);
+        }
+        let node = self.depot.verifier.verify(bearer(request.headers())?).await?;
+        self.check_assigned(&node, &bundle)?;
+        let found = self.find(&bundle).await?;
+        let selected = Selected::of(request.headers(), found.size, &found.bytes)?;
+        if request.method() == Method::HEAD {
+            return Ok(selected.answer(Empty::new().map_err(|never| match never {}).boxed_unsync()));
+        }
+        let place = self.transfers.admit(&node).map_err(|full| match full {
+            Rejection::NodeBusy => Refused::NodeBusy,
+            _ => Refused::Busy,
+        })?;
+        let sending = transfer::send(found.file, selected.range.clone(), place).await;
+        let sending = sending.map_err(|error| unreadable(&bundle, &error))?;
+        let body = StreamBody::new(sending.map_ok(Frame::<Bytes>::data)).boxed_unsync();
+        Ok(selected.answer(body))
+    }
+
+    fn check_assigned(&self, node: &NodeName, bundle: &Digest) -> Result<(), Refused> {
+        match self.depot.assignments.verdict(node, bundle) {
+            Verdict::Assigned => Ok(()),
+            Verdict::NotAssigned => Err(Refused::NotAssigned),
+            Verdict::Unknown => Err(Refused::AssignmentsUnknown),
+        }
+    }
+
+    async fn find(&self, bundle: &Digest) -> Result<CachedBundle, Refused> {
+        match self.depot.cache.get(bundle).await {
+            Ok(Some(found)) => Ok(found),
+            Ok(None) => {
+                self.depot.wanted.ask(*bundle);
+                Err(Refused::NotCached)
+            }
+            Err(error) => Err(unreadable(bundle, &error)),
+        }
+    }
+}
+
+fn unreadable(bundle: &Digest, error: &dyn std::fmt::Display) -> Refused {
+    warn!(%bundle, %error, "a bundle could not be read");
+    Refused::Unreadable
+}
+
+/// The next connection, once there is a place for it.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    let place = places.clone().acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => Some((stream, place)),
+        Err(error) => {
+            // Out of descriptors, mostly: some will be free again soon.
+            warn!(%error, "a connection could not be accepted");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            None
+        }
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Result<&str, TokenError> {
+    let malformed = TokenError::Refused(Refusal::Malformed);
+    let value = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).ok_or(malformed)?;
+    let (scheme, token) = value.split_once(' ').ok_or(malformed)?;
+    if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err(malformed) }
+}

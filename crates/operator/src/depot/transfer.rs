@@ -1,0 +1,160 @@
+//! Leave to send a bundle, and the sending of it.
+
+use std::collections::HashMap;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::Stream;
+use tenon_order::NodeName;
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use crate::metrics::{Metrics, Rejection, Transfer};
+
+/// A node may fetch so many bundles at once.
+const PER_NODE: usize = 2;
+/// Bytes read at once; with all transfers running this is the depot's memory.
+const CHUNK: u64 = 128 * 1024;
+/// A transfer may take this long, and a second more for each `SLOWEST` bytes.
+const GRACE: Duration = Duration::from_secs(30);
+/// Bytes per second. Who is slower gives its place to others and asks again for the rest.
+const SLOWEST: u64 = 64 * 1024;
+
+/// The bound on transfers.
+#[derive(Clone, Debug)]
+pub(super) struct Transfers {
+    all: Arc<Semaphore>,
+    nodes: Arc<Mutex<HashMap<NodeName, usize>>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Transfers {
+    pub(super) fn new(limit: u16, metrics: Arc<Metrics>) -> Self {
+        Transfers { all: Arc::new(Semaphore::new(usize::from(limit))), nodes: Arc::default(), metrics }
+    }
+
+    /// A place for one transfer to `node`, given back when it is dropped.
+    pub(super) fn admit(&self, node: &NodeName) -> Result<Place, Rejection> {
+        // The node's share first: it must not depend on how busy others keep the depot.
+        let share = Share::take(&self.nodes, node)?;
+        let permit = self.all.clone().try_acquire_owned().map_err(|_| Rejection::Busy)?;
+        self.metrics.transferring.inc();
+        Ok(Place { _permit: permit, _share: share, metrics: self.metrics.clone(), complete: false })
+    }
+}
+
+/// One of a node's transfers.
+#[derive(Debug)]
+struct Share {
+    nodes: Arc<Mutex<HashMap<NodeName, usize>>>,
+    node: NodeName,
+}
+
+impl Share {
+    fn take(nodes: &Arc<Mutex<HashMap<NodeName, usize>>>, node: &NodeName) -> Result<Self, Rejection> {
+        // Nothing panics while it holds the lock, here and below.
+        let mut counts = nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(node.clone()).or_default();
+        if *count >= PER_NODE {
+            return Err(Rejection::NodeBusy);
+        }
+        *count += 1;
+        Ok(Share { nodes: nodes.clone(), node: node.clone() })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut counts = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.node) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.node);
+            }
+        }
+    }
+}
+
+/// Leave to send one bundle.
+#[derive(Debug)]
+pub(super) struct Place {
+    _permit: OwnedSemaphorePermit,
+    _share: Share,
+    metrics: Arc<Metrics>,
+    complete: bool,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.metrics.transferring.dec();
+        self.metrics.transferred(if self.complete { Transfer::Complete } else { Transfer::Aborted });
+    }
+}
+
+/// A bundle's bytes on their way.
+struct Sending {
+    file: File,
+    left: u64,
+    deadline: Instant,
+    place: Place,
+}
+
+/// The bytes `range` of `file`. Fails when the receiver is too slow or the file too short.
+pub(super) async fn send(
+    file: std::fs::File,
+    range: Range<u64>,
+    place: Place,
+) -> io::Result<impl Stream<Item = io::Result<Bytes>>> {
+    let mut file = File::from_std(file);
+    file.seek(io::SeekFrom::Start(range.start)).await?;
+    let left = range.end - range.start;
+    let deadline = Instant::now() + GRACE + Duration::from_secs(left / SLOWEST);
+    let sending = Sending { file, left, deadline, place };
+    Ok(futures::stream::try_unfold(sending, Sending::next))
+}
+
+impl Sending {
+    async fn next(mut self) -> io::Result<Option<(Bytes, Self)>> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        if Instant::now() >= self.deadline {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let mut chunk = BytesMut::with_capacity(usize::try_from(self.left.min(CHUNK)).unwrap_or_default());
+        (&mut self.file).take(self.left.min(CHUNK)).read_buf(&mut chunk).await?;
+        if chunk.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.left -= chunk.len() as u64;
+        // Nobody asks for more than the announced length: this is the last that is seen of a complete transfer.
+        self.place.complete = self.left == 0;
+        self.place.metrics.sent.inc_by(chunk.len() as u64);
+        Ok(Some((chunk.freeze(), self)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_bounded_per_node_and_in_all_and_come_back() {
+        let metrics = Arc::new(Metrics::new());
+        let transfers = Transfers::new(3, metrics.clone());
+        let [pine, oak]: [NodeName; 2] = ["pine".parse().unwrap(), "oak".parse().unwrap()];
+        let held: Vec<_> = (0..2).map(|_| transfers.admit(&pine).unwrap()).collect();
+        assert_eq!(transfers.admit(&pine).unwrap_err(), Rejection::NodeBusy);
+        let _oaks = transfers.admit(&oak).unwrap();
+        assert_eq!(transfers.admit(&oak).unwrap_err(), Rejection::Busy);
+        assert_eq!(metrics.transferring.get(), 3);
+        drop(held);
+        let _again = [transfers.admit(&oak).unwrap(), transfers.admit(&pine).unwrap()];
+        assert_eq!(transfers.nodes.lock().unwrap().len(), 2, "a refusal leaves no share behind");
+    }
+}

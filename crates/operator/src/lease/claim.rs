@@ -1,0 +1,90 @@
+//! The answer to "may I write?", for everybody who writes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::election::Moment;
+
+/// Whether this replica leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leadership {
+    /// It may write.
+    Leader,
+    /// It keeps its caches warm and serves the depot.
+    Standby,
+}
+
+/// A view of this replica's leadership. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    state: watch::Receiver<Leadership>,
+    /// Milliseconds of [`moment`] until which this replica leads.
+    until: Arc<AtomicU64>,
+}
+
+impl Claim {
+    /// For where there is never a second replica.
+    pub fn without_election() -> Self {
+        let (_, state) = watch::channel(Leadership::Leader);
+        Claim { state, until: Arc::new(AtomicU64::new(u64::MAX)) }
+    }
+
+    /// For a replica that never stands for election.
+    pub fn standby() -> Self {
+        ClaimWriter::new().1
+    }
+
+    /// Whether this replica leads now. Also says no when the process was stopped and the lease ran out meanwhile,
+    /// before anything else in it has noticed.
+    pub fn is_current(&self) -> bool {
+        *self.state.borrow() == Leadership::Leader && millis(moment()) < self.until.load(Ordering::Acquire)
+    }
+
+    /// Waits until this replica leads. Whoever waits also waits for the end of the process.
+    pub async fn won(&mut self) {
+        if self.state.wait_for(|state| *state == Leadership::Leader).await.is_err() {
+            // The election has ended without a win: nothing will ever be won.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// A receiver of every change.
+    pub fn changes(&self) -> watch::Receiver<Leadership> {
+        self.state.clone()
+    }
+}
+
+/// The election's end of a [`Claim`].
+#[derive(Debug)]
+pub(super) struct ClaimWriter {
+    state: watch::Sender<Leadership>,
+    until: Arc<AtomicU64>,
+}
+
+impl ClaimWriter {
+    pub(super) fn new() -> (ClaimWriter, Claim) {
+        let (sender, state) = watch::channel(Leadership::Standby);
+        let until = Arc::new(AtomicU64::new(0));
+        (ClaimWriter { state: sender, until: until.clone() }, Claim { state, until })
+    }
+
+    /// Leads until then, or does not lead.
+    pub(super) fn set(&self, until: Option<Moment>) {
+        self.until.store(until.map_or(0, millis), Ordering::Release);
+        let state = if until.is_some() { Leadership::Leader } else { Leadership::Standby };
+        self.state.send_if_modified(|current| std::mem::replace(current, state) != state);
+    }
+}
+
+/// Now: time since the machine started, sleep included, so that a lease ages while a laptop is closed.
+pub(super) fn moment() -> Moment {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
+}
+
+fn millis(moment: Moment) -> u64 {
+    u64::try_from(moment.as_millis()).unwrap_or(u64::MAX)
+}

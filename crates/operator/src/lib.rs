@@ -1,0 +1,26 @@
+//! The operator: watches what users want and what nodes report, and writes what follows from it.
+//!
+//! In come flags and the API server; out go objects, bundles for the nodes, metrics. [`run`] puts the parts together:
+//!
+//! - [`lease`] decides which replica may write. All replicas keep their caches warm and serve the depot.
+//! - [`identity`] keeps the keys that sign orders, and the depot's certificates.
+//! - [`depot`] serves bundles to the nodes.
+//! - [`controllers`] observe, ask `tenon-plan` what should be, and write it.
+//! - [`admin`] and [`metrics`] show how it goes.
+
+pub mod admin;
+pub mod args;
+pub mod budget;
+pub mod client;
+pub mod controllers;
+pub mod depot;
+pub mod events;
+pub mod identity;
+pub mod lease;
+pub mod logs;
+pub mod metrics;
+pub mod run;
+pub mod shutdown;
+
+pub use args::Args;
+pub use run::{Context, Error, run};
