@@ -1,0 +1,36 @@
+//! What a module image *is*, and one client for the registries that hold them.
+//!
+//! In comes an image's name, a kernel and an architecture; out goes a [`bundle`]: the few files that a node needs,
+//! named by their content. On the way lie [`reference`] (names), [`keyring`] (pull secrets), [`registry`] (the
+//! client), [`platform`] (which manifest of an index), [`layers`] (what files an image has) and, in the other
+//! direction, [`publish`] (a directory of modules becomes an image).
+//!
+//! Everything but the client is values, bytes and files; nothing from an image or a registry is trusted before its
+//! digest was checked, and nothing from an image is ever written under a name that the image chose. Without the
+//! feature `registry` only [`bundle::BundleReader`] is left, which is all that a node needs.
+
+pub mod bundle;
+#[cfg(feature = "registry")]
+pub mod keyring;
+#[cfg(feature = "registry")]
+pub mod layers;
+#[cfg(feature = "registry")]
+pub mod manifest;
+pub mod path;
+#[cfg(feature = "registry")]
+pub mod platform;
+#[cfg(feature = "registry")]
+pub mod publish;
+pub mod reference;
+#[cfg(feature = "registry")]
+pub mod registry;
+mod retry;
+#[cfg(feature = "test-registry")]
+pub mod testing;
+mod ustar;
+
+pub use path::ImagePath;
+pub use reference::ImageReference;
+pub use retry::Retry;
+
+pub use ustar::UstarError;

@@ -1,0 +1,134 @@
+//! The documents of a published image.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use tenon_order::Digest;
+
+use super::contents::Contents;
+use super::layer;
+use crate::manifest::{Descriptor, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST};
+use crate::platform::Architecture;
+use crate::ustar::UstarError;
+
+/// Why an image could not be packed.
+#[derive(Debug, thiserror::Error)]
+pub enum PackError {
+    /// A file that goes into the image.
+    #[error("read {path}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What happened.
+        source: io::Error,
+    },
+    /// Somebody writes into the directory.
+    #[error("read {path}: it became shorter meanwhile; wait for the build to end", path = path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A name too long, or a file too large.
+    #[error("pack {path}", path = path.display())]
+    Name {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: UstarError,
+    },
+    /// The directory for temporary files.
+    #[error("write the layer to a temporary file in {directory}", directory = directory.display())]
+    Spool {
+        /// Where.
+        directory: PathBuf,
+        /// What happened.
+        source: io::Error,
+    },
+}
+
+/// An image that is ready to be pushed.
+#[derive(Debug)]
+pub struct Packed {
+    pub(super) layer: tempfile::NamedTempFile,
+    pub(super) layer_digest: Digest,
+    pub(super) layer_size: u64,
+    pub(super) config: Vec<u8>,
+    pub(super) manifest: Vec<u8>,
+}
+
+impl Packed {
+    /// Of the image: equal contents give equal digests.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.manifest)
+    }
+
+    /// Of the layer, in bytes.
+    pub fn layer_size(&self) -> u64 {
+        self.layer_size
+    }
+}
+
+/// Packs the files into an image for this architecture, with temporary files in `work`. Blocks.
+pub fn pack(contents: &Contents, architecture: &Architecture, work: &Path) -> Result<Packed, PackError> {
+    let layer = layer::write(contents, work)?;
+    let config = document(&Config {
+        architecture: architecture.as_str(),
+        os: "linux",
+        config: Empty {},
+        rootfs: RootFs { kind: "layers", diff_ids: [layer.diff_id] },
+        history: [History { created_by: "kubectl tenon image push" }],
+    });
+    let descriptor = |media_type: &str, digest, size| Descriptor {
+        media_type: media_type.to_owned(),
+        digest,
+        size,
+        platform: None,
+    };
+    let manifest = document(&Manifest {
+        schema_version: 2,
+        media_type: OCI_MANIFEST,
+        config: descriptor(OCI_CONFIG, Digest::of(&config), config.len() as u64),
+        layers: [descriptor(OCI_LAYER_GZIP, layer.digest, layer.size)],
+    });
+    Ok(Packed { layer: layer.file, layer_digest: layer.digest, layer_size: layer.size, config, manifest })
+}
+
+/// Fields in the order of the types below: an image's digest must not depend on how a map happens to be sorted.
+fn document(value: &impl Serialize) -> Vec<u8> {
+    // Plain structs of strings and numbers: nothing in them can fail.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+#[derive(Serialize)]
+struct Config<'a> {
+    architecture: &'a str,
+    os: &'a str,
+    config: Empty,
+    rootfs: RootFs,
+    history: [History; 1],
+}
+
+#[derive(Serialize)]
+struct Empty {}
+
+#[derive(Serialize)]
+struct RootFs {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    diff_ids: [Digest; 1],
+}
+
+#[derive(Serialize)]
+struct History {
+    created_by: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Manifest {
+    schema_version: u8,
+    media_type: &'static str,
+    config: Descriptor,
+    layers: [Descriptor; 1],
+}

@@ -1,0 +1,152 @@
+//! Uploading blobs and manifests: asks first whether they are there, then sends them in one piece.
+
+use std::path::PathBuf;
+
+use reqwest::{Method, Url};
+use tenon_order::Digest;
+
+use super::exchange::{Call, Payload, location};
+use super::image::{CONTENT_DIGEST, MAX_MANIFEST, get};
+use super::{Access, Registry, RegistryError, Subject, Violation};
+use crate::reference::ImageReference;
+
+/// A blob to upload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Blob {
+    /// From memory.
+    Bytes(Vec<u8>),
+    /// From a file.
+    File {
+        /// Where.
+        path: PathBuf,
+        /// Of its bytes.
+        digest: Digest,
+        /// In bytes.
+        size: u64,
+    },
+}
+
+impl Blob {
+    /// Its name.
+    pub fn digest(&self) -> Digest {
+        match self {
+            Self::Bytes(bytes) => Digest::of(bytes),
+            Self::File { digest, .. } => *digest,
+        }
+    }
+
+    fn payload(&self) -> Payload<'_> {
+        match self {
+            Self::Bytes(bytes) => Payload::Bytes(bytes),
+            Self::File { path, size, .. } => Payload::File { path, size: *size },
+        }
+    }
+}
+
+/// Whether an upload was needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushed {
+    /// It was sent.
+    Uploaded,
+    /// The registry had it.
+    Present,
+}
+
+impl Registry {
+    /// Makes sure that the repository holds this blob.
+    pub async fn push_blob(&self, to: &ImageReference, blob: &Blob) -> Result<Pushed, RegistryError> {
+        let digest = blob.digest();
+        let subject = Subject::blob(to, digest);
+        let push = async |access: Access| {
+            self.persist(&subject, self.timing.blob, async || {
+                if self.has_blob(to, digest, &subject, &access).await? {
+                    return Ok(Pushed::Present);
+                }
+                self.upload(to, blob, &subject, &access).await
+            })
+            .await
+        };
+        Ok(self.with_access(to, push).await?.0)
+    }
+
+    /// Stores a manifest under the reference's tag, or under its digest where it has no tag.
+    pub async fn push_manifest(
+        &self,
+        to: &ImageReference,
+        media_type: &str,
+        manifest: &[u8],
+    ) -> Result<Digest, RegistryError> {
+        let digest = Digest::of(manifest);
+        let subject = Subject::manifest(to);
+        if manifest.len() as u64 > MAX_MANIFEST {
+            return Err(RegistryError::invalid(&subject, Violation::TooLarge(MAX_MANIFEST)));
+        }
+        let name = to.tag().map_or_else(|| digest.to_string(), str::to_owned);
+        let push = async |access: Access| {
+            self.persist(&subject, self.timing.manifest, async || {
+                let url = self.url(to, &format!("manifests/{name}"), &subject)?;
+                let call = Call {
+                    headers: vec![("Content-Type", media_type.to_owned())],
+                    body: Payload::Bytes(manifest),
+                    ..writing(Method::PUT, url, &subject)
+                };
+                self.exchange(&call, &access).await
+            })
+            .await
+        };
+        let (response, _) = self.with_access(to, push).await?;
+        let stored = response.headers().get(CONTENT_DIGEST).and_then(|value| value.to_str().ok());
+        match stored.and_then(|text| text.parse().ok()) {
+            Some(found) if found != digest => {
+                Err(RegistryError::invalid(&subject, Violation::Digest { expected: digest, found }))
+            }
+            _ => Ok(digest),
+        }
+    }
+
+    async fn has_blob(
+        &self,
+        to: &ImageReference,
+        digest: Digest,
+        subject: &Subject,
+        access: &Access,
+    ) -> Result<bool, RegistryError> {
+        let url = self.url(to, &format!("blobs/{digest}"), subject)?;
+        // Asked with the right to push, so that one token serves the whole upload.
+        let call = Call { method: Method::HEAD, push: true, ..get(url, subject) };
+        match self.exchange(&call, access).await {
+            Ok(_) => Ok(true),
+            Err(RegistryError::Absent(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens an upload and sends everything with the request that closes it.
+    async fn upload(
+        &self,
+        to: &ImageReference,
+        blob: &Blob,
+        subject: &Subject,
+        access: &Access,
+    ) -> Result<Pushed, RegistryError> {
+        let url = self.url(to, "blobs/uploads/", subject)?;
+        let opened = self.exchange(&writing(Method::POST, url.clone(), subject), access).await?;
+        let mut target = location(&opened, &url)
+            .filter(|target| target.scheme() == "https" || url.scheme() == "http")
+            .ok_or_else(|| RegistryError::invalid(subject, Violation::Header("Location")))?;
+        target.query_pairs_mut().append_pair("digest", &blob.digest().to_string());
+        // Another host has its own ways of knowing us: what the URL carries.
+        let access = if target.origin() == url.origin() { access.clone() } else { None };
+        let call = Call {
+            headers: vec![("Content-Type", "application/octet-stream".to_owned())],
+            body: blob.payload(),
+            ..writing(Method::PUT, target, subject)
+        };
+        self.exchange(&call, &access).await?;
+        Ok(Pushed::Uploaded)
+    }
+}
+
+fn writing(method: Method, url: Url, subject: &Subject) -> Call<'_> {
+    Call { method, push: true, ..get(url, subject) }
+}
