@@ -11,7 +11,9 @@ pub mod control_plane;
 pub mod debian;
 pub mod dir;
 pub mod drivers;
+pub mod guest;
 pub mod kernel;
+pub mod programs;
 pub mod setup;
 pub mod wait;
 
