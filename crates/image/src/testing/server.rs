@@ -127,7 +127,12 @@ impl Shape {
             Self::Whole => Box::pin(stream::iter([Ok(Frame::data(bytes))])),
             Self::Cut(after) => {
                 let part = bytes.slice(..after.min(bytes.len()));
-                Box::pin(stream::iter([Ok(Frame::data(part)), Err(io::ErrorKind::ConnectionAborted.into())]))
+                let end = stream::once(async {
+                    // What was written leaves before the connection closes.
+                    tokio::task::yield_now().await;
+                    Err(io::ErrorKind::ConnectionAborted.into())
+                });
+                Box::pin(stream::iter([Ok(Frame::data(part))]).chain(end))
             }
             Self::Slow(piece, pause) => {
                 let pieces: Vec<Bytes> = bytes.chunks(piece.max(1)).map(Bytes::copy_from_slice).collect();
