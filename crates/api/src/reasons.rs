@@ -58,6 +58,8 @@ pub const SPEC_INVALID: &str = "SpecInvalid";
 pub const FIELDS_WITHOUT_EFFECT: &str = "FieldsWithoutEffect";
 /// The image reference is malformed or names a template variable that does not exist.
 pub const REFERENCE_INVALID: &str = "ReferenceInvalid";
+/// The operator could not keep what it packed: its own disk, or its own settings.
+pub const DEPOT_FAILED: &str = "DepotFailed";
 /// A Secret that the Module names does not exist.
 pub const SECRET_MISSING: &str = "SecretMissing";
 /// A Secret that the Module names does not hold what it should.
