@@ -8,8 +8,9 @@ use std::str::FromStr;
 
 use crate::Digest;
 
-/// The most bytes of a manifest: with its line ends escaped it must fit one [`crate::wire`] message.
-pub(crate) const MAX_BYTES: usize = 960 * 1024;
+/// The most bytes of a manifest: with its line ends escaped, or as the list of all its files, it fits one [`crate::wire`]
+/// message.
+pub(crate) const MAX_BYTES: usize = 736 * 1024;
 
 /// A list of files that is not a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -79,6 +79,10 @@ pub enum Reason {
     Removed,
     /// The order does not speak of it.
     NotOrdered,
+    /// It was loaded, and something other than the loader unloaded it.
+    Disappeared,
+    /// It is ordered, and the loader has not been told to apply the order yet.
+    NotApplied,
     /// The bundle is not in the store, or not all of it.
     BundleMissing,
     /// The order is for another kernel than the one that runs.
@@ -97,29 +101,52 @@ pub enum Reason {
     FirmwareConflict,
     /// `firmware_class.path` holds someone else's value.
     FirmwarePathTaken,
+    /// `firmware_class.path` could not be written.
+    FirmwarePathFailed,
     /// Two loads in a row took the node down.
     CrashSuspected,
-    /// The module was built for another kernel: version magic or layout.
-    VersionMagic,
+    // From here on: what the kernel said.
+    /// A module of this name is loaded already.
+    AlreadyLoaded,
+    /// A symbol is missing, or not for this module's licence.
+    UnknownSymbol,
+    /// It needs GPL-only symbols and symbols of a proprietary module.
+    ProprietarySymbols,
     /// A symbol is there in another version.
     SymbolVersion,
-    /// A symbol is missing or not for this module.
-    UnknownSymbol,
+    /// It was built for another kernel: its version magic differs.
+    VersionMagic,
+    /// It was built for another kernel series or configuration.
+    StructModuleSize,
+    /// It uses a symbol without importing its namespace.
+    NamespaceNotImported,
+    /// It offers a symbol that another module offers.
+    DuplicateSymbol,
     /// A parameter's value is invalid.
-    ParameterInvalid,
+    InvalidParameter,
+    /// The file is damaged, or no module for this machine.
+    InvalidFormat,
+    /// Its BTF does not fit the kernel.
+    TypeInformation,
+    /// The kernel's command line forbids it.
+    Blacklisted,
     /// The kernel wants a signature that it trusts.
     SignatureRejected,
     /// Kernel lockdown forbids it.
     Lockdown,
+    /// IMA appraisal wants a signature on the file.
+    ImaAppraisal,
+    /// Another security policy of the node forbids it.
+    SecurityModule,
+    /// The loader lacks the capability.
+    NoCapability,
     /// `kernel.modules_disabled` is set: nothing can be loaded or unloaded before a reboot.
     ModulesDisabled,
-    /// The loader lacks the capability.
-    NotPermitted,
-    /// A security module wants the file appraised (IMA).
-    IntegrityRejected,
-    /// The module's own init function refused, for example because there is no device.
+    /// A firmware file that the module asked for is not there.
+    FirmwareMissing,
+    /// The module's own init function gave up, for example because there is no device.
     InitFailed,
-    /// The kernel refused, and its log does not say why.
+    /// The kernel refused, in a way that this version does not know.
     KernelRefused,
     /// The store on the node's disk could not be read or written.
     StoreFailed,

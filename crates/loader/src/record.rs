@@ -1,0 +1,243 @@
+//! What is remembered of a Module: what is loaded now, what loaded last, and how the last try went.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tenon_order::{Digest, KmodName, Load, ModuleKey, Phase, Reason, clip};
+
+/// One file that is, was or shall be in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Piece {
+    /// The kernel's spelling of its name.
+    pub name: KmodName,
+    /// Where its bytes are.
+    pub source: Source,
+    /// Its parameters, in the order in which the kernel reads them.
+    pub parameters: Vec<String>,
+    /// The hex digits of its `.note.gnu.build-id`, where it has one.
+    pub build_id: Option<String>,
+    /// Whether the rest does without it: a soft dependency.
+    pub soft: bool,
+}
+
+/// Where a piece's bytes are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Source {
+    /// A file of the store: it came with a bundle.
+    Store(Digest),
+    /// A file below the host's `/lib/modules/<release>/`: it came with the kernel.
+    Host(String),
+}
+
+impl Piece {
+    /// Whether it came with a bundle.
+    pub fn is_bundled(&self) -> bool {
+        matches!(self.source, Source::Store(_))
+    }
+
+    /// Whether the other is the same code with the same parameters.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let same_code =
+            self.source == other.source || (self.build_id.is_some() && self.build_id == other.build_id);
+        same_code && self.parameters == other.parameters
+    }
+}
+
+/// A piece of a loaded Module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// What it is.
+    pub piece: Piece,
+    /// Whether it goes with the Module: loaded by Tenon or adopted. What was there before stays.
+    pub ours: bool,
+}
+
+/// What is loaded of a Module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Live {
+    /// The boot in which it was loaded: in another one nothing of it is.
+    pub boot_id: String,
+    /// As ordered.
+    pub content: Load,
+    /// In the order of loading.
+    pub parts: Vec<Part>,
+    /// In milliseconds since 1970.
+    pub loaded_at: u64,
+    /// Whether it was found loaded.
+    pub adopted: bool,
+}
+
+/// What an interrupted run may have loaded: written before it begins, removed when it has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pending {
+    /// The boot in which it began.
+    pub boot_id: String,
+    /// The kernel's names of what it was to load.
+    pub names: Vec<KmodName>,
+}
+
+/// How the last try went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outcome {
+    /// Where the Module stands.
+    pub phase: Phase,
+    /// Why.
+    pub reason: Reason,
+    /// In words, cut to the report's bound.
+    pub message: String,
+}
+
+impl Outcome {
+    /// An outcome whose message is cut to the report's bound.
+    pub fn new(phase: Phase, reason: Reason, message: &str) -> Self {
+        Self { phase, reason, message: clip(message).to_owned() }
+    }
+}
+
+/// A content that did not load while its predecessor did: not tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failure {
+    /// What failed.
+    pub content: Load,
+    /// How.
+    pub outcome: Outcome,
+}
+
+/// What the store remembers of one Module: `modules/<namespace>/<name>.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// Which Module.
+    pub key: ModuleKey,
+    /// The last content that loaded.
+    pub kept: Option<Load>,
+    /// What is loaded.
+    pub live: Option<Live>,
+    /// What a run that did not end may have loaded.
+    pub pending: Option<Pending>,
+    /// The ordered content that was given up for `kept`.
+    pub failed: Option<Failure>,
+    /// In-tree modules that were unloaded to make room, by the kernel's names; loaded again when the Module goes.
+    pub in_tree: Vec<KmodName>,
+    /// Firmware files that are linked for it, by the name drivers ask for.
+    pub firmware: BTreeMap<String, Digest>,
+    /// How the last try went.
+    pub outcome: Outcome,
+}
+
+impl Record {
+    /// Nothing is known of the Module yet.
+    pub fn new(key: ModuleKey) -> Self {
+        Self {
+            key,
+            kept: None,
+            live: None,
+            pending: None,
+            failed: None,
+            in_tree: Vec::new(),
+            firmware: BTreeMap::new(),
+            outcome: Outcome::new(Phase::Failed, Reason::NotApplied, "not applied yet"),
+        }
+    }
+
+    /// What is loaded in this boot.
+    pub fn live_in(&self, boot_id: &str) -> Option<&Live> {
+        self.live.as_ref().filter(|live| live.boot_id == boot_id)
+    }
+
+    /// What a run that did not end may have loaded in this boot.
+    pub fn pending_in(&self, boot_id: &str) -> Option<&Pending> {
+        self.pending.as_ref().filter(|pending| pending.boot_id == boot_id)
+    }
+
+    /// Whether something of it was loaded once and nothing is in this boot.
+    pub fn awaits_boot(&self, boot_id: &str) -> bool {
+        self.kept.is_some() && self.live_in(boot_id).is_none() && !self.is_tombstone()
+    }
+
+    /// Whether only the memory of a removal is left.
+    pub fn is_tombstone(&self) -> bool {
+        self.outcome.phase == Phase::Removed
+    }
+}
+
+/// The names of everything that a content's load depends on: equal content, equal fingerprint.
+pub fn fingerprint(key: &ModuleKey, content: &Load) -> Digest {
+    // A Load is plain data; it cannot fail to become JSON. If it could, equal fingerprints would only be too careful.
+    let json = serde_json::to_vec(content).unwrap_or_default();
+    let mut hasher = tenon_order::Hasher::new();
+    hasher.update(key.to_string().as_bytes());
+    hasher.update(b"\n");
+    hasher.update(&json);
+    hasher.finish()
+}
+
+/// Written before a load, cleared some time after it: what a crash leaves behind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mark {
+    /// The boot of the last load.
+    pub boot_id: String,
+    /// How many boots in a row ended before the mark was cleared, this one included.
+    pub tries: u32,
+    /// When, in seconds since boot.
+    pub at: u64,
+}
+
+impl Mark {
+    /// Seconds that a load must survive.
+    pub const PROBATION: u64 = 60;
+
+    /// The mark for a load that begins now; `None` when two loads in a row took the node down.
+    pub fn next(previous: Option<&Self>, boot_id: &str, now: u64) -> Option<Self> {
+        let tries = match previous {
+            None => 1,
+            // The loader was stopped, the node was not.
+            Some(mark) if mark.boot_id == boot_id => mark.tries,
+            Some(mark) if mark.tries >= 2 => return None,
+            Some(mark) => mark.tries + 1,
+        };
+        Some(Self { boot_id: boot_id.to_owned(), tries, at: now })
+    }
+
+    /// Seconds until it can be cleared; `None` when its boot is over.
+    pub fn due_in(&self, boot_id: &str, now: u64) -> Option<u64> {
+        (self.boot_id == boot_id).then(|| (self.at + Self::PROBATION).saturating_sub(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_crashes_in_a_row_are_enough() {
+        let first = Mark::next(None, "a", 5).unwrap();
+        let second = Mark::next(Some(&first), "b", 5).unwrap();
+        assert_eq!((first.tries, second.tries), (1, 2));
+        assert_eq!(Mark::next(Some(&second), "c", 5), None);
+    }
+
+    #[test]
+    fn a_restarted_loader_is_not_a_crashed_node() {
+        let mut mark = Mark::next(None, "a", 5).unwrap();
+        for now in 6..20 {
+            mark = Mark::next(Some(&mark), "a", now).unwrap();
+        }
+        assert_eq!(mark.tries, 1);
+    }
+
+    #[test]
+    fn a_mark_is_cleared_after_its_probation_and_only_in_its_boot() {
+        let mark = Mark { boot_id: "a".to_owned(), tries: 1, at: 100 };
+        assert_eq!(mark.due_in("a", 130), Some(30));
+        assert_eq!(mark.due_in("a", 160), Some(0));
+        assert_eq!(mark.due_in("b", 900), None);
+    }
+}

@@ -1,0 +1,235 @@
+//! The resident loader: a socket, one agent at a time, and what has to happen in time.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::sockopt::socket_peercred;
+use tenon_order::NodeName;
+use tenon_order::wire::{WireError, read_message, write_message};
+
+use crate::filter::{self, FilterError};
+use crate::session::{Progress, Session, explain};
+use crate::settings::Settings;
+use crate::store::{Store, StoreError};
+use crate::work::{self, WorkError};
+use crate::{kernel, log};
+
+/// Seconds that a started node waits for the agent before it loads what the store holds.
+const PATIENCE: u64 = 10;
+
+/// How long the agent may pause inside of a message before the next agent is heard.
+const STALL: Duration = Duration::from_mins(2);
+
+/// The loader cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// It does not know where it is.
+    #[error("NODE_NAME is not set: orders are for a node by name")]
+    NoNode,
+    /// The socket could not be made.
+    #[error("listen on {path}")]
+    Listen {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It would not end when told to.
+    #[error("handle SIGTERM")]
+    Signal(#[source] io::Error),
+    /// Nothing is served without the filter.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The node cannot be looked at.
+    #[error(transparent)]
+    Work(#[from] WorkError),
+    /// The listening socket failed.
+    #[error("wait for the agent")]
+    Wait(#[source] io::Error),
+}
+
+/// Serves until the process is ended.
+pub fn serve(settings: &Settings) -> Result<(), ServeError> {
+    let node = settings.node.clone().ok_or(ServeError::NoNode)?;
+    // The first process of a container is not ended by a signal that it does not handle. State is always on disk.
+    let at_once = Arc::new(AtomicBool::new(true));
+    signal_hook::flag::register_conditional_shutdown(libc::SIGTERM, 0, at_once)
+        .map_err(ServeError::Signal)?;
+    let listener = listen(&settings.socket)
+        .map_err(|source| ServeError::Listen { path: settings.socket.clone(), source })?;
+    filter::install()?;
+    let mut chores = Chores::new(settings)?;
+    log(&format!("listening on {}", settings.socket.display()));
+    loop {
+        chores.until_readable(&listener).map_err(ServeError::Wait)?;
+        match listener.accept() {
+            Ok((stream, _)) => talk(stream, settings, &node, &mut chores),
+            Err(error) => log(&format!("accept: {error}")),
+        }
+    }
+}
+
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    // A socket that an earlier process left cannot be bound again.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    // The agent is another user; whom the kernel names as the peer is checked on every connection.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+    Ok(listener)
+}
+
+/// Hears one peer until it goes or makes no sense.
+pub fn talk(mut stream: UnixStream, settings: &Settings, node: &NodeName, chores: &mut Chores<'_>) {
+    if let Err(error) = converse(&mut stream, settings, node, chores) {
+        log(&format!("connection ended: {}", explain(&error)));
+    }
+}
+
+/// Why a conversation ended other than by the peer's closing it.
+#[derive(Debug, thiserror::Error)]
+enum TalkError {
+    #[error("user {0} is not the agent")]
+    Peer(u32),
+    #[error("use the socket")]
+    Socket(#[source] io::Error),
+    #[error(transparent)]
+    Wire(#[from] WireError),
+}
+
+fn converse(
+    stream: &mut UnixStream,
+    settings: &Settings,
+    node: &NodeName,
+    chores: &mut Chores<'_>,
+) -> Result<(), TalkError> {
+    let peer = socket_peercred(&*stream).map_err(|error| TalkError::Socket(error.into()))?;
+    if peer.uid.as_raw() != settings.agent_uid {
+        return Err(TalkError::Peer(peer.uid.as_raw()));
+    }
+    let stall = Some(STALL);
+    stream
+        .set_read_timeout(stall)
+        .and_then(|()| stream.set_write_timeout(stall))
+        .map_err(TalkError::Socket)?;
+    let mut session = Session::new(settings, node);
+    loop {
+        chores.until_readable(&*stream).map_err(TalkError::Socket)?;
+        let request = match read_message(stream) {
+            Err(WireError::Closed) => return Ok(()),
+            request => request?,
+        };
+        let (reply, progress) = session.answer(request, stream).map_err(TalkError::Socket)?;
+        chores.note(progress);
+        write_message(stream, &reply)?;
+    }
+}
+
+/// What has to happen in time: the load after a boot, and the clearing of marks.
+#[derive(Debug)]
+pub struct Chores<'a> {
+    settings: &'a Settings,
+    /// When what the store holds is loaded without waiting longer, in seconds since boot.
+    boot_at: Option<u64>,
+    /// When a mark can be cleared, in seconds since boot.
+    mark_at: Option<u64>,
+}
+
+impl<'a> Chores<'a> {
+    /// Looks into the store for what is to be done.
+    pub fn new(settings: &'a Settings) -> Result<Self, ServeError> {
+        let store = Store::open(&settings.store)?;
+        let boot_id = kernel::boot_id(settings).map_err(WorkError::from)?;
+        let awaits = store
+            .records()?
+            .iter()
+            .any(|(_, record)| record.as_ref().is_ok_and(|record| record.awaits_boot(&boot_id)));
+        let now = kernel::uptime();
+        Ok(Self { settings, boot_at: awaits.then_some(now + PATIENCE), mark_at: Some(now) })
+    }
+
+    /// Takes notice of what the agent did.
+    pub fn note(&mut self, progress: Progress) {
+        match progress {
+            Progress::None => return,
+            // The order that the wait was for: what the store already has of it is loaded now.
+            Progress::Ordered if self.boot_at.is_some() => self.load_from_store(),
+            Progress::Ordered => {}
+            Progress::Applied => self.boot_at = None,
+        }
+        self.mark_at = Some(kernel::uptime());
+    }
+
+    /// Waits until there is something to read, doing meanwhile what has to be done.
+    pub fn until_readable(&mut self, from: impl AsFd) -> io::Result<()> {
+        loop {
+            let timeout = self
+                .run_due()
+                .map(|seconds| Timespec { tv_sec: i64::try_from(seconds).unwrap_or(i64::MAX), tv_nsec: 0 });
+            match poll(&mut [PollFd::new(&from, PollFlags::IN)], timeout.as_ref()) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Does what is due; returns the seconds until the next is.
+    fn run_due(&mut self) -> Option<u64> {
+        let now = kernel::uptime();
+        if self.boot_at.is_some_and(|at| at <= now) {
+            self.load_from_store();
+        }
+        if self.mark_at.is_some_and(|at| at <= now) {
+            self.clear_marks();
+        }
+        let now = kernel::uptime();
+        self.boot_at.into_iter().chain(self.mark_at).min().map(|at| at.saturating_sub(now))
+    }
+
+    fn load_from_store(&mut self) {
+        self.boot_at = None;
+        let applied = Store::open(&self.settings.store)
+            .map_err(WorkError::from)
+            .and_then(|store| work::apply(&store, self.settings));
+        match applied {
+            Ok(report) => log_report(&report),
+            Err(error) => log(&format!("load from the store: {}", explain(&error))),
+        }
+        self.mark_at = Some(kernel::uptime());
+    }
+
+    fn clear_marks(&mut self) {
+        let next = Store::open(&self.settings.store)
+            .map_err(WorkError::from)
+            .and_then(|store| work::clear_marks(&store, self.settings));
+        self.mark_at = match next {
+            Ok(next) => next.map(|seconds| kernel::uptime() + seconds),
+            Err(error) => {
+                log(&format!("clear marks: {}", explain(&error)));
+                None
+            }
+        };
+    }
+}
+
+/// Logs how every Module stands.
+pub fn log_report(report: &tenon_order::NodeReport) {
+    for module in &report.modules {
+        log(&format!("{}: {:?} ({:?}): {}", module.key, module.phase, module.reason, module.message));
+    }
+}

@@ -1,0 +1,482 @@
+//! Bringing the node to what the order says, Module by Module, and saying how it stands.
+//!
+//! The record of a Module is written before its first step and after its last. Whatever stops the loader in between,
+//! the next run knows which modules may be its own, and ends where this one would have.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tenon_order::{
+    Digest, KmodName, Load, ModuleKey, ModuleReport, NodeReport, Order, Phase, Reason, Wish, clip,
+};
+
+use crate::content::{ContentError, Host, resolve};
+use crate::decide::{Choice, ORPHANED, decide};
+use crate::kernel::{self, ObserveError};
+use crate::plan::{Block, Plan, Step, plan};
+use crate::record::{Failure, Live, Mark, Outcome, Part, Pending, Record, fingerprint};
+use crate::settings::Settings;
+use crate::situation::{Kernel, Others, Situation, Target};
+use crate::steps::{self, Interrupted, StepError};
+use crate::store::{Store, StoreError};
+
+/// The node cannot be looked at or remembered at all.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkError {
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The kernel could not be asked.
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
+}
+
+/// Why one content is not loaded now.
+#[derive(Debug, thiserror::Error)]
+enum LoadError {
+    #[error(transparent)]
+    Content(#[from] ContentError),
+    #[error(transparent)]
+    Block(#[from] Block),
+    #[error(
+        "the node went down twice in a row after this was loaded: it is not loaded until the bundle or its parameters \
+         change, or a retry is asked for"
+    )]
+    CrashSuspected,
+    #[error("{cause}{}", not_put_back(.stuck))]
+    Step { cause: StepError, stuck: Vec<StepError> },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
+}
+
+impl LoadError {
+    fn outcome(&self) -> Outcome {
+        let (phase, reason) = match self {
+            Self::Content(error) => error.outcome(),
+            Self::Block(block) => block.outcome(),
+            Self::CrashSuspected => (Phase::CrashSuspected, Reason::CrashSuspected),
+            Self::Step { cause, .. } => (Phase::Failed, cause.reason()),
+            Self::Store(_) | Self::Observe(_) => (Phase::Failed, Reason::StoreFailed),
+        };
+        Outcome::new(phase, reason, &self.to_string())
+    }
+}
+
+fn not_put_back(errors: &[StepError]) -> String {
+    errors.first().map(|error| format!("; putting back what was there: {error}")).unwrap_or_default()
+}
+
+/// Does what the order in the store says and reports. One Module's trouble is its own.
+pub fn apply(store: &Store, settings: &Settings) -> Result<NodeReport, WorkError> {
+    let mut work = Work::begin(store, settings)?;
+    for key in work.keys() {
+        work.module(&key)?;
+    }
+    work.collect()?;
+    report(store, settings)
+}
+
+/// Reports how things stand, and changes nothing.
+pub fn report(store: &Store, settings: &Settings) -> Result<NodeReport, WorkError> {
+    let order = store.order()?.map(|(_, order)| order);
+    let records: BTreeMap<_, _> = store.records()?.into_iter().collect();
+    let kernel = kernel::observe(settings, &BTreeSet::new())?;
+    let wishes = order.iter().flat_map(|order| &order.modules).map(|module| &module.key);
+    let keys: BTreeSet<_> = records.keys().chain(wishes).cloned().collect();
+    let wish = |key| order.as_ref().and_then(|order| order.wish(key));
+    let modules = keys.iter().map(|key| module_report(key, wish(key), records.get(key), store, &kernel));
+    Ok(NodeReport {
+        store: store.id(),
+        generation: order.as_ref().map(|order| order.generation),
+        modules: modules.collect(),
+        key_ids: store.keys().unwrap_or_default().ids(),
+        boot_id: kernel.boot_id,
+        kernel: kernel.release,
+    })
+}
+
+/// Clears the marks of loads that the node has survived. Returns the seconds until the next can be cleared.
+pub fn clear_marks(store: &Store, settings: &Settings) -> Result<Option<u64>, WorkError> {
+    let (boot_id, now) = (kernel::boot_id(settings)?, kernel::uptime());
+    let mut next = None;
+    for (fingerprint, mark) in store.marks()? {
+        match mark.due_in(&boot_id, now) {
+            Some(0) => store.clear_mark(fingerprint)?,
+            Some(due) => next = Some(next.map_or(due, |next: u64| next.min(due))),
+            None => {}
+        }
+    }
+    Ok(next)
+}
+
+/// One run over all Modules.
+struct Work<'a> {
+    store: &'a Store,
+    settings: &'a Settings,
+    order: Option<Order>,
+    records: BTreeMap<ModuleKey, Record>,
+    /// Modules whose record cannot be read: they are left alone.
+    damaged: BTreeSet<ModuleKey>,
+    host: Host,
+    release: String,
+    boot_id: String,
+}
+
+impl<'a> Work<'a> {
+    fn begin(store: &'a Store, settings: &'a Settings) -> Result<Self, WorkError> {
+        let (mut records, mut damaged) = (BTreeMap::new(), BTreeSet::new());
+        for (key, record) in store.records()? {
+            match record {
+                Ok(record) => drop(records.insert(key, record)),
+                Err(_) => drop(damaged.insert(key)),
+            }
+        }
+        Ok(Self {
+            store,
+            settings,
+            order: store.order()?.map(|(_, order)| order),
+            records,
+            damaged,
+            host: Host::read(settings),
+            release: kernel::release(),
+            boot_id: kernel::boot_id(settings)?,
+        })
+    }
+
+    /// All Modules: first those to remove, which may make room for others.
+    fn keys(&self) -> Vec<ModuleKey> {
+        let wishes = || self.order.iter().flat_map(|order| &order.modules);
+        let removed = wishes().filter(|module| module.wish == Wish::Removed).map(|module| &module.key);
+        let others = wishes().map(|module| &module.key).chain(self.records.keys()).collect::<BTreeSet<_>>();
+        let mut keys: Vec<ModuleKey> = removed.cloned().collect();
+        keys.sort();
+        let rest: Vec<_> = others.into_iter().filter(|key| !keys.contains(key)).cloned().collect();
+        keys.extend(rest);
+        keys.retain(|key| !self.damaged.contains(key));
+        keys
+    }
+
+    fn module(&mut self, key: &ModuleKey) -> Result<(), WorkError> {
+        let known = self.records.get(key).cloned();
+        let wish = self.order.as_ref().and_then(|order| order.wish(key)).cloned();
+        let choice = decide(wish.as_ref(), known.as_ref(), &self.release, &self.boot_id);
+        let mut record = known.clone().unwrap_or_else(|| Record::new(key.clone()));
+        match choice {
+            Choice::Leave(outcome) => {
+                if known.is_none() && outcome.phase == Phase::Removed {
+                    return Ok(());
+                }
+                record.outcome = outcome;
+            }
+            Choice::Forget => {
+                self.records.remove(key);
+                return Ok(self.store.forget(key)?);
+            }
+            Choice::Remove => self.remove(&mut record),
+            Choice::Load { content, or_else } => self.load(&mut record, content, or_else),
+            Choice::RollBack { kept } => self.roll_back(&mut record, kept),
+            Choice::Orphan { kept } => {
+                let result = self.bring(&mut record, kept);
+                record.outcome = match result {
+                    Ok(_) => Outcome::new(Phase::Orphaned, Reason::NotOrdered, ORPHANED),
+                    Err(error) => error.outcome(),
+                };
+            }
+        }
+        if known.as_ref() != Some(&record) {
+            self.store.write_record(&record)?;
+        }
+        self.records.insert(key.clone(), record);
+        Ok(())
+    }
+
+    /// Has `content` loaded, or leaves what is loaded, or has the predecessor loaded.
+    fn load(&self, record: &mut Record, content: &Load, or_else: Option<&Load>) {
+        let error = match self.bring(record, content) {
+            Ok(reason) => {
+                record.failed = None;
+                record.outcome = match reason {
+                    Reason::Adopted => {
+                        Outcome::new(Phase::Loaded, reason, "it was loaded already, as the same build")
+                    }
+                    _ => Outcome::new(Phase::Loaded, Reason::Loaded, "loaded"),
+                };
+                return;
+            }
+            Err(error) => error,
+        };
+        let mut outcome = error.outcome();
+        let begun = matches!(error, LoadError::Step { .. });
+        // What was put back is live again; where nothing was loaded before, the predecessor is brought from the store.
+        let predecessor = match (record.live_in(&self.boot_id), or_else) {
+            (Some(live), _) => (live.content != *content).then_some(Ok(())),
+            (None, Some(kept)) => Some(self.bring(record, kept).map(drop)),
+            (None, None) => None,
+        };
+        match predecessor {
+            Some(Ok(())) if begun => {
+                outcome.phase = Phase::RolledBack;
+                record.failed = Some(Failure { content: content.clone(), outcome: outcome.clone() });
+            }
+            Some(Err(error)) => {
+                outcome = Outcome::new(
+                    outcome.phase,
+                    outcome.reason,
+                    &format!("{}; its predecessor: {error}", outcome.message),
+                );
+            }
+            Some(Ok(())) | None => {}
+        }
+        record.outcome = outcome;
+    }
+
+    fn roll_back(&self, record: &mut Record, kept: &Load) {
+        let failed = record.failed.as_ref().map(|failure| failure.outcome.clone());
+        record.outcome = match (self.bring(record, kept), failed) {
+            (Ok(_), Some(failed)) => failed,
+            (Ok(_), None) => {
+                Outcome::new(Phase::RolledBack, Reason::KernelRefused, "its successor did not load")
+            }
+            (Err(error), _) => error.outcome(),
+        };
+    }
+
+    /// Makes the kernel and the record agree with `content`; both are as they were when that fails.
+    fn bring(&self, record: &mut Record, content: &Load) -> Result<Reason, LoadError> {
+        let target = resolve(content, self.store, &self.host, record)?;
+        let (plan, kernel) = self.plan(Some(&target), record)?;
+        let live = record.live_in(&self.boot_id);
+        // A soft dependency that did not load with the rest is not tried again and again.
+        let settled = plan.only_soft() && live.is_some_and(|live| live.content == *content);
+        let mut left_out = plan.soft_inserts();
+        if !settled {
+            left_out = self.run(record, content, &plan, &target.firmware)?;
+        }
+        // What could not be brought back or released is no failure of this content.
+        drop(steps::run_each(&plan.afterwards, self.store, self.settings));
+        let live = record.live_in(&self.boot_id).filter(|_| settled || !plan.inserts());
+        let (loaded_at, adopted) =
+            live.map_or_else(|| (kernel::now(), !plan.inserts()), |live| (live.loaded_at, live.adopted));
+        let parts = plan.parts.into_iter().filter(|part| !left_out.contains(&part.piece.name)).collect();
+        record.live =
+            Some(Live { boot_id: kernel.boot_id, content: content.clone(), parts, loaded_at, adopted });
+        record.pending = None;
+        record.kept = Some(content.clone());
+        record.in_tree = plan.in_tree;
+        record.firmware = target.firmware;
+        Ok(if adopted { Reason::Adopted } else { Reason::Loaded })
+    }
+
+    /// Does a plan's steps for `content`, all or none. Returns the soft dependencies that did not load.
+    fn run(
+        &self,
+        record: &mut Record,
+        content: &Load,
+        plan: &Plan,
+        firmware: &BTreeMap<String, Digest>,
+    ) -> Result<Vec<KmodName>, LoadError> {
+        if plan.steps.is_empty() {
+            return Ok(Vec::new());
+        }
+        steps::verify(&plan.steps, self.store)?;
+        if plan.inserts() {
+            self.mark(&record.key, content)?;
+        }
+        self.intend(record, plan, firmware)?;
+        match steps::run(&plan.steps, self.store, self.settings) {
+            Ok(left_out) => {
+                self.mark_loaded(&record.key, content)?;
+                Ok(left_out)
+            }
+            Err(interrupted) => Err(self.take_back(record, content, interrupted)),
+        }
+    }
+
+    fn remove(&self, record: &mut Record) {
+        record.outcome = match self.take_out(record) {
+            Ok(troubles) => {
+                let key = record.key.clone();
+                *record = Record::new(key);
+                let message = troubles.first().map_or_else(
+                    || "nothing of it is on the node".to_owned(),
+                    |trouble| format!("nothing of it is on the node; {trouble}"),
+                );
+                Outcome::new(Phase::Removed, Reason::Removed, &message)
+            }
+            Err(error) => error.outcome(),
+        };
+    }
+
+    fn take_out(&self, record: &mut Record) -> Result<Vec<StepError>, LoadError> {
+        let (plan, _) = self.plan(None, record)?;
+        if !plan.steps.is_empty() {
+            self.intend(record, &plan, &BTreeMap::new())?;
+            if let Err(interrupted) = steps::run(&plan.steps, self.store, self.settings) {
+                let content = record.live.as_ref().map(|live| live.content.clone());
+                return Err(match content {
+                    Some(content) => self.take_back(record, &content, interrupted),
+                    None => LoadError::Step { cause: interrupted.cause, stuck: Vec::new() },
+                });
+            }
+        }
+        Ok(steps::run_each(&plan.afterwards, self.store, self.settings))
+    }
+
+    fn plan(&self, target: Option<&Target>, record: &Record) -> Result<(Plan, Kernel), LoadError> {
+        let in_tree_names = target.map(|target| target.in_tree_to_remove.clone()).unwrap_or_default();
+        let in_tree = self.host.pieces(record.in_tree.iter().chain(&in_tree_names));
+        let wanted = target.iter().flat_map(|target| &target.pieces).map(|piece| piece.name.clone());
+        let kernel = kernel::observe(self.settings, &wanted.collect())?;
+        let others = Others::of(self.records.values(), &record.key, &self.boot_id);
+        let firmware_dir = self.store.firmware_directory();
+        let situation = Situation {
+            record,
+            others: &others,
+            kernel: &kernel,
+            in_tree: &in_tree,
+            firmware_dir: &firmware_dir,
+        };
+        let plan = plan(target, &situation)?;
+        Ok((plan, kernel))
+    }
+
+    /// Remembers what is about to be done, so that a run that does not end is understood by the next.
+    fn intend(
+        &self,
+        record: &mut Record,
+        plan: &Plan,
+        firmware: &BTreeMap<String, Digest>,
+    ) -> Result<(), StoreError> {
+        let inserted = plan.steps.iter().filter_map(|step| match step {
+            Step::Insert(piece) => Some(piece.name.clone()),
+            _ => None,
+        });
+        let pending = Pending { boot_id: self.boot_id.clone(), names: inserted.collect() };
+        let mut intended = Record { pending: Some(pending), in_tree: plan.in_tree.clone(), ..record.clone() };
+        intended.in_tree.extend(record.in_tree.iter().filter(|name| !plan.in_tree.contains(name)).cloned());
+        for (path, digest) in firmware {
+            intended.firmware.entry(path.clone()).or_insert(*digest);
+        }
+        self.store.write_record(&intended)
+    }
+
+    /// Takes back a run that failed; what cannot be put back is no longer live.
+    fn take_back(&self, record: &mut Record, content: &Load, interrupted: Interrupted) -> LoadError {
+        let Interrupted { cause, undo } = interrupted;
+        let mut trouble = self.store.clear_mark(fingerprint(&record.key, content)).err();
+        let reloads = undo.iter().any(|step| matches!(step, Step::Insert(_)));
+        let live = record.live_in(&self.boot_id).map(|live| live.content.clone());
+        if let Some(live) = live.as_ref().filter(|_| reloads) {
+            // It ran until a moment ago: a suspicion would be about something else.
+            let mark = Mark { boot_id: self.boot_id.clone(), tries: 1, at: kernel::uptime() };
+            trouble = trouble.or(self.store.write_mark(fingerprint(&record.key, live), &mark).err());
+        }
+        let mut stuck = steps::run_each(&undo, self.store, self.settings);
+        if !stuck.is_empty() {
+            record.live = None;
+        }
+        stuck.extend(trouble.map(StepError::Store));
+        record.pending = None;
+        LoadError::Step { cause, stuck }
+    }
+
+    fn mark(&self, key: &ModuleKey, content: &Load) -> Result<(), LoadError> {
+        let fingerprint = fingerprint(key, content);
+        let previous = self.store.mark(fingerprint)?;
+        let mark = Mark::next(previous.as_ref(), &self.boot_id, kernel::uptime());
+        Ok(self.store.write_mark(fingerprint, &mark.ok_or(LoadError::CrashSuspected)?)?)
+    }
+
+    /// The time that a load must survive begins when it has ended.
+    fn mark_loaded(&self, key: &ModuleKey, content: &Load) -> Result<(), StoreError> {
+        let fingerprint = fingerprint(key, content);
+        match self.store.mark(fingerprint)? {
+            Some(mark) => self.store.write_mark(fingerprint, &Mark { at: kernel::uptime(), ..mark }),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes files and marks that neither the order nor any record needs. Not while a record cannot be read.
+    fn collect(&self) -> Result<(), StoreError> {
+        if !self.damaged.is_empty() {
+            return Ok(());
+        }
+        let mut contents: Vec<(&ModuleKey, &Load)> = Vec::new();
+        for module in self.order.iter().flat_map(|order| &order.modules) {
+            if let Wish::Loaded(load) = &module.wish {
+                contents.push((&module.key, load));
+            }
+        }
+        for record in self.records.values() {
+            let live = record.live.as_ref().map(|live| &live.content);
+            contents.extend(record.kept.iter().chain(live).map(|load| (&record.key, load)));
+        }
+        self.store.collect(&contents.iter().map(|(_, load)| load.bundle).collect())?;
+        self.store.collect_marks(&contents.iter().map(|(key, load)| fingerprint(key, load)).collect())
+    }
+}
+
+fn module_report(
+    key: &ModuleKey,
+    wish: Option<&Wish>,
+    record: Option<&Result<Record, StoreError>>,
+    store: &Store,
+    kernel: &Kernel,
+) -> ModuleReport {
+    let ordered = match wish {
+        Some(Wish::Loaded(load)) => Some(load),
+        _ => None,
+    };
+    let fallback = match (record, wish) {
+        (Some(Err(error)), _) => Outcome::new(Phase::Failed, Reason::StoreFailed, &error.to_string()),
+        (_, Some(Wish::Removed)) => {
+            Outcome::new(Phase::Removed, Reason::Removed, "nothing of it is on the node")
+        }
+        (_, Some(Wish::Loaded(load))) if !store.has_bundle(load.bundle) => {
+            let message = format!("bundle {} is not on the node yet", load.bundle);
+            Outcome::new(Phase::WaitingForBundle, Reason::BundleMissing, &message)
+        }
+        _ => Outcome::new(Phase::Failed, Reason::NotApplied, "not applied yet"),
+    };
+    let record = record.and_then(|record| record.as_ref().ok());
+    let live = record.and_then(|record| record.live_in(&kernel.boot_id));
+    let outcome = record.map_or(fallback, |record| current(record, wish, live, kernel));
+    let content = live.map(|live| &live.content).or(ordered);
+    let failed = record.and_then(|record| record.failed.as_ref()).map(|failure| failure.content.bundle);
+    ModuleReport {
+        key: key.clone(),
+        phase: outcome.phase,
+        reason: outcome.reason,
+        message: clip(&outcome.message).to_owned(),
+        bundle: content.map(|content| content.bundle),
+        parameters: content.map(|content| content.parameters.clone()).unwrap_or_default(),
+        loaded_at: live.map(|live| live.loaded_at),
+        modules: live.map(|live| loaded_names(&live.parts, kernel)).unwrap_or_default(),
+        rolled_back: failed.filter(|_| outcome.phase == Phase::RolledBack),
+    }
+}
+
+/// The last outcome, unless the world has moved on since.
+fn current(record: &Record, wish: Option<&Wish>, live: Option<&Live>, kernel: &Kernel) -> Outcome {
+    let missing = live.and_then(|live| {
+        live.parts.iter().find(|part| part.ours && !kernel.loaded.contains_key(&part.piece.name))
+    });
+    if let Some(part) = missing {
+        let message = format!("{} was unloaded by something else", part.piece.name);
+        return Outcome::new(Phase::Failed, Reason::Disappeared, &message);
+    }
+    let settled = matches!(record.outcome.phase, Phase::Loaded | Phase::RolledBack);
+    match wish {
+        None if live.is_some() => Outcome::new(Phase::Orphaned, Reason::NotOrdered, ORPHANED),
+        _ if settled && live.is_none() => {
+            Outcome::new(Phase::Failed, Reason::NotApplied, "not loaded since the node started")
+        }
+        _ => record.outcome.clone(),
+    }
+}
+
+fn loaded_names(parts: &[Part], kernel: &Kernel) -> Vec<KmodName> {
+    let loaded = parts.iter().filter(|part| part.ours && kernel.loaded.contains_key(&part.piece.name));
+    loaded.map(|part| part.piece.name.clone()).collect()
+}
