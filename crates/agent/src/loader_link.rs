@@ -28,7 +28,7 @@ pub enum LinkError {
     /// The connection broke.
     #[error("talk to the loader")]
     Wire(#[from] WireError),
-    /// The loader refused, and was not expected to.
+    /// The loader refused something else than an order. The connection is still good, unless a bundle was passed on.
     #[error("the loader refused ({reason:?}): {message}")]
     Refused {
         /// Why.
@@ -86,11 +86,7 @@ impl Link {
         in_thread(move || {
             let stream = UnixStream::connect(&path).map_err(|source| LinkError::Connect { path, source })?;
             let link = Self { stream: Arc::new(stream) };
-            match link.call(&Request::Hello)? {
-                Reply::Hello(_) => {}
-                other => return Err(unexpected("Hello", other)),
-            }
-            let report = link.ask_report(&Request::Report)?;
+            let report = link.greet()?;
             Ok((link, report))
         })
         .await
@@ -107,10 +103,22 @@ impl Link {
         .await
     }
 
-    /// Asks for something that is answered by a report: [`Request::Apply`], [`Request::Silent`], [`Request::Report`].
-    pub async fn report(&self, request: Request) -> Result<NodeReport, LinkError> {
+    /// Has the loader carry out what it holds.
+    pub async fn apply(&self) -> Result<NodeReport, LinkError> {
         let link = self.clone();
-        in_thread(move || link.ask_report(&request)).await
+        in_thread(move || link.ask_report(&Request::Apply)).await
+    }
+
+    /// Has the loader do with what it holds: there is no order to be had.
+    pub async fn go_on_alone(&self) -> Result<NodeReport, LinkError> {
+        let link = self.clone();
+        in_thread(move || link.ask_report(&Request::Silent)).await
+    }
+
+    /// Asks how things stand.
+    pub async fn look(&self) -> Result<NodeReport, LinkError> {
+        let link = self.clone();
+        in_thread(move || link.greet()).await
     }
 
     /// Passes on what the loader needs of a bundle, verifying all of it.
@@ -133,6 +141,14 @@ impl Link {
     fn call(&self, request: &Request) -> Result<Reply, LinkError> {
         self.stream.set_nonblocking(false).map_err(WireError::Io)?;
         Ok(Client::new(&*self.stream).call(request)?)
+    }
+
+    /// On a greeting the loader looks for new keys; the report names those that it has.
+    fn greet(&self) -> Result<NodeReport, LinkError> {
+        match self.call(&Request::Hello)? {
+            Reply::Hello(_) => self.ask_report(&Request::Report),
+            other => Err(unexpected("Hello", other)),
+        }
     }
 
     fn ask_report(&self, request: &Request) -> Result<NodeReport, LinkError> {

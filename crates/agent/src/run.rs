@@ -11,7 +11,6 @@ use kube::core::DeserializeGuard;
 use kube::{Api, Client};
 use tenon_api::NodeModulesConfig;
 use tenon_api::node_modules_config::NodeModulesConfigStatus;
-use tenon_order::wire::Request;
 use tenon_order::{Digest, NodeName, NodeReport, Phase};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch::{Receiver, Sender};
@@ -193,11 +192,9 @@ impl Agent {
                 };
                 Some(Box::pin(async move { Talked::Supplied(bundle, from, link.supply(bundle, file).await) }))
             }
-            Step::Apply => Some(Box::pin(async move { Talked::Applied(link.report(Request::Apply).await) })),
-            Step::Silent => {
-                Some(Box::pin(async move { Talked::LoadedFromStore(link.report(Request::Silent).await) }))
-            }
-            Step::Look => Some(Box::pin(async move { Talked::Looked(link.report(Request::Report).await) })),
+            Step::Apply => Some(Box::pin(async move { Talked::Applied(link.apply().await) })),
+            Step::Silent => Some(Box::pin(async move { Talked::LoadedFromStore(link.go_on_alone().await) })),
+            Step::Look => Some(Box::pin(async move { Talked::Looked(link.look().await) })),
             Step::Connect | Step::Write(_) | Step::Rest(_) => None,
         }
     }
@@ -240,6 +237,12 @@ impl Agent {
                 self.cycle.loaded_from_store(report, now);
             }
             Talked::Looked(Ok(report)) => self.cycle.looked(report, now),
+            Talked::Applied(Err(LinkError::Refused { reason, message }))
+            | Talked::LoadedFromStore(Err(LinkError::Refused { reason, message }))
+            | Talked::Looked(Err(LinkError::Refused { reason, message })) => {
+                warn!(?reason, message, "the loader cannot follow");
+                self.cycle.cannot_follow(reason, message, now);
+            }
             Talked::Connected(Err(error))
             | Talked::Told(_, Err(error))
             | Talked::Applied(Err(error))

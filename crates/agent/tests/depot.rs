@@ -1,5 +1,7 @@
 //! The depot's client against a real TLS server that misbehaves in every way it can.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test program: whatever fails ends it")]
+
 mod support;
 
 use std::convert::Infallible;
@@ -9,8 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
 use futures::StreamExt as _;
+use http::{Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -61,7 +63,8 @@ struct State {
 
 impl Server {
     async fn start(content: Vec<u8>, deeds: Vec<Deed>) -> Self {
-        let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let CertifiedKey { cert, signing_key } =
+            generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
         let config =
             rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -98,7 +101,11 @@ async fn accept(listener: TcpListener, tls: TlsAcceptor, state: Arc<Mutex<State>
                 async { Ok::<_, Infallible>(response) }
             });
             // The client hanging up is part of what is tested.
-            drop(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
+            drop(
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await,
+            );
         });
     }
 }
@@ -118,7 +125,9 @@ fn answer(state: &Mutex<State>, request: &Request<Incoming>) -> Response<Body> {
         Deed::BreakAfter(bytes) => whole_or_rest(&state, range, Some((bytes, End::Break))),
         Deed::StallAfter(bytes) => whole_or_rest(&state, range, Some((bytes, End::Stall))),
         Deed::Answer(status, headers) => {
-            let response = headers.iter().fold(Response::builder(), |response, (name, value)| response.header(*name, *value));
+            let response = headers
+                .iter()
+                .fold(Response::builder(), |response, (name, value)| response.header(*name, *value));
             response.status(status).body(full(Bytes::new())).unwrap()
         }
         Deed::OtherRange => Response::builder()
@@ -142,7 +151,8 @@ enum End {
 }
 
 fn whole_or_rest(state: &State, range: Option<String>, end: Option<(usize, End)>) -> Response<Body> {
-    let from = range.map(|range| range.strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap().parse().unwrap());
+    let from =
+        range.map(|range| range.strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap().parse().unwrap());
     let content = Bytes::copy_from_slice(&state.content[from.unwrap_or(0)..]);
     let mut response = Response::builder().header("etag", state.etag).header("content-length", content.len());
     if let Some(from) = from {
@@ -239,7 +249,8 @@ async fn a_bundle_arrives_whole_and_leaves_no_file() {
 #[tokio::test]
 async fn an_interrupted_transfer_goes_on_where_it_ended() {
     let (name, content) = some_bundle();
-    let server = Server::start(content.clone(), vec![Deed::BreakAfter(100_000), Deed::BreakAfter(70_000)]).await;
+    let server =
+        Server::start(content.clone(), vec![Deed::BreakAfter(100_000), Deed::BreakAfter(70_000)]).await;
     let client = Client::of(&server);
     let fetched = client.depot.fetch(name, None).await.unwrap();
     assert_eq!(read(fetched), Digest::of(&content));
@@ -313,7 +324,11 @@ async fn a_refusal_names_the_address_the_status_and_what_it_means() {
         let (name, content) = some_bundle();
         let server = Server::start(content, vec![Deed::Answer(status, &[])]).await;
         let error = Client::of(&server).depot.fetch(name, None).await.unwrap_err().error;
-        assert!(message(&error).starts_with(&format!("{} answered {meaning}", server.url())), "{}", message(&error));
+        assert!(
+            message(&error).starts_with(&format!("{} answered {meaning}", server.url())),
+            "{}",
+            message(&error)
+        );
         assert_eq!(error.retry_after(), None);
     }
 }
@@ -336,7 +351,8 @@ async fn every_address_is_tried_and_one_that_serves_is_enough() {
 async fn of_several_refusals_the_one_that_says_most_is_told() {
     let name = Digest::of(b"");
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let busy = || vec![Deed::Answer(StatusCode::SERVICE_UNAVAILABLE, &[]), Deed::Answer(StatusCode::NOT_FOUND, &[])];
+    let busy =
+        || vec![Deed::Answer(StatusCode::SERVICE_UNAVAILABLE, &[]), Deed::Answer(StatusCode::NOT_FOUND, &[])];
     let server = Server::start(vec![], busy()).await;
     let client = Client::new(&[format!("https://{gone}"), server.url()], &[&server.certificate]);
     assert!(matches!(client.depot.fetch(name, None).await.unwrap_err().error, DepotError::Busy { .. }));

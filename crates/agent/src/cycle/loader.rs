@@ -6,7 +6,10 @@ use std::time::Instant;
 use tenon_order::wire::Refusal;
 use tenon_order::{Digest, ModuleReport, NodeReport, Phase, Reason};
 
-use super::{Cycle, Fetch, HINDERED, LOOK, Link, RECONNECT, REFUSED, Refused, Retry, SILENCE, Step, Told};
+use super::{
+    Cycle, Fetch, HINDERED, LOOK, LOOK_FOR_KEYS, Link, RECONNECT, REFUSED, Refused, Retry, SILENCE, STEADY,
+    Step, Told,
+};
 
 impl Cycle {
     /// The next thing to say to the loader, if it is not busy.
@@ -30,7 +33,7 @@ impl Cycle {
         if self.unapplied {
             return Some(Step::Apply);
         }
-        (self.look_at <= now).then_some(Step::Look)
+        (self.must_look || self.look_at() <= now).then_some(Step::Look)
     }
 
     /// A conversation began.
@@ -41,7 +44,11 @@ impl Cycle {
     /// There is a connection, and this is how things stand.
     pub fn connected(&mut self, report: NodeReport, now: Instant) {
         self.ended_talk(now);
-        self.link = Link::Up;
+        let failures = match &self.link {
+            Link::Down { retry, .. } => retry.failures,
+            Link::Up { failures, .. } => *failures,
+        };
+        self.link = Link::Up { since: now, failures };
         self.told = Told::Nothing;
         self.refused = None;
         self.report = Some(report);
@@ -54,12 +61,17 @@ impl Cycle {
         self.arrived = None;
         self.fetching = None;
         self.again = None;
-        self.link = match &self.link {
-            Link::Down { since, retry, .. } => {
-                Link::Down { since: *since, problem, retry: Retry::after(Some(*retry), RECONNECT, now) }
-            }
-            Link::Up => Link::Down { since: now, problem, retry: Retry::now(now) },
+        let (since, before) = match &self.link {
+            Link::Down { since, retry, .. } => (*since, *retry),
+            Link::Up { since, .. } if now >= *since + STEADY => (now, Retry::now(now)),
+            Link::Up { failures, .. } => (now, Retry { at: now, failures: *failures }),
         };
+        let retry = match before.failures {
+            // It may just be started anew.
+            0 => Retry { at: now, failures: 1 },
+            _ => Retry::after(Some(before), RECONNECT, now),
+        };
+        self.link = Link::Down { since, problem, retry };
     }
 
     /// The loader keeps the order; these bundles are missing.
@@ -83,14 +95,30 @@ impl Cycle {
     /// The loader does not keep the order.
     pub fn refused(&mut self, order: Digest, reason: Refusal, message: String, now: Instant) {
         self.ended_talk(now);
-        let before = self.refused.take().filter(|refused| refused.order == order);
-        let retry = mends_itself(reason)
-            .then(|| Retry::after(before.and_then(|refused| refused.retry), REFUSED, now));
-        if retry.is_some() {
-            // With a key that it has learned meanwhile, the operator could sign at once.
-            self.look_at = now;
-        }
+        // Was it a key, then the loader has just looked for new ones, and the operator could use what it found.
+        self.must_look = matches!(reason, Refusal::NoKeys | Refusal::Signature);
         self.again = None;
+        self.refuse(order, reason, message, now);
+    }
+
+    /// The loader could not do what it was asked for, whatever that was.
+    pub fn cannot_follow(&mut self, reason: Refusal, message: String, now: Instant) {
+        self.ended_talk(now);
+        self.unapplied = false;
+        if self.told == Told::Nothing {
+            self.told = Told::Silence;
+        }
+        self.must_look = false;
+        if let Some((_, order)) = self.order() {
+            self.refuse(order, reason, message, now);
+        }
+    }
+
+    fn refuse(&mut self, order: Digest, reason: Refusal, message: String, now: Instant) {
+        self.refusals = self.refusals.saturating_add(1);
+        let failures = self.refusals - 1;
+        let retry =
+            mends_itself(reason).then(|| Retry::after(Some(Retry { at: now, failures }), REFUSED, now));
         self.refused = Some(Refused { order, reason, message, retry });
     }
 
@@ -106,6 +134,7 @@ impl Cycle {
     pub fn applied(&mut self, report: NodeReport, now: Instant) {
         self.ended_talk(now);
         self.unapplied = false;
+        self.refusals = 0;
         let hindered = report.modules.iter().any(|module| self.is_hindered(module));
         self.again = hindered.then(|| Retry::after(self.again, HINDERED, now));
         self.report = Some(report);
@@ -121,12 +150,22 @@ impl Cycle {
     /// The loader said how things stand.
     pub fn looked(&mut self, report: NodeReport, now: Instant) {
         self.ended_talk(now);
+        let hindered = report.modules.iter().any(|module| self.is_hindered(module));
+        if hindered && self.again.is_none() {
+            self.again = Some(Retry::now(now));
+        }
+        self.must_look = false;
         self.report = Some(report);
     }
 
     fn ended_talk(&mut self, now: Instant) {
         self.talking = None;
-        self.look_at = now + LOOK;
+        self.talked = now;
+    }
+
+    pub(super) fn look_at(&self) -> Instant {
+        let has_keys = self.report.as_ref().is_none_or(|report| !report.key_ids.is_empty());
+        self.talked + if has_keys { LOOK } else { LOOK_FOR_KEYS }
     }
 
     /// The order, if it is not the one that was told last or if it is to be told again.
@@ -146,11 +185,14 @@ impl Cycle {
             Phase::InUse => true,
             Phase::Failed => matches!(
                 module.reason,
-                Reason::InUse
+                Reason::Disappeared
+                    | Reason::NotApplied
+                    | Reason::InUse
                     | Reason::InTreeModuleInUse
                     | Reason::ForeignModule
                     | Reason::FirmwareConflict
                     | Reason::FirmwarePathTaken
+                    | Reason::FirmwarePathFailed
                     | Reason::InitFailed
                     | Reason::StoreFailed
             ),

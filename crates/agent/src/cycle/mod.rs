@@ -23,8 +23,12 @@ use crate::watch::Seen;
 /// own patience (10 s), so that its report comes as an answer.
 const SILENCE: Duration = Duration::from_secs(8);
 /// How often the loader is asked how things stand when nothing else is asked of it. Only on this machine, and the only
-/// way to learn that it knows a new key.
+/// way to learn that it knows a new key, or that somebody unloaded a module.
 const LOOK: Duration = Duration::from_mins(5);
+/// The same while it knows no key at all: no order can be signed before.
+const LOOK_FOR_KEYS: Duration = Duration::from_secs(10);
+/// A connection that has lived for this long is no sign of a loader that keeps failing.
+const STEADY: Duration = Duration::from_secs(10);
 /// Tries to reach the loader.
 const RECONNECT: Backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(5) };
 /// Tries to bring an order that was refused for something that mends itself.
@@ -82,6 +86,8 @@ pub struct Cycle {
     unapplied: bool,
     report: Option<NodeReport>,
     refused: Option<Refused>,
+    /// How often in a row an order could not be brought or carried out.
+    refusals: u32,
     /// Bundles that the loader misses.
     fetches: BTreeMap<Digest, Fetch>,
     fetching: Option<Digest>,
@@ -89,14 +95,25 @@ pub struct Cycle {
     arrived: Option<Digest>,
     /// When to carry out the same order again.
     again: Option<Retry>,
-    look_at: Instant,
+    /// When the last conversation ended.
+    talked: Instant,
+    /// Whether the loader may know more keys than it reported.
+    must_look: bool,
     write: Option<Retry>,
 }
 
 #[derive(Debug)]
 enum Link {
-    Down { since: Instant, problem: String, retry: Retry },
-    Up,
+    Down {
+        since: Instant,
+        problem: String,
+        retry: Retry,
+    },
+    /// `failures` are those before it.
+    Up {
+        since: Instant,
+        failures: u32,
+    },
 }
 
 /// What the loader at the other end of this connection was told.
@@ -156,11 +173,13 @@ impl Cycle {
             unapplied: false,
             report: None,
             refused: None,
+            refusals: 0,
             fetches: BTreeMap::new(),
             fetching: None,
             arrived: None,
             again: None,
-            look_at: now + LOOK,
+            talked: now,
+            must_look: false,
             write: None,
         }
     }
@@ -231,7 +250,7 @@ impl Cycle {
 
     /// The bundle to be fetched: the one that is on its way, or the first whose time has come.
     fn wanted(&self, now: Instant) -> Option<Digest> {
-        if !matches!((&self.link, self.told), (Link::Up, Told::Order(_))) || self.arrived.is_some() {
+        if !matches!((&self.link, self.told), (Link::Up { .. }, Told::Order(_))) || self.arrived.is_some() {
             return None;
         }
         let on_its_way = self.fetching.filter(|bundle| self.fetches.contains_key(bundle));
@@ -243,13 +262,13 @@ impl Cycle {
     fn wake(&self, now: Instant) -> Option<Instant> {
         let link = match &self.link {
             Link::Down { retry, .. } => Some(retry.at),
-            Link::Up => None,
+            Link::Up { .. } => None,
         };
         let refused = self.refused.as_ref().and_then(|refused| refused.retry);
         let retries = [refused, self.again, self.write];
         let fetches = self.fetches.values().map(|fetch| fetch.retry.at);
         let silence = (!self.answered && self.told == Told::Nothing).then_some(self.started + SILENCE);
-        [link, silence, Some(self.look_at), self.quiet_until()]
+        [link, silence, Some(self.look_at()), self.quiet_until()]
             .into_iter()
             .chain(retries.map(|retry| retry.map(|retry| retry.at)))
             .flatten()

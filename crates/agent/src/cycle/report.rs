@@ -61,8 +61,8 @@ impl Cycle {
     pub(super) fn quiet_until(&self) -> Option<Instant> {
         match (&self.link, self.talking) {
             (Link::Down { since, .. }, _) => return Some(*since + UNREACHABLE),
-            (Link::Up, Some(since)) => return Some(since + WORKING),
-            (Link::Up, None) => {}
+            (Link::Up { .. }, Some(since)) => return Some(since + WORKING),
+            (Link::Up { .. }, None) => {}
         }
         if self.must_register() || !matches!(self.told, Told::Order(_)) {
             return None;

@@ -1,7 +1,8 @@
 use rstest::rstest;
 use tenon_api::node_modules_config::{ModuleConfig, NodeModule, NodeModulesConfigSpec};
 use tenon_order::{
-    Generation, Load, ModuleReport, Order, OrderedModule, Phase, Reason, SigningKey, StoreId, Wish, sign,
+    Generation, Load, ModuleReport, Order, OrderedModule, Phase, PublicKey, Reason, SigningKey, StoreId,
+    Wish, sign,
 };
 
 use super::*;
@@ -44,7 +45,7 @@ fn report(generation: u64, modules: Vec<ModuleReport>) -> NodeReport {
         generation: (generation > 0).then_some(Generation(generation)),
         boot_id: "boot".to_owned(),
         kernel: "6.1.0".to_owned(),
-        key_ids: vec![],
+        key_ids: vec![PublicKey::from_bytes([1; 32]).id()],
         modules,
     }
 }
@@ -309,10 +310,13 @@ fn an_order_is_brought_again_when_the_refusal_may_mend_itself(#[case] reason: Re
         if turn == 0 {
             assert_eq!(node.next(), Step::Silent);
             node.cycle.loaded_from_store(report(0, vec![]), node.now);
-            assert_eq!(node.write().conditions[0].reason, "OrderRefused");
-        } else {
+        }
+        if reason != Refusal::StoreFailed {
             assert_eq!(node.next(), Step::Look);
             node.cycle.looked(report(0, vec![]), node.now);
+        }
+        if turn == 0 {
+            assert_eq!(node.write().conditions[0].reason, "OrderRefused");
         }
         let wait = node.rests().until.unwrap() - node.now;
         node.pass(wait);
@@ -508,5 +512,80 @@ fn loading_that_takes_long_is_reported() {
     assert_eq!(node.write().conditions[0].reason, "Loading");
     node.rests();
     node.cycle.applied(loaded(6, "new"), node.now);
+    assert_eq!(node.write().conditions[0].status, "True");
+}
+
+#[test]
+fn a_loader_without_keys_is_asked_again_soon() {
+    let mut node = Node::new();
+    node.tell_object();
+    let keyless = NodeReport { key_ids: vec![], ..report(0, vec![]) };
+    node.connect(keyless.clone());
+    node.cycle.loaded_from_store(keyless, node.now);
+    assert!(node.write().key_ids.is_empty());
+    assert_eq!(node.rests().until, Some(node.now + LOOK_FOR_KEYS));
+    node.pass(LOOK_FOR_KEYS);
+    assert_eq!(node.next(), Step::Look);
+    node.cycle.looked(report(0, vec![]), node.now);
+    assert_eq!(node.write().key_ids.len(), 1);
+    assert_eq!(node.rests().until, Some(node.now + LOOK));
+}
+
+#[test]
+fn a_module_that_somebody_unloaded_is_loaded_again() {
+    let mut node = Node::with_loaded("old");
+    let order = Digest::of(node.object.spec.order.as_ref().unwrap().as_bytes());
+    node.pass(LOOK);
+    assert_eq!(node.next(), Step::Look);
+    let gone = report(5, vec![module(Phase::Failed, Reason::Disappeared, bundle("old"))]);
+    node.cycle.looked(gone, node.now);
+    node.tell(order, &[]);
+    node.apply(loaded(5, "old"));
+    node.rests();
+    assert_eq!(node.writes, 0);
+}
+
+#[test]
+fn a_loader_that_keeps_failing_is_not_bothered_without_end() {
+    let mut node = Node::with_loaded("old");
+    let mut waits = vec![];
+    for _ in 0..6 {
+        node.cycle.lost("gone".to_owned(), node.now);
+        let wait = match node.next() {
+            Step::Connect => Duration::ZERO,
+            _ => node.rests().until.unwrap() - node.now,
+        };
+        waits.push(wait);
+        node.pass(wait);
+        node.connect(loaded(5, "old"));
+    }
+    assert!(waits[0].is_zero() && waits[5] >= Duration::from_millis(800), "{waits:?}");
+    // One that has served for a while may just be started anew.
+    node.pass(STEADY);
+    node.cycle.lost("gone".to_owned(), node.now);
+    assert_eq!(node.next(), Step::Connect);
+}
+
+#[test]
+fn a_loader_that_cannot_follow_is_left_alone_for_longer_each_time() {
+    let mut node = Node::with_loaded("old");
+    let order = node.wish(6, "new");
+    let mut waits = vec![];
+    for _ in 0..5 {
+        node.tell(order, &[]);
+        assert_eq!(node.next(), Step::Apply);
+        node.cycle.began_talk(node.now);
+        node.cycle.cannot_follow(Refusal::StoreFailed, "the disk is full".to_owned(), node.now);
+        if waits.is_empty() {
+            assert!(node.write().conditions[0].message.contains("the disk is full"));
+        }
+        let wait = node.rests().until.unwrap() - node.now;
+        waits.push(wait);
+        node.pass(wait);
+    }
+    assert!(waits[4] > waits[0] && waits[4] <= Duration::from_secs(30), "{waits:?}");
+    assert_eq!(node.writes, 1);
+    node.tell(order, &[]);
+    node.apply(loaded(6, "new"));
     assert_eq!(node.write().conditions[0].status, "True");
 }

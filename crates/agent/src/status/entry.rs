@@ -14,7 +14,7 @@ pub(super) fn of(module: &ModuleReport, report: &NodeReport, facts: &Facts<'_>) 
     let wished = facts.spec.modules.iter().find(|entry| entry.namespace == namespace && entry.name == name);
     let before =
         facts.previous.modules.iter().find(|entry| entry.namespace == namespace && entry.name == name);
-    let is_loaded = !module.modules.is_empty();
+    let is_loaded = is_loaded(module);
     NodeModuleStatus {
         name: name.to_owned(),
         namespace: namespace.to_owned(),
@@ -27,6 +27,11 @@ pub(super) fn of(module: &ModuleReport, report: &NodeReport, facts: &Facts<'_>) 
         loaded_at: module.loaded_at.filter(|_| is_loaded).and_then(time),
         ..origin(module, wished, before, facts)
     }
+}
+
+/// Whether its content is in the kernel, loaded by the loader or adopted by it.
+fn is_loaded(module: &ModuleReport) -> bool {
+    module.loaded_at.is_some() && module.reason != Reason::Disappeared
 }
 
 /// Which wish of the Module led to what is loaded: the fields that the spec had at that time.
@@ -52,7 +57,7 @@ fn origin(
     let is_same = |entry: &&NodeModuleStatus| {
         bundle.is_some() && entry.bundle == bundle && entry.parameters == module.parameters
     };
-    match before.filter(is_same).filter(|_| !module.modules.is_empty()) {
+    match before.filter(is_same).filter(|_| is_loaded(module)) {
         Some(entry) => NodeModuleStatus {
             config: entry.config.clone(),
             image_repo_secret: entry.image_repo_secret.clone(),

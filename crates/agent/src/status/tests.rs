@@ -165,6 +165,20 @@ fn the_old_config_stays_while_its_content_is_loaded(
 }
 
 #[test]
+fn an_adopted_module_is_loaded_and_one_that_somebody_unloaded_is_not() {
+    let spec = spec(9, vec![wish("nic", "new")]);
+    // The loader names only the kernel modules that it loaded itself.
+    let adopted =
+        ModuleReport { reason: Reason::Adopted, modules: vec![], ..module("nic", Phase::Loaded, "new") };
+    let before = status(&spec, &NodeModulesConfigStatus::default(), &report(9, vec![adopted.clone()]));
+    assert_eq!(before.modules[0].config.as_ref(), Some(&spec.modules[0].config));
+    assert_eq!(before.modules[0].boot_id.as_deref(), Some(BOOT));
+    let gone = ModuleReport { phase: Phase::Failed, reason: Reason::Disappeared, ..adopted };
+    let after = status(&spec, &before, &report(9, vec![gone]));
+    assert_eq!((&after.modules[0].config, &after.modules[0].boot_id), (&None, &None));
+}
+
+#[test]
 fn removed_modules_are_not_listed_and_orphaned_ones_are() {
     let spec = spec(9, vec![]);
     let modules = vec![module("gone", Phase::Removed, "a"), module("left", Phase::Orphaned, "b")];

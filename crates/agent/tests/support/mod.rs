@@ -9,6 +9,11 @@ use tenon_order::{BundleManifest, Digest, ManifestEntry};
 
 /// A bundle of these files: its name and its packed form.
 pub fn bundle(files: &[(&str, &[u8])]) -> (Digest, Vec<u8>) {
+    bundle_holding(files, files)
+}
+
+/// A bundle that promises some files and holds others, of the same names and sizes.
+pub fn bundle_holding(files: &[(&str, &[u8])], held: &[(&str, &[u8])]) -> (Digest, Vec<u8>) {
     let entries = files.iter().map(|(path, content)| ManifestEntry {
         digest: Digest::of(content),
         size: content.len() as u64,
@@ -18,7 +23,7 @@ pub fn bundle(files: &[(&str, &[u8])]) -> (Digest, Vec<u8>) {
     let mut tar = Vec::new();
     add(&mut tar, "manifest", manifest.emit().as_bytes());
     for entry in manifest.entries() {
-        let (_, content) = files.iter().find(|(path, _)| *path == entry.path.as_str()).unwrap();
+        let (_, content) = held.iter().find(|(path, _)| *path == entry.path.as_str()).unwrap();
         add(&mut tar, entry.path.as_str(), content);
     }
     tar.extend([0; 1024]);
