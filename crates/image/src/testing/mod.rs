@@ -6,6 +6,7 @@
 mod answer;
 mod fault;
 mod images;
+mod module;
 mod server;
 mod store;
 
@@ -20,6 +21,7 @@ use tokio::task::JoinHandle;
 
 pub use fault::{Fault, Route};
 pub use images::layer;
+pub use module::module;
 pub use store::{Auth, Seen};
 
 use store::Store;

@@ -1,0 +1,48 @@
+//! How a command that did not succeed ends.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+/// An error, what to do about it, and whether it may pass.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    error: Box<dyn Error>,
+    hint: Option<String>,
+    passing: bool,
+}
+
+impl Failure {
+    /// One that somebody has to mend.
+    pub(crate) fn new(error: impl Error + 'static) -> Self {
+        Self { error: Box::new(error), hint: None, passing: false }
+    }
+
+    /// With a line that says what to do.
+    pub(crate) fn hint(self, hint: Option<String>) -> Self {
+        Self { hint, ..self }
+    }
+
+    /// Whether the same command may work later.
+    pub(crate) fn passing(self, passing: bool) -> Self {
+        Self { passing, ..self }
+    }
+
+    /// Says all of it on standard error.
+    pub(crate) fn report(&self) -> ExitCode {
+        let mut text = format!("error: {}", self.error);
+        let mut cause = self.error.source();
+        while let Some(error) = cause {
+            // Writing to a String cannot fail.
+            let _ = write!(text, ": {error}");
+            cause = error.source();
+        }
+        if let Some(hint) = &self.hint {
+            let _ = write!(text, "\nhint: {hint}");
+        }
+        // Where standard error is closed there is nobody to tell.
+        let _ = writeln!(std::io::stderr(), "{text}");
+        ExitCode::from(if self.passing { 3 } else { 1 })
+    }
+}
