@@ -301,6 +301,8 @@ async fn supervise(
     shutdown: &CancellationToken,
 ) -> Result<(), Error> {
     let outcome = tokio::select! {
+        // First, because everything else ends for this reason, too.
+        biased;
         () = shutdown.cancelled() => Ok(()),
         error = election.ended() => Err(error),
         error = work.ended() => Err(error),

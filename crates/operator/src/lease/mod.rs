@@ -93,6 +93,7 @@ impl Candidate {
     /// Stands for election, leads, and gives the lease back once `release` is cancelled.
     pub async fn run(mut self, release: CancellationToken) -> Result<(), LeaseError> {
         let ended = tokio::select! {
+            biased;
             () = release.cancelled() => Ok(()),
             error = self.stand_and_lead() => Err(error),
         };
@@ -104,13 +105,15 @@ impl Candidate {
     }
 
     async fn stand_and_lead(&mut self) -> LeaseError {
-        if let Some(found) = self.await_no_foreign().await {
+        // One memory for both watches: a renewal between them is not missed.
+        let mut foreign = ForeignWatch::default();
+        if let Some(found) = self.await_no_foreign(&mut foreign).await {
             return found.into();
         }
         let namespace = self.namespace.clone();
         let (everywhere, interval) = (self.everywhere.clone(), self.timing.foreign_interval);
         tokio::select! {
-            found = watch_foreign(&everywhere, interval) => found.into(),
+            found = watch_foreign(&everywhere, &mut foreign, interval) => found.into(),
             () = self.elect() => LeaseError::Lost { namespace },
         }
     }
@@ -230,8 +233,7 @@ impl Candidate {
     }
 
     /// Waits until it is certain that KMM's operator is not at work, or says that it is.
-    async fn await_no_foreign(&self) -> Option<Foreign> {
-        let mut watch = ForeignWatch::default();
+    async fn await_no_foreign(&self, watch: &mut ForeignWatch) -> Option<Foreign> {
         let started = moment();
         loop {
             match foreign_leases(&self.everywhere).await {
@@ -263,8 +265,7 @@ impl From<Foreign> for LeaseError {
 }
 
 /// Returns when KMM's operator has come to life.
-async fn watch_foreign(everywhere: &Api<Lease>, interval: Duration) -> Foreign {
-    let mut watch = ForeignWatch::default();
+async fn watch_foreign(everywhere: &Api<Lease>, watch: &mut ForeignWatch, interval: Duration) -> Foreign {
     loop {
         match foreign_leases(everywhere).await {
             Ok(leases) => {

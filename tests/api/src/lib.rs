@@ -1,0 +1,1 @@
+//! Scenarios against a real API server: the files in `tests/`.
