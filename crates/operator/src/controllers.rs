@@ -1,13 +1,229 @@
-//! Starts the controllers.
+//! Starts the watches and, once everything has been listed and this replica leads, the controllers.
+//!
+//! Standbys watch, too: their caches are warm when they take over, and their depots know what every node may have.
 
+use std::fmt;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Node;
+use tenon_api::node_modules_config::NodeModulesConfig;
+use tenon_api::{Module, ModuleImage};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{Instrument, debug, info, info_span, warn};
+
+use crate::admin::Part;
+use crate::budget::NotLeader;
+use crate::images::Images;
+use crate::metrics::{Controller, Outcome};
+use crate::queue::{Next, Queue};
 use crate::run::Context;
+use crate::world::{Kind, Listed, World, follow};
+use crate::{modules, nodes, status};
+
+/// How long one piece of work may take before it counts as failed; it stands above every deadline inside.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// How often the depth of the queues is read.
+const DEPTHS: Duration = Duration::from_secs(15);
 
 /// A controller cannot go on.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {}
+pub enum Error {
+    /// A task of a controller ended on its own.
+    #[error("a controller's task panicked")]
+    Panicked(#[source] tokio::task::JoinError),
+}
+
+/// What a piece of work came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Done {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What is next.
+    pub next: Next,
+}
+
+impl Done {
+    /// Everything is as it should be, or was made so.
+    pub const fn settled(changed: bool) -> Self {
+        let outcome = if changed { Outcome::Changed } else { Outcome::Unchanged };
+        Self { outcome, next: Next::AwaitChange }
+    }
+}
+
+/// A controller: one kind of key, one way to bring what it names to what it should be.
+pub trait Reconciler: Send + Sync + 'static {
+    /// What it works on.
+    type Key: Clone + Ord + Hash + fmt::Display + Send + Sync + 'static;
+    /// How it fails.
+    type Error: Failure;
+
+    /// Its name among the metrics.
+    const CONTROLLER: Controller;
+    /// How many keys are worked on at once.
+    const CONCURRENCY: usize;
+
+    /// Where its keys come from.
+    fn queue(world: &World) -> &Queue<Self::Key>;
+
+    /// Observes, decides, applies.
+    fn reconcile(
+        &self,
+        context: &Context,
+        world: &World,
+        key: Self::Key,
+    ) -> impl Future<Output = Result<Done, Self::Error>> + Send;
+}
+
+/// An error of a controller: what it means for the work, not only for the log.
+pub trait Failure: std::error::Error + Send + 'static {
+    /// Whether somebody else was quicker: the newer object is on its way, and nothing is wrong.
+    fn is_conflict(&self) -> bool;
+
+    /// Whether this replica does not lead any more.
+    fn is_not_leader(&self) -> bool;
+}
+
+/// Whether a request failed because somebody else changed the object first.
+pub fn is_conflict(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_conflict() || status.is_not_found())
+}
+
+/// Why a write was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// This replica does not lead.
+    #[error(transparent)]
+    NotLeader(#[from] NotLeader),
+    /// The API server refused it, or could not be reached.
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+}
+
+impl Failure for WriteError {
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Api(error) if is_conflict(error))
+    }
+
+    fn is_not_leader(&self) -> bool {
+        matches!(self, Self::NotLeader(_))
+    }
+}
 
 /// Runs all controllers until `context.shutdown`.
 pub async fn run(context: Context) -> Result<(), Error> {
-    context.shutdown.cancelled().await;
+    let world = Arc::new(World::new(context.assignments.clone()));
+    let mut tasks = JoinSet::new();
+    let listed = [
+        watch_kind::<Node>(&mut tasks, &context, &world),
+        watch_kind::<Module>(&mut tasks, &context, &world),
+        watch_kind::<ModuleImage>(&mut tasks, &context, &world),
+        watch_kind::<NodeModulesConfig>(&mut tasks, &context, &world),
+    ];
+    tasks.spawn(start(context.clone(), world, listed));
+    while let Some(ended) = tasks.join_next().await {
+        ended.map_err(Error::Panicked)?;
+    }
     Ok(())
+}
+
+fn watch_kind<K: Kind>(tasks: &mut JoinSet<()>, context: &Context, world: &Arc<World>) -> Listed {
+    let (sender, listed) = watch::channel(false);
+    let (client, world, shutdown) = (context.client.clone(), world.clone(), context.shutdown.clone());
+    tasks.spawn(async move { follow::<K>(client, &world, sender, shutdown).await });
+    listed
+}
+
+async fn start(context: Context, world: Arc<World>, listed: [Listed; 4]) {
+    let shutdown = context.shutdown.clone();
+    let ready = async {
+        for mut kind in listed {
+            // The sender lives as long as the watch, which ends with the process.
+            let _ = kind.wait_for(|listed| *listed).await;
+        }
+        world.complete();
+        context.readiness.ready(Part::Caches);
+        info!(
+            nodes = world.read().node_count(),
+            modules = world.read().modules().count(),
+            "caches are filled"
+        );
+    };
+    if shutdown.run_until_cancelled(ready).await.is_none() {
+        return;
+    }
+    let images = Arc::new(Images::new(&context));
+    let mut tasks = JoinSet::new();
+    // Every replica makes again what its own depot lacks.
+    tasks.spawn({
+        let (context, world, images) = (context.clone(), world.clone(), images.clone());
+        async move { images.supply(&context, &world).await }
+    });
+    tasks.spawn(report_depths(context.clone(), world.clone()));
+    let mut claim = context.claim.clone();
+    if shutdown.run_until_cancelled(claim.won()).await.is_some() {
+        info!("this replica leads: its controllers start");
+        work(&mut tasks, &context, &world, Arc::new(modules::Modules));
+        work(&mut tasks, &context, &world, images);
+        work(&mut tasks, &context, &world, Arc::new(nodes::Nodes));
+        work(&mut tasks, &context, &world, Arc::new(status::Status));
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+/// Starts a controller's workers.
+fn work<R: Reconciler>(tasks: &mut JoinSet<()>, context: &Context, world: &Arc<World>, reconciler: Arc<R>) {
+    for _ in 0..R::CONCURRENCY {
+        tasks.spawn(worker(context.clone(), world.clone(), reconciler.clone()));
+    }
+}
+
+/// Works on one key after the other until the end; work that has begun is finished.
+async fn worker<R: Reconciler>(context: Context, world: Arc<World>, reconciler: Arc<R>) {
+    let queue = R::queue(&world);
+    while let Some(key) = context.shutdown.run_until_cancelled(queue.next()).await {
+        let span = info_span!("reconcile", controller = R::CONTROLLER.as_str(), key = %key);
+        let next = attempt(&context, &world, &*reconciler, key.clone()).instrument(span).await;
+        queue.done(&key, next);
+    }
+}
+
+/// One reconcile: bounded in time, counted, its failure logged once.
+async fn attempt<R: Reconciler>(context: &Context, world: &World, reconciler: &R, key: R::Key) -> Next {
+    let start = Instant::now();
+    let done = match tokio::time::timeout(PATIENCE, reconciler.reconcile(context, world, key)).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(error)) => failed(&error),
+        Err(_) => {
+            warn!(seconds = PATIENCE.as_secs(), "gave up; it is tried again");
+            Done { outcome: Outcome::Failed, next: Next::Backoff }
+        }
+    };
+    context.metrics.reconciled(R::CONTROLLER, done.outcome, start.elapsed().as_secs_f64());
+    done.next
+}
+
+fn failed<E: Failure>(error: &E) -> Done {
+    if error.is_conflict() {
+        debug!(error = error as &dyn std::error::Error, "somebody was quicker");
+        return Done { outcome: Outcome::Failed, next: Next::Backoff };
+    }
+    if !error.is_not_leader() {
+        warn!(error = error as &dyn std::error::Error, "did not succeed; it is tried again");
+    }
+    Done { outcome: Outcome::Failed, next: Next::Backoff }
+}
+
+async fn report_depths(context: Context, world: Arc<World>) {
+    let mut ticks = tokio::time::interval(DEPTHS);
+    while context.shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+        let queues = &world.queues;
+        context.metrics.queued(Controller::Modules, queues.modules.depth());
+        context.metrics.queued(Controller::Images, queues.images.depth());
+        context.metrics.queued(Controller::Nodes, queues.nodes.depth());
+        context.metrics.queued(Controller::Status, queues.status.depth());
+        context.metrics.kmm.modules.set(i64::try_from(world.read().modules().count()).unwrap_or(i64::MAX));
+    }
 }

@@ -16,11 +16,17 @@ pub mod controllers;
 pub mod depot;
 pub mod events;
 pub mod identity;
+pub mod images;
 pub mod lease;
 pub mod logs;
 pub mod metrics;
+pub mod modules;
+pub mod nodes;
+pub mod queue;
 pub mod run;
 pub mod shutdown;
+pub mod status;
+pub mod world;
 
 pub use args::Args;
 pub use run::{Context, Error, run};

@@ -1,0 +1,76 @@
+//! Writes an image's status, and tells of a new trouble by an event on the Module.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use serde_json::json;
+use tenon_api::ModuleImage;
+use tenon_api::labels::field_manager;
+use tenon_plan::provision::{self, Finding};
+use tracing::info;
+
+use crate::controllers::WriteError;
+use crate::events::{Notice, Severity};
+use crate::metrics::{Resource, Verb};
+use crate::run::Context;
+
+/// Writes the status that follows from the finding, if it differs; returns whether it did.
+pub(super) async fn apply(
+    context: &Context,
+    image: &ModuleImage,
+    finding: &Finding,
+) -> Result<bool, WriteError> {
+    let now = Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default());
+    let status = provision::status(image, finding, &now);
+    if image.status.as_ref() == Some(&status) {
+        return Ok(false);
+    }
+    context.writes.admit(Resource::ModuleImage, Verb::Patch).await?;
+    let images: Api<ModuleImage> =
+        Api::namespaced(context.client.clone(), &image.namespace().unwrap_or_default());
+    let patch = json!({
+        "apiVersion": "tenon.dev/v1alpha1",
+        "kind": "ModuleImage",
+        "metadata": { "name": image.name_any(), "uid": image.uid() },
+        "status": status,
+    });
+    let params = PatchParams::apply(field_manager::IMAGES).force();
+    images.patch_status(&image.name_any(), &params, &Patch::Apply(patch)).await?;
+    match finding {
+        Finding::Packed { image_digest, bundle } => info!(
+            image = image.spec.image,
+            digest = image_digest,
+            bundle = bundle.digest,
+            bytes = bundle.size,
+            "packed"
+        ),
+        Finding::Missing { reason, message, .. } => {
+            let known = image.status.as_ref().and_then(|status| status.reason.as_deref());
+            if known != Some(*reason) {
+                info!(image = image.spec.image, reason, message, "not to be had");
+                announce(context, image, reason, message);
+            }
+        }
+    }
+    Ok(true)
+}
+
+fn announce(context: &Context, image: &ModuleImage, reason: &'static str, message: &str) {
+    let Some(module) = image.owner_references().iter().find(|owner| owner.kind == "Module") else { return };
+    context.events.publish(Notice {
+        regarding: ObjectReference {
+            api_version: Some(module.api_version.clone()),
+            kind: Some(module.kind.clone()),
+            name: Some(module.name.clone()),
+            namespace: image.namespace(),
+            uid: Some(module.uid.clone()),
+            ..ObjectReference::default()
+        },
+        severity: Severity::Warning,
+        reason,
+        action: "Provision",
+        note: format!("kernel {}: {message}", image.spec.kernel),
+    });
+}

@@ -1,0 +1,262 @@
+//! Looks for an image: Secret, registry, layers, bundle, modules. Every way to fail is a finding.
+
+use std::error::Error;
+use std::path::Path;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, ResourceExt};
+use tenon_api::module_image::BundleStatus;
+use tenon_api::{ModuleImage, reasons};
+use tenon_image::bundle::{BuildError, BundleBuilder, BundleRequest, SelectError};
+use tenon_image::keyring::{Keyring, SecretFormat};
+use tenon_image::layers::Limits;
+use tenon_image::registry::{Proxies, Registry, RegistryError, Timing, TlsSettings, Transport};
+use tenon_image::{ImagePath, ImageReference, Retry};
+use tenon_plan::provision::Finding;
+use tokio::runtime::Handle;
+
+use super::inspect::inspect;
+use crate::args::RegistrySettings;
+use crate::metrics::RegistryOutcome;
+use crate::run::Context;
+
+/// Looks for images. Connections are shared; credentials never are.
+#[derive(Debug)]
+pub(super) struct Finder {
+    transport: Transport,
+    builder: BundleBuilder,
+}
+
+impl Finder {
+    pub(super) fn new(context: &Context) -> Self {
+        Self {
+            transport: Transport::new(Proxies::from_environment()),
+            builder: BundleBuilder::new(context.cache.staging().to_owned(), Limits::default()),
+        }
+    }
+
+    /// Finds the image and puts its bundle into the depot's cache; `digest` is what it was resolved to before.
+    ///
+    /// On a thread of its own: between requests it reads and writes layers, and no other work should wait for the disk.
+    pub(super) async fn find(
+        self: &Arc<Self>,
+        context: &Context,
+        image: &Arc<ModuleImage>,
+        digest: Option<&str>,
+    ) -> Finding {
+        let (finder, context, image) = (self.clone(), context.clone(), image.clone());
+        let (digest, runtime) = (digest.map(str::to_owned), Handle::current());
+        let work = move || runtime.block_on(finder.try_find(&context, &image, digest.as_deref()));
+        match tokio::task::spawn_blocking(work).await {
+            Ok(found) => found.unwrap_or_else(|finding| finding),
+            Err(error) => failed(reasons::DEPOT_FAILED, &error),
+        }
+    }
+
+    async fn try_find(
+        &self,
+        context: &Context,
+        image: &ModuleImage,
+        digest: Option<&str>,
+    ) -> Result<Finding, Finding> {
+        let request = request(image, digest)?;
+        let keyring = keyring(context, image).await?;
+        let tls = tls(context, image, &request.image).await?;
+        let registry = Registry::new(&self.transport, &tls, keyring, Timing::default())
+            .map_err(|error| failed(reasons::REGISTRY_UNREACHABLE, &error))?;
+        let found = registry.image(&request.image, &request.architecture).await;
+        context.metrics.asked_registry(found.as_ref().err().map_or(RegistryOutcome::Ok, outcome));
+        let found = found.map_err(|error| missing(&error))?;
+        let image_digest =
+            found.reference().digest().map_or_else(|| found.digest().to_string(), ToString::to_string);
+        let out = context.cache.staging();
+        let built =
+            self.builder.build(&registry, &found, &request, out).await.map_err(|error| unfit(&error))?;
+        let bundle = BundleStatus {
+            digest: built.digest.to_string(),
+            size: i64::try_from(built.size).unwrap_or(i64::MAX),
+            files: i64::try_from(built.manifest.entries().len()).unwrap_or(i64::MAX),
+        };
+        let (file, architecture) = (built.file.clone(), request.architecture.clone());
+        let inspected =
+            tokio::task::spawn_blocking(move || inspect(&file, &built.digest, &architecture)).await;
+        let keep = |error: &dyn Error| failed(reasons::DEPOT_FAILED, error);
+        match inspected {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                discard(&built.file).await;
+                return Err(needs_change(reasons::IMAGE_INVALID, &error));
+            }
+            Err(error) => return Err(keep(&error)),
+        }
+        context.cache.insert(built.digest, &built.file).await.map_err(|error| keep(&error))?;
+        Ok(Finding::Packed { image_digest, bundle })
+    }
+}
+
+async fn discard(file: &Path) {
+    // What is left in the staging directory is removed at the next start.
+    let _ = tokio::fs::remove_file(file).await;
+}
+
+/// What the object asks for, checked. What is wrong here is wrong in the Module.
+fn request(image: &ModuleImage, digest: Option<&str>) -> Result<BundleRequest, Finding> {
+    let spec = &image.spec;
+    let invalid = |field: &str, error: &dyn Error| Finding::Missing {
+        reason: reasons::REFERENCE_INVALID,
+        message: format!("{field}: {}", chain(error)),
+        needs_change: true,
+        retry_after: None,
+    };
+    let reference: ImageReference = spec.image.parse().map_err(|error| invalid("containerImage", &error))?;
+    let path = |field: &str, text: &str| text.parse::<ImagePath>().map_err(|error| invalid(field, &error));
+    Ok(BundleRequest {
+        image: match digest.and_then(|digest| digest.parse().ok()) {
+            Some(digest) => reference.with_digest(digest),
+            None => reference,
+        },
+        architecture: spec
+            .architecture
+            .parse()
+            .map_err(|error| invalid("the nodes' architecture", &error))?,
+        kernel: spec.kernel.parse().map_err(|error| invalid("the nodes' kernel release", &error))?,
+        dir_name: path("modprobe.dirName", &spec.dir_name)?,
+        firmware_path: spec
+            .firmware_path
+            .as_deref()
+            .map(|text| path("modprobe.firmwarePath", text))
+            .transpose()?,
+    })
+}
+
+/// The pull secret's credentials. Secrets are read by name when needed, and never watched or kept.
+async fn keyring(context: &Context, image: &ModuleImage) -> Result<Keyring, Finding> {
+    let mut keyring = Keyring::default();
+    let Some(name) = image.spec.image_repo_secret.as_ref().map(|secret| secret.name.as_str()) else {
+        return Ok(keyring);
+    };
+    let namespace = image.namespace().unwrap_or_default();
+    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
+    let waiting =
+        |reason, message| Finding::Missing { reason, message, needs_change: false, retry_after: None };
+    let secret = match secrets.get_opt(name).await {
+        Ok(Some(secret)) => secret,
+        Ok(None) => {
+            let message =
+                format!("Secret {namespace}/{name} (spec.imageRepoSecret) does not exist; create it");
+            return Err(waiting(reasons::SECRET_MISSING, message));
+        }
+        Err(error) => {
+            let message =
+                format!("Secret {namespace}/{name} (spec.imageRepoSecret) cannot be read: {}", chain(&error));
+            return Err(waiting(reasons::SECRET_MISSING, message));
+        }
+    };
+    let data = secret.data.unwrap_or_default();
+    let formats = [SecretFormat::DockerConfigJson, SecretFormat::DockerCfg];
+    let present: Vec<_> =
+        formats.into_iter().filter_map(|format| Some((format, data.get(format.data_key())?))).collect();
+    if present.is_empty() {
+        let message = format!(
+            "Secret {namespace}/{name} (spec.imageRepoSecret) has neither .dockerconfigjson nor .dockercfg; make it of type kubernetes.io/dockerconfigjson"
+        );
+        return Err(waiting(reasons::SECRET_MALFORMED, message));
+    }
+    for (format, bytes) in present {
+        keyring.add(format, &bytes.0).map_err(|error| {
+            waiting(reasons::SECRET_MALFORMED, format!("Secret {namespace}/{name}: {}", chain(&error)))
+        })?;
+    }
+    Ok(keyring)
+}
+
+/// How the registry is spoken to: what the Module says beside what the operator was started with.
+async fn tls(
+    context: &Context,
+    image: &ModuleImage,
+    reference: &ImageReference,
+) -> Result<TlsSettings, Finding> {
+    let asked = image.spec.registry_tls.unwrap_or_default();
+    let known = context.args.registries.iter().find(|settings| settings.host == reference.registry());
+    let authority = match known.and_then(|settings| settings.ca_file.as_deref()) {
+        None => None,
+        Some(path) => Some(tokio::fs::read(path).await.map_err(|error| Finding::Missing {
+            reason: reasons::REGISTRY_UNREACHABLE,
+            message: format!("the operator's --registry ca-file {} cannot be read: {error}", path.display()),
+            needs_change: false,
+            retry_after: None,
+        })?),
+    };
+    let set = |flag: fn(&RegistrySettings) -> bool| known.is_some_and(flag);
+    Ok(TlsSettings {
+        plain_http: asked.insecure || set(|settings| settings.plain_http),
+        skip_verify: asked.insecure_skip_tls_verify || set(|settings| settings.insecure_skip_verify),
+        authority,
+    })
+}
+
+fn outcome(error: &RegistryError) -> RegistryOutcome {
+    match error {
+        RegistryError::Absent(_) | RegistryError::Platform { .. } => RegistryOutcome::Absent,
+        RegistryError::Denied { .. } => RegistryOutcome::Denied,
+        RegistryError::Unreachable { retry_after: Some(_), .. } => RegistryOutcome::Throttled,
+        RegistryError::Unreachable { .. } | RegistryError::Invalid { .. } | RegistryError::Disk { .. } => {
+            RegistryOutcome::Failed
+        }
+    }
+}
+
+/// The registry's answer as a finding.
+fn missing(error: &RegistryError) -> Finding {
+    let reason = match error {
+        RegistryError::Absent(_) | RegistryError::Platform { .. } => reasons::IMAGE_ABSENT,
+        RegistryError::Denied { .. } => reasons::REGISTRY_DENIED,
+        RegistryError::Unreachable { .. } => reasons::REGISTRY_UNREACHABLE,
+        RegistryError::Invalid { .. } => reasons::IMAGE_INVALID,
+        RegistryError::Disk { .. } => reasons::DEPOT_FAILED,
+    };
+    let hint = match error {
+        RegistryError::Absent(_) => "; push it, or correct containerImage",
+        RegistryError::Denied { .. } => "; check spec.imageRepoSecret",
+        _ => "",
+    };
+    let retry_after = match error.retry() {
+        Retry::Later(after) => after,
+        Retry::AfterChange => None,
+    };
+    let needs_change = matches!(error, RegistryError::Invalid { .. });
+    Finding::Missing { reason, message: format!("{}{hint}", chain(error)), needs_change, retry_after }
+}
+
+/// What is wrong with an image that is there.
+fn unfit(error: &BuildError) -> Finding {
+    match error {
+        BuildError::Registry { source, .. } => missing(source),
+        BuildError::Select {
+            source: SelectError::NoDirectory { .. } | SelectError::NoModules(_), ..
+        } => needs_change(reasons::NO_MODULE_FOR_KERNEL, error),
+        _ if error.retry() == Retry::AfterChange => needs_change(reasons::IMAGE_INVALID, error),
+        _ => failed(reasons::DEPOT_FAILED, error),
+    }
+}
+
+fn needs_change(reason: &'static str, error: &dyn Error) -> Finding {
+    Finding::Missing { reason, message: chain(error), needs_change: true, retry_after: None }
+}
+
+fn failed(reason: &'static str, error: &dyn Error) -> Finding {
+    Finding::Missing { reason, message: chain(error), needs_change: false, retry_after: None }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,175 @@
+//! Writes a Module's finalizer and images.
+
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
+use kube::{Api, ResourceExt};
+use serde_json::json;
+use tenon_api::Module;
+use tenon_api::labels::{field_manager, finalizer};
+use tenon_api::module_image::ModuleImage;
+use tenon_api::node_modules_config::NodeModulesConfig;
+use tenon_order::ModuleKey;
+use tenon_plan::provision::Images;
+use tenon_plan::removal::{self, Finalizer};
+use tracing::{debug, info};
+
+use super::observe::Provision;
+use crate::controllers::{Failure, WriteError};
+use crate::identity::order_keys::OrderKeys;
+use crate::metrics::{Resource, Verb};
+use crate::run::Context;
+use crate::world::World;
+
+/// Node objects per page of the list that is read before a finalizer goes.
+const PAGE: u32 = 500;
+
+/// Why a Module's objects could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The finalizer.
+    #[error("change the finalizer of Module {module}")]
+    Finalizer {
+        /// The Module.
+        module: ModuleKey,
+        /// Why not.
+        #[source]
+        source: WriteError,
+    },
+    /// The nodes' objects could not be read, so nobody knows whether anything is left.
+    #[error("list NodeModulesConfigs before Module {module} may go")]
+    List {
+        /// The Module.
+        module: ModuleKey,
+        /// Why not.
+        #[source]
+        source: kube::Error,
+    },
+    /// An image.
+    #[error("write ModuleImage {image} of Module {module}")]
+    Image {
+        /// The Module.
+        module: ModuleKey,
+        /// The image.
+        image: String,
+        /// Why not.
+        #[source]
+        source: WriteError,
+    },
+}
+
+impl Failure for ApplyError {
+    fn is_conflict(&self) -> bool {
+        match self {
+            Self::Finalizer { source, .. } | Self::Image { source, .. } => source.is_conflict(),
+            Self::List { .. } => false,
+        }
+    }
+
+    fn is_not_leader(&self) -> bool {
+        matches!(self, Self::Finalizer { source, .. } | Self::Image { source, .. } if source.is_not_leader())
+    }
+}
+
+/// Writes; returns whether there was anything to write. The finalizer comes before the images: nothing is made for a
+/// Module that could vanish unseen.
+pub(super) async fn apply(
+    context: &Context,
+    world: &World,
+    key: &ModuleKey,
+    observed: &Provision,
+    finalizer: Finalizer,
+    images: Images,
+) -> Result<bool, ApplyError> {
+    let Images { apply, delete } = images;
+    let mut changed = !apply.is_empty() || !delete.is_empty();
+    if finalizer == Finalizer::Add {
+        changed = true;
+        write_finalizers(context, &observed.module, true)
+            .await
+            .map_err(|source| ApplyError::Finalizer { module: key.clone(), source })?;
+    }
+    for image in &apply {
+        let failed = |source| ApplyError::Image { module: key.clone(), image: image.name_any(), source };
+        write_image(context, image).await.map_err(failed)?;
+    }
+    for image in &delete {
+        let failed = |source| ApplyError::Image { module: key.clone(), image: image.name_any(), source };
+        delete_image(context, image).await.map_err(failed)?;
+    }
+    if finalizer == Finalizer::RemoveIfGone && is_gone(context, world, key).await? {
+        changed = true;
+        write_finalizers(context, &observed.module, false)
+            .await
+            .map_err(|source| ApplyError::Finalizer { module: key.clone(), source })?;
+        info!(module = %key, "nothing is left on any node; the Module may go");
+    }
+    Ok(changed)
+}
+
+/// Puts our finalizer on or takes it off; fails when the Module has changed since it was seen.
+async fn write_finalizers(context: &Context, module: &Module, present: bool) -> Result<(), WriteError> {
+    context.writes.admit(Resource::Module, Verb::Patch).await?;
+    let mut finalizers: Vec<_> =
+        module.finalizers().iter().filter(|name| *name != finalizer::MODULE).cloned().collect();
+    finalizers.extend(present.then(|| finalizer::MODULE.to_owned()));
+    let patch = json!({ "metadata": {
+        "uid": module.uid(),
+        "resourceVersion": module.resource_version(),
+        "finalizers": finalizers,
+    }});
+    let modules: Api<Module> =
+        Api::namespaced(context.client.clone(), &module.namespace().unwrap_or_default());
+    let params =
+        PatchParams { field_manager: Some(field_manager::MODULES.to_owned()), ..PatchParams::default() };
+    modules.patch_metadata(&module.name_any(), &params, &Patch::Merge(&patch)).await?;
+    Ok(())
+}
+
+async fn write_image(context: &Context, image: &ModuleImage) -> Result<(), WriteError> {
+    context.writes.admit(Resource::ModuleImage, Verb::Patch).await?;
+    let params = PatchParams::apply(field_manager::MODULES).force();
+    images(context, image).patch(&image.name_any(), &params, &Patch::Apply(image)).await?;
+    Ok(())
+}
+
+async fn delete_image(context: &Context, image: &ModuleImage) -> Result<(), WriteError> {
+    context.writes.admit(Resource::ModuleImage, Verb::Delete).await?;
+    let same = Preconditions { uid: image.uid(), resource_version: None };
+    let params = DeleteParams { preconditions: Some(same), ..DeleteParams::default() };
+    match images(context, image).delete(&image.name_any(), &params).await {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        other => other.map(drop).map_err(WriteError::from),
+    }
+}
+
+fn images(context: &Context, image: &ModuleImage) -> Api<ModuleImage> {
+    Api::namespaced(context.client.clone(), &image.namespace().unwrap_or_default())
+}
+
+/// Whether no node holds the module: first by what is known, which costs nothing, then by a consistent list, because
+/// what is known may be old.
+async fn is_gone(context: &Context, world: &World, key: &ModuleKey) -> Result<bool, ApplyError> {
+    let Some(keys) = context.order_keys.borrow().clone() else { return Ok(false) };
+    let holds = |config: &NodeModulesConfig| is_held(key, config, &keys);
+    if world.read().configs().any(|config| holds(config)) {
+        debug!("some node still has it");
+        return Ok(false);
+    }
+    let configs: Api<NodeModulesConfig> = Api::all(context.client.clone());
+    let mut page = ListParams::default().limit(PAGE);
+    loop {
+        let list =
+            configs.list(&page).await.map_err(|source| ApplyError::List { module: key.clone(), source })?;
+        if list.items.iter().any(holds) {
+            return Ok(false);
+        }
+        match list.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return Ok(true),
+        }
+    }
+}
+
+fn is_held(key: &ModuleKey, config: &NodeModulesConfig, keys: &OrderKeys) -> bool {
+    let order = config.spec.order.as_deref().and_then(|order| keys.read_own(order));
+    removal::is_held(key, config, order.as_ref())
+}

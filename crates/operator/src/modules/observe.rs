@@ -1,0 +1,36 @@
+//! A Module, its images, and the kernels of its nodes, out of the index.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tenon_api::Module;
+use tenon_api::module_image::ModuleImage;
+use tenon_order::ModuleKey;
+use tenon_plan::node::{Selection, select};
+use tenon_plan::provision::Target;
+
+use crate::world::Index;
+
+/// A Module and what it may need images for.
+#[derive(Debug)]
+pub(super) struct Provision {
+    pub(super) module: Arc<Module>,
+    pub(super) targets: BTreeSet<Target>,
+    pub(super) images: Vec<Arc<ModuleImage>>,
+}
+
+impl Provision {
+    pub(super) fn of(index: &Index, key: &ModuleKey) -> Option<Self> {
+        let module = index.module(key)?.clone();
+        // A node that repels new modules may have this one, and a label or taint may go at any time: its image is
+        // kept at hand.
+        let wanted = |selection: &Selection| !matches!(selection, Selection::Unselected);
+        let targets = index
+            .nodes_of(key)
+            .filter_map(|name| index.node(name))
+            .filter(|facts| wanted(&select(&module, facts)))
+            .map(|facts| Target { kernel: facts.kernel.clone(), architecture: facts.architecture.clone() })
+            .collect();
+        Some(Self { images: index.images_of(key).cloned().collect(), targets, module })
+    }
+}

@@ -1,0 +1,151 @@
+//! Writes what was decided for one node.
+
+use k8s_openapi::api::core::v1::{Node as NodeObject, ObjectReference};
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+use tenon_api::labels::{LabelKind, ModuleLabel, field_manager};
+use tenon_api::node_modules_config::NodeModulesConfig;
+use tenon_api::reasons::event;
+use tenon_order::{SignedOrderError, sign};
+use tenon_plan::assign::{Assignment, OrderChange};
+use tracing::info;
+
+use super::observe::Node;
+use crate::controllers::{Failure, WriteError};
+use crate::events::{Notice, Severity};
+use crate::identity::order_keys::OrderKeys;
+use crate::metrics::{Resource, Verb};
+use crate::run::Context;
+
+/// Why a node could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Its labels.
+    #[error("change the labels of node {node}")]
+    Labels {
+        /// The node.
+        node: String,
+        /// Why not.
+        #[source]
+        source: WriteError,
+    },
+    /// Its object.
+    #[error("write NodeModulesConfig {node}")]
+    Config {
+        /// The node.
+        node: String,
+        /// Why not.
+        #[source]
+        source: WriteError,
+    },
+    /// Its order.
+    #[error("sign the order for node {node}")]
+    Sign {
+        /// The node.
+        node: String,
+        /// Why not.
+        #[source]
+        source: SignedOrderError,
+    },
+}
+
+impl Failure for ApplyError {
+    fn is_conflict(&self) -> bool {
+        matches!(self, Self::Labels { source, .. } | Self::Config { source, .. } if source.is_conflict())
+    }
+
+    fn is_not_leader(&self) -> bool {
+        matches!(self, Self::Labels { source, .. } | Self::Config { source, .. } if source.is_not_leader())
+    }
+}
+
+/// Writes; returns whether there was anything to write.
+pub(super) async fn apply(
+    context: &Context,
+    node: &Node,
+    assignment: Assignment,
+    keys: &OrderKeys,
+) -> Result<bool, ApplyError> {
+    let Assignment { config, order, labels, waiting: _, again_after: _ } = assignment;
+    let name = node.facts.name.to_string();
+    let changed = !labels.is_empty() || config.is_some();
+    if !labels.is_empty() {
+        write_labels(context, node, &labels)
+            .await
+            .map_err(|source| ApplyError::Labels { node: name.clone(), source })?;
+        announce(context, node, &labels);
+    }
+    if let Some(mut config) = config {
+        let known = node.config.as_ref().and_then(|config| config.spec.order.clone());
+        config.spec.order = match &order {
+            OrderChange::Keep => known,
+            OrderChange::Withdraw => None,
+            OrderChange::Replace(order) => Some(
+                sign(order, keys.for_node(&node.known_keys()))
+                    .map_err(|source| ApplyError::Sign { node: name.clone(), source })?,
+            ),
+        };
+        write_config(context, &config)
+            .await
+            .map_err(|source| ApplyError::Config { node: name.clone(), source })?;
+        let generation =
+            if let OrderChange::Replace(order) = &order { Some(order.generation.0) } else { None };
+        info!(node = name, modules = config.spec.modules.len(), order = generation, "assigned");
+    }
+    Ok(changed)
+}
+
+/// A merge patch of these labels alone; the uid makes sure that it is still the same node.
+async fn write_labels(
+    context: &Context,
+    node: &Node,
+    labels: &std::collections::BTreeMap<String, Option<String>>,
+) -> Result<(), WriteError> {
+    context.writes.admit(Resource::Node, Verb::Patch).await?;
+    let nodes: Api<NodeObject> = Api::all(context.client.clone());
+    let patch = json!({ "metadata": { "uid": node.facts.uid, "labels": labels } });
+    let params =
+        PatchParams { field_manager: Some(field_manager::NODES.to_owned()), ..PatchParams::default() };
+    nodes.patch_metadata(node.facts.name.as_ref(), &params, &Patch::Merge(&patch)).await?;
+    Ok(())
+}
+
+/// Server-side apply; uid and resourceVersion in it make sure that it is the object that was decided about.
+async fn write_config(context: &Context, config: &NodeModulesConfig) -> Result<(), WriteError> {
+    context.writes.admit(Resource::NodeModulesConfig, Verb::Patch).await?;
+    let configs: Api<NodeModulesConfig> = Api::all(context.client.clone());
+    let name = config.metadata.name.as_deref().unwrap_or_default();
+    configs.patch(name, &PatchParams::apply(field_manager::NODES).force(), &Patch::Apply(config)).await?;
+    Ok(())
+}
+
+/// An event on the Node for each module that became ready or ceased to be.
+fn announce(context: &Context, node: &Node, labels: &std::collections::BTreeMap<String, Option<String>>) {
+    for (key, value) in labels {
+        let Some(label) = ModuleLabel::parse(key).filter(|label| label.kind == LabelKind::Ready) else {
+            continue;
+        };
+        let module = format!("{}/{}", label.namespace, label.name);
+        let (reason, note) = match value {
+            Some(_) => (event::MODULE_LOADED, format!("Module {module} loaded into the kernel")),
+            None => (
+                event::MODULE_UNLOADED,
+                format!("Module {module} is being changed or unloaded, or the node restarted"),
+            ),
+        };
+        context.events.publish(Notice {
+            regarding: ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Node".to_owned()),
+                name: Some(node.facts.name.to_string()),
+                uid: Some(node.facts.uid.clone()),
+                ..ObjectReference::default()
+            },
+            severity: Severity::Normal,
+            reason,
+            action: "Load",
+            note,
+        });
+    }
+}

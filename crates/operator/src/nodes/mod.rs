@@ -1,0 +1,61 @@
+//! One node: its object, its order, its ready labels.
+//!
+//! Watches: Nodes, NodeModulesConfigs, and the Modules and ModuleImages that bear on a node. Decides:
+//! [`tenon_plan::assign`]. Writes: the node's labels first (a ready label is withdrawn before the order that unloads),
+//! then the node's NodeModulesConfig with its signed order.
+
+mod apply;
+mod observe;
+
+use std::time::Duration;
+
+use tenon_order::NodeName;
+use tenon_plan::assign;
+use tracing::debug;
+
+use crate::controllers::{Done, Reconciler};
+use crate::metrics::{Controller, Outcome};
+use crate::queue::{Next, Queue};
+use crate::run::Context;
+use crate::world::World;
+
+pub use apply::ApplyError;
+
+/// The controller of one node's object, order and labels.
+#[derive(Debug)]
+pub struct Nodes;
+
+impl Reconciler for Nodes {
+    type Key = NodeName;
+    type Error = ApplyError;
+
+    const CONTROLLER: Controller = Controller::Nodes;
+    const CONCURRENCY: usize = 16;
+
+    fn queue(world: &World) -> &Queue<NodeName> {
+        &world.queues.nodes
+    }
+
+    async fn reconcile(&self, context: &Context, world: &World, key: NodeName) -> Result<Done, ApplyError> {
+        let Some(keys) = context.order_keys.borrow().clone() else {
+            // The keys are read or made within moments of the start.
+            return Ok(Done { outcome: Outcome::Waiting, next: Next::After(Duration::from_millis(200)) });
+        };
+        let Some(observed) = observe::Node::of(&world.read(), &key, &keys) else {
+            debug!("no such node, or not one for modules");
+            return Ok(Done::settled(false));
+        };
+        let assignment = assign::assign(&observed.view());
+        for (module, waiting) in &assignment.waiting {
+            debug!(%module, reason = %waiting.reason, message = waiting.message, "not on the node as wished");
+        }
+        let again = assignment.again_after.map(Duration::from_millis);
+        let waits = !assignment.waiting.is_empty();
+        let changed = apply::apply(context, &observed, assignment, &keys).await?;
+        let settled = Done::settled(changed);
+        Ok(Done {
+            outcome: if waits && !changed { Outcome::Waiting } else { settled.outcome },
+            next: again.map_or(Next::AwaitChange, Next::After),
+        })
+    }
+}

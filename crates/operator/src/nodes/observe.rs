@@ -1,0 +1,94 @@
+//! Everything that counts for one node, out of the index.
+
+use std::sync::Arc;
+
+use tenon_api::Module;
+use tenon_api::module_image::ModuleImage;
+use tenon_api::node_modules_config::NodeModulesConfig;
+use tenon_order::{KeyId, ModuleKey, NodeName, Order};
+use tenon_plan::assign::{Candidate, Observed};
+use tenon_plan::node::NodeFacts;
+use tenon_plan::resolve::{ResolveError, Resolved, resolve};
+
+use crate::identity::order_keys::OrderKeys;
+use crate::world::{ImageKey, Index, now};
+
+/// One node, held on to while it is decided about.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) facts: Arc<NodeFacts>,
+    pub(super) config: Option<Arc<NodeModulesConfig>>,
+    order: Option<Order>,
+    candidates: Vec<Held>,
+    now: u64,
+}
+
+#[derive(Debug)]
+struct Held {
+    key: ModuleKey,
+    module: Option<Arc<Module>>,
+    resolved: Option<Result<Resolved, ResolveError>>,
+    image: Option<Arc<ModuleImage>>,
+    undiscovered_since: Option<u64>,
+}
+
+impl Node {
+    /// `None` when the node is gone or is none that loads modules.
+    pub(super) fn of(index: &Index, name: &NodeName, keys: &OrderKeys) -> Option<Self> {
+        let facts = index.node(name)?.clone();
+        let config = index.config(name).cloned();
+        let order = config.as_ref().and_then(|config| config.spec.order.as_deref());
+        let candidates = index.modules_of(name).map(|key| held(index, key, &facts)).collect();
+        Some(Self {
+            order: order.and_then(|order| keys.read_own(order)),
+            facts,
+            config,
+            candidates,
+            now: now(),
+        })
+    }
+
+    /// The same, as the decision takes it.
+    pub(super) fn view(&self) -> Observed<'_> {
+        Observed {
+            node: &self.facts,
+            config: self.config.as_deref(),
+            order: self.order.clone(),
+            modules: self.candidates.iter().map(Held::view).collect(),
+            now: self.now,
+        }
+    }
+
+    /// The keys that the node's loader knows.
+    pub(super) fn known_keys(&self) -> Vec<KeyId> {
+        let status = self.config.as_ref().and_then(|config| config.status.as_ref());
+        status.into_iter().flat_map(|status| &status.key_ids).filter_map(|id| id.parse().ok()).collect()
+    }
+}
+
+impl Held {
+    fn view(&self) -> Candidate<'_> {
+        Candidate {
+            key: self.key.clone(),
+            module: self.module.as_deref(),
+            resolved: self.resolved.clone(),
+            image: self.image.as_deref(),
+            undiscovered_since: self.undiscovered_since,
+        }
+    }
+}
+
+fn held(index: &Index, key: &ModuleKey, facts: &NodeFacts) -> Held {
+    let module = index.module(key).cloned();
+    let image = ImageKey {
+        namespace: key.namespace().to_owned(),
+        name: ModuleImage::name_for(key.name(), facts.kernel.as_str(), &facts.architecture),
+    };
+    Held {
+        resolved: module.as_ref().map(|module| resolve(module, &facts.kernel)),
+        module,
+        image: index.image(&image).cloned(),
+        undiscovered_since: index.undiscovered_since(key, &facts.name),
+        key: key.clone(),
+    }
+}

@@ -1,0 +1,32 @@
+//! Writes a Module's status.
+
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use serde_json::json;
+use tenon_api::labels::field_manager;
+use tenon_api::{Module, ModuleStatus};
+
+use crate::controllers::WriteError;
+use crate::metrics::{Resource, Verb};
+use crate::run::Context;
+
+/// Server-side apply of the whole status, to the Module that was summed up and no other of its name.
+pub(super) async fn apply(
+    context: &Context,
+    module: &Module,
+    status: ModuleStatus,
+) -> Result<(), WriteError> {
+    context.writes.admit(Resource::Module, Verb::Patch).await?;
+    let modules: Api<Module> =
+        Api::namespaced(context.client.clone(), &module.namespace().unwrap_or_default());
+    let name = module.name_any();
+    let patch = json!({
+        "apiVersion": "kmm.sigs.x-k8s.io/v1beta1",
+        "kind": "Module",
+        "metadata": { "name": name, "uid": module.uid() },
+        "status": status,
+    });
+    let params = PatchParams::apply(field_manager::MODULES).force();
+    modules.patch_status(&name, &params, &Patch::Apply(patch)).await?;
+    Ok(())
+}

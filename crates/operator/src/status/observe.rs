@@ -1,0 +1,46 @@
+//! A Module and all that bears on it, out of the index.
+
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use tenon_api::Module;
+use tenon_api::module_image::ModuleImage;
+use tenon_api::node_modules_config::NodeModulesConfig;
+use tenon_order::ModuleKey;
+use tenon_plan::node::NodeFacts;
+use tenon_plan::rollup::{NodeView, Observed};
+
+use crate::world::Index;
+
+/// A Module and its nodes, held on to while they are summed up.
+#[derive(Debug)]
+pub(super) struct Rollup {
+    pub(super) module: Arc<Module>,
+    nodes: Vec<(Arc<NodeFacts>, Option<Arc<NodeModulesConfig>>)>,
+    images: Vec<Arc<ModuleImage>>,
+}
+
+impl Rollup {
+    pub(super) fn of(index: &Index, key: &ModuleKey) -> Option<Self> {
+        let node = |name| Some((index.node(name)?.clone(), index.config(name).cloned()));
+        Some(Self {
+            module: index.module(key)?.clone(),
+            nodes: index.nodes_of(key).filter_map(node).collect(),
+            images: index.images_of(key).cloned().collect(),
+        })
+    }
+
+    pub(super) fn view(&self) -> Observed<'_> {
+        Observed {
+            module: &self.module,
+            nodes: self
+                .nodes
+                .iter()
+                .map(|(facts, config)| NodeView { facts, config: config.as_deref() })
+                .collect(),
+            images: self.images.iter().map(AsRef::as_ref).collect(),
+            now: Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default()),
+        }
+    }
+}

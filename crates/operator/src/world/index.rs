@@ -1,0 +1,347 @@
+//! The objects, and who concerns whom.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use kube::ResourceExt;
+use tenon_api::node_modules_config::NodeModulesConfig;
+use tenon_api::{Module, ModuleImage};
+use tenon_order::{ModuleKey, NodeName};
+use tenon_plan::node::{NodeFacts, Selection, select};
+
+use super::ImageKey;
+
+/// The objects, and who concerns whom.
+#[derive(Debug, Default)]
+pub struct Index {
+    nodes: HashMap<NodeName, Arc<NodeFacts>>,
+    modules: HashMap<ModuleKey, Arc<Module>>,
+    images: HashMap<ImageKey, Arc<ModuleImage>>,
+    configs: HashMap<NodeName, Arc<NodeModulesConfig>>,
+    images_of: HashMap<ModuleKey, BTreeSet<ImageKey>>,
+    /// Nodes that a Module selects or whose object names it.
+    nodes_of: HashMap<ModuleKey, BTreeSet<NodeName>>,
+    /// The same the other way round.
+    modules_of: HashMap<NodeName, BTreeSet<ModuleKey>>,
+    /// Since when a node lacks a discovered label that a Module asks for, in milliseconds since 1970. Starts anew with
+    /// the process: the grace period only ever gets longer by that.
+    undiscovered: BTreeMap<(ModuleKey, NodeName), u64>,
+}
+
+/// What a change concerns.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Touched {
+    /// Modules whose status may differ.
+    pub modules: BTreeSet<ModuleKey>,
+    /// Modules that may need another image.
+    pub targets: BTreeSet<ModuleKey>,
+    /// Nodes whose assignment may differ.
+    pub nodes: BTreeSet<NodeName>,
+}
+
+impl Index {
+    /// The node's facts.
+    pub fn node(&self, name: &NodeName) -> Option<&Arc<NodeFacts>> {
+        self.nodes.get(name)
+    }
+
+    /// The Module.
+    pub fn module(&self, key: &ModuleKey) -> Option<&Arc<Module>> {
+        self.modules.get(key)
+    }
+
+    /// All Modules.
+    pub fn modules(&self) -> impl Iterator<Item = &Arc<Module>> {
+        self.modules.values()
+    }
+
+    /// The ModuleImage.
+    pub fn image(&self, key: &ImageKey) -> Option<&Arc<ModuleImage>> {
+        self.images.get(key)
+    }
+
+    /// All ModuleImages.
+    pub fn images(&self) -> impl Iterator<Item = &Arc<ModuleImage>> {
+        self.images.values()
+    }
+
+    /// The node's object.
+    pub fn config(&self, name: &NodeName) -> Option<&Arc<NodeModulesConfig>> {
+        self.configs.get(name)
+    }
+
+    /// All nodes' objects.
+    pub fn configs(&self) -> impl Iterator<Item = &Arc<NodeModulesConfig>> {
+        self.configs.values()
+    }
+
+    /// How many nodes there are.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Nodes that the Module selects or whose object names it.
+    pub fn nodes_of(&self, key: &ModuleKey) -> impl Iterator<Item = &NodeName> {
+        self.nodes_of.get(key).into_iter().flatten()
+    }
+
+    /// Modules that select the node or that its object names.
+    pub fn modules_of(&self, name: &NodeName) -> impl Iterator<Item = &ModuleKey> {
+        self.modules_of.get(name).into_iter().flatten()
+    }
+
+    /// The Module's images.
+    pub fn images_of(&self, key: &ModuleKey) -> impl Iterator<Item = &Arc<ModuleImage>> {
+        self.images_of.get(key).into_iter().flatten().filter_map(|key| self.images.get(key))
+    }
+
+    /// Since when the node lacks a discovered label that the Module asks for.
+    pub fn undiscovered_since(&self, key: &ModuleKey, name: &NodeName) -> Option<u64> {
+        self.undiscovered.get(&(key.clone(), name.clone())).copied()
+    }
+
+    pub(super) fn set_node(&mut self, name: &NodeName, facts: Option<NodeFacts>, now: u64) -> Touched {
+        let before = match facts {
+            Some(facts) => self.nodes.insert(name.clone(), Arc::new(facts)),
+            None => self.nodes.remove(name),
+        };
+        let modules = self.relate_node(name, now);
+        let kernel = |facts: &Arc<NodeFacts>| (facts.kernel.clone(), facts.architecture.clone());
+        let moved = before.as_ref().map(kernel) != self.nodes.get(name).map(kernel)
+            || before.map(|facts| facts.labels.clone())
+                != self.nodes.get(name).map(|facts| facts.labels.clone());
+        Touched {
+            targets: if moved { modules.clone() } else { BTreeSet::new() },
+            modules,
+            nodes: BTreeSet::new(),
+        }
+    }
+
+    /// The nodes that it concerned or concerns.
+    pub(super) fn set_module(
+        &mut self,
+        key: &ModuleKey,
+        module: Option<Arc<Module>>,
+        now: u64,
+    ) -> BTreeSet<NodeName> {
+        let _ = match module {
+            Some(module) => self.modules.insert(key.clone(), module),
+            None => self.modules.remove(key),
+        };
+        let before: BTreeSet<_> = self.nodes_of(key).cloned().collect();
+        let names: BTreeSet<_> = self.nodes.keys().chain(self.configs.keys()).cloned().collect();
+        for name in &names {
+            let related = self.concerns(key, name, now);
+            self.relate(key, name, related);
+        }
+        before.into_iter().chain(self.nodes_of(key).cloned()).collect()
+    }
+
+    /// Replaces a Module by one with the same selector.
+    pub(super) fn refresh_module(&mut self, key: &ModuleKey, module: Arc<Module>) {
+        self.modules.insert(key.clone(), module);
+    }
+
+    pub(super) fn set_image(&mut self, key: &ImageKey, image: Option<Arc<ModuleImage>>) -> Touched {
+        let before = match &image {
+            Some(image) => self.images.insert(key.clone(), image.clone()),
+            None => self.images.remove(key),
+        };
+        let mut touched = Touched::default();
+        for (image, present) in
+            before.iter().map(|image| (image, false)).chain(image.iter().map(|image| (image, true)))
+        {
+            let Ok(module) = ModuleKey::new(&key.namespace, &image.spec.module) else { continue };
+            let images = self.images_of.entry(module.clone()).or_default();
+            let _ = if present { images.insert(key.clone()) } else { images.remove(key) };
+            let runs = |name: &&NodeName| {
+                self.nodes.get(*name).is_some_and(|n| n.kernel.as_str() == image.spec.kernel)
+            };
+            touched.nodes.extend(self.nodes_of(&module).filter(runs).cloned());
+            touched.modules.insert(module);
+        }
+        self.images_of.retain(|_, images| !images.is_empty());
+        touched
+    }
+
+    /// The Modules that it concerned or concerns.
+    pub(super) fn set_config(
+        &mut self,
+        name: &NodeName,
+        config: Option<Arc<NodeModulesConfig>>,
+        now: u64,
+    ) -> BTreeSet<ModuleKey> {
+        let _ = match config {
+            Some(config) => self.configs.insert(name.clone(), config),
+            None => self.configs.remove(name),
+        };
+        self.relate_node(name, now)
+    }
+
+    /// Relates a node to all Modules anew; returns those that it was or is related to.
+    fn relate_node(&mut self, name: &NodeName, now: u64) -> BTreeSet<ModuleKey> {
+        let before: BTreeSet<_> = self.modules_of(name).cloned().collect();
+        let keys: BTreeSet<_> =
+            self.modules.keys().cloned().chain(self.named(name)).chain(before.clone()).collect();
+        for key in &keys {
+            let related = self.concerns(key, name, now);
+            self.relate(key, name, related);
+        }
+        before.into_iter().chain(self.modules_of(name).cloned()).collect()
+    }
+
+    /// Whether the Module selects the node or the node's object names it; keeps the time of a lost discovery label.
+    fn concerns(&mut self, key: &ModuleKey, name: &NodeName, now: u64) -> bool {
+        let selection =
+            self.modules.get(key).zip(self.nodes.get(name)).map(|(module, node)| select(module, node));
+        let undiscovered = (key.clone(), name.clone());
+        let named = self.named(name).any(|named| named == *key);
+        if selection == Some(Selection::Undiscovered) && named {
+            self.undiscovered.entry(undiscovered).or_insert(now);
+        } else {
+            self.undiscovered.remove(&undiscovered);
+        }
+        named || selection.is_some_and(|selection| selection != Selection::Unselected)
+    }
+
+    /// The Modules that the node's object names, as wished or as there.
+    fn named(&self, name: &NodeName) -> impl Iterator<Item = ModuleKey> + use<> {
+        let config = self.configs.get(name).cloned();
+        let mut keys = BTreeSet::new();
+        if let Some(config) = config {
+            let wished = config.spec.modules.iter().map(|entry| (&entry.namespace, &entry.name));
+            let status = config.status.as_ref().into_iter().flat_map(|status| &status.modules);
+            let there = status.map(|entry| (&entry.namespace, &entry.name));
+            keys.extend(
+                wished.chain(there).filter_map(|(namespace, name)| ModuleKey::new(namespace, name).ok()),
+            );
+        }
+        keys.into_iter()
+    }
+
+    fn relate(&mut self, key: &ModuleKey, name: &NodeName, related: bool) {
+        if related {
+            self.nodes_of.entry(key.clone()).or_default().insert(name.clone());
+            self.modules_of.entry(name.clone()).or_default().insert(key.clone());
+            return;
+        }
+        remove(&mut self.nodes_of, key, name);
+        remove(&mut self.modules_of, name, key);
+    }
+
+    /// The key of a Module object.
+    pub fn key_of(module: &Module) -> Option<ModuleKey> {
+        ModuleKey::new(&module.namespace()?, &module.name_any()).ok()
+    }
+}
+
+fn remove<K: std::hash::Hash + Eq, V: Ord>(map: &mut HashMap<K, BTreeSet<V>>, key: &K, value: &V) {
+    if let Some(values) = map.get_mut(key) {
+        values.remove(value);
+        if values.is_empty() {
+            map.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 5;
+
+    fn module(selector: &str) -> Arc<Module> {
+        let module: Module = serde_json::from_value(serde_json::json!({
+            "apiVersion": "kmm.sigs.x-k8s.io/v1beta1", "kind": "Module",
+            "metadata": {"namespace": "lab", "name": "gauge"},
+            "spec": {"selector": {selector: "a"}}
+        }))
+        .unwrap();
+        Arc::new(module)
+    }
+
+    fn facts(name: &NodeName, labels: &[(&str, &str)]) -> NodeFacts {
+        NodeFacts {
+            name: name.clone(),
+            uid: "u".to_owned(),
+            kernel: "6.1.0".parse().unwrap(),
+            architecture: "amd64".to_owned(),
+            boot_id: "b".to_owned(),
+            labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            taints: Vec::new(),
+        }
+    }
+
+    fn config(named: bool) -> Option<Arc<NodeModulesConfig>> {
+        let mut config = NodeModulesConfig::new("pine", Default::default());
+        if named {
+            config.spec.modules.push(tenon_api::node_modules_config::NodeModule {
+                namespace: "lab".to_owned(),
+                name: "gauge".to_owned(),
+                ..Default::default()
+            });
+        }
+        Some(Arc::new(config))
+    }
+
+    fn key() -> ModuleKey {
+        "lab/gauge".parse().unwrap()
+    }
+
+    #[test]
+    fn a_module_and_a_node_find_each_other_in_either_order() {
+        let pine: NodeName = "pine".parse().unwrap();
+        for module_first in [true, false] {
+            let mut index = Index::default();
+            if module_first {
+                index.set_module(&key(), Some(module("hall")), NOW);
+            }
+            index.set_node(&pine, Some(facts(&pine, &[("hall", "a")])), NOW);
+            if !module_first {
+                assert_eq!(index.set_module(&key(), Some(module("hall")), NOW).len(), 1);
+            }
+            assert_eq!(index.nodes_of(&key()).collect::<Vec<_>>(), [&pine]);
+            assert_eq!(index.modules_of(&pine).collect::<Vec<_>>(), [&key()]);
+        }
+    }
+
+    #[test]
+    fn a_node_that_is_no_longer_selected_stays_related_while_its_object_names_the_module() {
+        let pine: NodeName = "pine".parse().unwrap();
+        let mut index = Index::default();
+        index.set_module(&key(), Some(module("hall")), NOW);
+        index.set_node(&pine, Some(facts(&pine, &[("hall", "a")])), NOW);
+        index.set_config(&pine, config(true), NOW);
+        let touched = index.set_node(&pine, Some(facts(&pine, &[])), NOW);
+        assert_eq!((touched.modules.len(), touched.targets.len()), (1, 1));
+        assert_eq!(index.nodes_of(&key()).count(), 1);
+        assert_eq!(index.set_config(&pine, config(false), NOW).len(), 1, "the last touch");
+        assert_eq!((index.nodes_of(&key()).count(), index.modules_of(&pine).count()), (0, 0));
+    }
+
+    #[test]
+    fn a_lost_discovery_label_keeps_the_time_of_its_loss() {
+        let label = "feature.node.kubernetes.io/x";
+        let pine: NodeName = "pine".parse().unwrap();
+        let mut index = Index::default();
+        index.set_module(&key(), Some(module(label)), 1);
+        index.set_node(&pine, Some(facts(&pine, &[(label, "a")])), 2);
+        index.set_config(&pine, config(true), 3);
+        index.set_node(&pine, Some(facts(&pine, &[])), 4);
+        index.set_node(&pine, Some(facts(&pine, &[("other", "")])), 5);
+        assert_eq!(index.undiscovered_since(&key(), &pine), Some(4));
+        index.set_node(&pine, Some(facts(&pine, &[(label, "a")])), 6);
+        assert_eq!(index.undiscovered_since(&key(), &pine), None);
+    }
+
+    #[test]
+    fn a_deleted_module_leaves_no_trace_in_the_index() {
+        let pine: NodeName = "pine".parse().unwrap();
+        let mut index = Index::default();
+        index.set_module(&key(), Some(module("hall")), NOW);
+        index.set_node(&pine, Some(facts(&pine, &[("hall", "a")])), NOW);
+        index.set_module(&key(), None, NOW);
+        index.set_node(&pine, None, NOW);
+        assert!(index.nodes_of.is_empty() && index.modules_of.is_empty() && index.undiscovered.is_empty());
+    }
+}

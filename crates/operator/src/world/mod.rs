@@ -1,0 +1,163 @@
+//! What the operator knows of the cluster: four kinds of objects, indexed both ways, and the queues that their changes feed.
+//!
+//! Watches call [`World`] synchronously; it stores what counts and says which keys are to be looked at again. No
+//! change costs more than what it touches: a node's event its Modules, a Module's event its nodes. Nothing is taken to
+//! be gone because a list failed: only an event of its deletion, or a complete list without it, says so.
+
+mod index;
+mod node;
+mod watch;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use kube::ResourceExt;
+use tenon_api::node_modules_config::NodeModulesConfig;
+use tenon_api::{Module, ModuleImage};
+use tenon_order::{Digest, ModuleKey, NodeName};
+use tenon_plan::node::NodeFacts;
+
+pub use index::Index;
+pub use node::project;
+pub use watch::{Kind, Listed, follow, now};
+
+use crate::depot::Assignments;
+use crate::queue::Queue;
+
+/// Changes of one Module that come this close together are rolled up once.
+const ROLL_UP_WITHIN: Duration = Duration::from_millis(300);
+/// New kernels that appear this close together are provisioned for at once.
+const PROVISION_WITHIN: Duration = Duration::from_millis(100);
+
+/// The name of a ModuleImage.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ImageKey {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl ImageKey {
+    /// The key of an object.
+    pub fn of(image: &ModuleImage) -> Self {
+        Self { namespace: image.namespace().unwrap_or_default(), name: image.name_any() }
+    }
+}
+
+impl fmt::Display for ImageKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What is to be looked at.
+#[derive(Debug, Default)]
+pub struct Queues {
+    /// Modules whose finalizer and images may have to change.
+    pub modules: Queue<ModuleKey>,
+    /// Images to look for.
+    pub images: Queue<ImageKey>,
+    /// Nodes whose object or labels may have to change.
+    pub nodes: Queue<NodeName>,
+    /// Modules whose status may have to change.
+    pub status: Queue<ModuleKey>,
+}
+
+/// What is known, and what is to be looked at.
+#[derive(Debug)]
+pub struct World {
+    index: RwLock<Index>,
+    /// What is to be looked at.
+    pub queues: Queues,
+    /// Which node may have which bundle: follows the nodes' objects.
+    assignments: Assignments,
+}
+
+impl World {
+    /// An empty world, which keeps the depot's assignments.
+    pub fn new(assignments: Assignments) -> Self {
+        Self { index: RwLock::default(), queues: Queues::default(), assignments }
+    }
+
+    /// What is known now. Hold it briefly: watches wait for it.
+    pub fn read(&self) -> RwLockReadGuard<'_, Index> {
+        // A panic elsewhere leaves the index as it was: its changes do not panic.
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Index> {
+        self.index.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A node was seen, or is gone.
+    pub fn node(&self, name: &NodeName, facts: Option<NodeFacts>, now: u64) {
+        let touched = self.write().set_node(name, facts, now);
+        self.touch(Some(name), touched.modules, touched.targets);
+    }
+
+    /// A Module was seen, or is gone.
+    pub fn module(&self, key: &ModuleKey, module: Option<Module>, now: u64) {
+        let nodes = self.write().set_module(key, module.map(Arc::new), now);
+        self.queues.modules.add(key.clone());
+        self.queues.status.add_within(key.clone(), ROLL_UP_WITHIN);
+        for node in nodes {
+            self.queues.nodes.add(node);
+        }
+    }
+
+    /// A Module was seen whose status or labels alone differ: they are kept, and nothing follows from them.
+    fn refresh_module(&self, key: &ModuleKey, module: Module) {
+        self.write().refresh_module(key, Arc::new(module));
+    }
+
+    /// A ModuleImage was seen, or is gone.
+    pub fn image(&self, key: &ImageKey, image: Option<ModuleImage>) {
+        let touched = self.write().set_image(key, image.map(Arc::new));
+        self.queues.images.add(key.clone());
+        for module in touched.modules {
+            self.queues.modules.add_within(module.clone(), PROVISION_WITHIN);
+            self.queues.status.add_within(module, ROLL_UP_WITHIN);
+        }
+        for node in touched.nodes {
+            self.queues.nodes.add(node);
+        }
+    }
+
+    /// A node's object was seen, or is gone.
+    pub fn config(&self, name: &NodeName, config: Option<NodeModulesConfig>, now: u64) {
+        match &config {
+            Some(config) => self.assignments.set(name, bundles(config)),
+            None => self.assignments.remove(name),
+        }
+        let modules = self.write().set_config(name, config.map(Arc::new), now);
+        self.touch(Some(name), modules, BTreeSet::new());
+    }
+
+    fn touch(&self, node: Option<&NodeName>, modules: BTreeSet<ModuleKey>, targets: BTreeSet<ModuleKey>) {
+        if let Some(node) = node {
+            self.queues.nodes.add(node.clone());
+        }
+        for module in targets {
+            self.queues.modules.add_within(module, PROVISION_WITHIN);
+        }
+        for module in modules {
+            if self.read().module(&module).is_none_or(|module| module.metadata.deletion_timestamp.is_some()) {
+                self.queues.modules.add_within(module.clone(), PROVISION_WITHIN);
+            }
+            self.queues.status.add_within(module, ROLL_UP_WITHIN);
+        }
+    }
+
+    /// Everything has been listed once: what is not assigned by now is not assigned.
+    pub fn complete(&self) {
+        self.assignments.complete();
+    }
+}
+
+/// The bundles that a node may have: those of its spec.
+fn bundles(config: &NodeModulesConfig) -> impl Iterator<Item = Digest> {
+    config.spec.modules.iter().filter_map(|entry| entry.bundle.as_ref()?.parse().ok())
+}
