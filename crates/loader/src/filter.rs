@@ -11,7 +11,7 @@ use seccompiler::{
     SeccompRule,
 };
 
-use crate::kernel_log;
+use crate::{kernel, kernel_log};
 
 /// The filter could not be made or installed: nothing is served without it.
 #[derive(Debug, thiserror::Error)]
@@ -54,9 +54,7 @@ const ALLOWED: &[i64] = &[
     libc::SYS_getsockopt,
     libc::SYS_setsockopt,
     libc::SYS_ppoll,
-    // The work.
-    libc::SYS_finit_module,
-    libc::SYS_delete_module,
+    // What is known of the node.
     libc::SYS_uname,
     libc::SYS_clock_gettime,
     libc::SYS_getrandom,
@@ -112,15 +110,20 @@ fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
     let mut rules: BTreeMap<_, _> =
         ALLOWED.iter().chain(ALLOWED_HERE).map(|call| (*call, Vec::new())).collect();
     // Of the log's actions only reading: others clear it or silence the console.
-    let action = u64::from(kernel_log::READ_ALL.unsigned_abs());
-    rules.insert(libc::SYS_syslog, vec![when(0, SeccompCmpOp::Eq, action)?]);
+    rules.insert(libc::SYS_syslog, vec![when(0, SeccompCmpOp::Eq, flags(kernel_log::READ_ALL))?]);
+    // The work: modules as they are, and nothing by force.
+    rules.insert(libc::SYS_finit_module, vec![when(2, SeccompCmpOp::Eq, flags(kernel::LOAD_FLAGS))?]);
+    rules.insert(libc::SYS_delete_module, vec![when(1, SeccompCmpOp::Eq, flags(kernel::UNLOAD_FLAGS))?]);
     // Memory, but none that can be executed.
-    let executable = u64::from(libc::PROT_EXEC.unsigned_abs());
-    let not_executable = SeccompCmpOp::MaskedEq(executable);
+    let not_executable = SeccompCmpOp::MaskedEq(flags(libc::PROT_EXEC));
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         rules.insert(call, vec![when(2, not_executable.clone(), 0)?]);
     }
     Ok(rules)
+}
+
+fn flags(flags: i32) -> u64 {
+    u64::from(flags.unsigned_abs())
 }
 
 fn when(argument: u8, comparison: SeccompCmpOp, value: u64) -> Result<SeccompRule, BackendError> {
@@ -188,10 +191,25 @@ mod tests {
     }
 
     #[test]
-    fn the_log_can_be_read_but_not_cleared() {
+    fn the_log_can_be_read() {
         // With or without the privilege, the filter's answer differs from the kernel's.
         let answer = filtered(|| errno(kernel_log::read()));
         assert_ne!(answer, NOT_THERE);
+    }
+
+    #[test]
+    fn nothing_is_loaded_or_unloaded_by_force() {
+        let (ignoring_versions, by_force) = filtered(|| {
+            let file = File::open("/proc/self/status").unwrap();
+            (
+                rustix_errno(rustix::system::finit_module(&file, c"", 1)),
+                rustix_errno(rustix::system::delete_module(
+                    c"no_such_module",
+                    libc::O_NONBLOCK | libc::O_TRUNC,
+                )),
+            )
+        });
+        assert_eq!((ignoring_versions, by_force), (NOT_THERE, NOT_THERE));
     }
 
     #[test]

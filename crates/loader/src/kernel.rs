@@ -74,27 +74,31 @@ pub fn now() -> u64 {
     seconds.unwrap_or(0) * 1000 + nanoseconds.unwrap_or(0) / 1_000_000
 }
 
+/// Neither version magic nor symbol versions are ever ignored.
+pub const LOAD_FLAGS: i32 = 0;
+
+/// Nothing is unloaded by force (`O_TRUNC`): the kernel would panic later.
+pub const UNLOAD_FLAGS: i32 = libc::O_NONBLOCK;
+
 /// Loads a module from an open file that nobody has open for writing.
 pub fn insert(file: &File, parameters: &[String]) -> Result<(), Errno> {
     // Orders hold no zero bytes; what came from the host's command line cannot either.
     let parameters = CString::new(parameters.join(" ")).map_err(|_| Errno::INVAL)?;
-    rustix::system::finit_module(file, &parameters, 0)
+    rustix::system::finit_module(file, &parameters, LOAD_FLAGS)
 }
 
 /// Unloads a module, if nothing uses it. There is no forcing.
 pub fn remove(name: &KmodName) -> Result<(), Errno> {
     let name = CString::new(name.as_ref()).map_err(|_| Errno::INVAL)?;
-    let nonblocking = libc::O_NONBLOCK;
-    rustix::system::delete_module(&name, nonblocking)
+    rustix::system::delete_module(&name, UNLOAD_FLAGS)
 }
 
-/// Tells the kernel where else to look for firmware; an empty text is nowhere.
-pub fn set_firmware_path(settings: &Settings, path: &str) -> io::Result<()> {
-    // An empty write changes nothing, a line end clears; the kernel strips it from a path.
-    fs::OpenOptions::new()
-        .write(true)
-        .open(settings.firmware_class.join("path"))
-        .and_then(|mut file| io::Write::write_all(&mut file, format!("{path}\n").as_bytes()))
+/// Tells the kernel where else to look for firmware; `None` is nowhere.
+pub fn set_firmware_path(settings: &Settings, path: Option<&str>) -> io::Result<()> {
+    // An empty write changes nothing, a line end clears; behind a path older kernels would take it for a part of it.
+    let text = path.unwrap_or("\n");
+    let mut file = fs::OpenOptions::new().write(true).open(settings.firmware_class.join("path"))?;
+    io::Write::write_all(&mut file, text.as_bytes())
 }
 
 /// `/proc/modules`: name, size, references, users, state, address. The format of `m_show` in `kernel/module/procfs.c`.

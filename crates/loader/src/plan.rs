@@ -207,11 +207,11 @@ impl Sorted {
             sorted.sort_wanted(piece, target, situation, &mine)?;
         }
         let wanted: BTreeSet<_> = target.pieces.iter().map(|piece| &piece.name).collect();
-        for (name, piece) in mine.iter().filter(|(name, _)| !wanted.contains(name)) {
+        for (name, mine) in mine.iter().filter(|(name, _)| !wanted.contains(name)) {
             if situation.others.parts.contains_key(name) {
                 continue;
             }
-            if piece.is_none_or(Piece::is_bundled) {
+            if mine.piece.is_bundled() {
                 sorted.replace.insert(name.clone());
             } else {
                 sorted.release.push(name.clone());
@@ -232,20 +232,23 @@ impl Sorted {
         piece: &Piece,
         target: &Target,
         situation: &Situation<'_>,
-        mine: &BTreeMap<KmodName, Option<&Piece>>,
+        mine: &BTreeMap<KmodName, Mine<'_>>,
     ) -> Result<(), Block> {
         let name = &piece.name;
         let Some(loaded) = situation.kernel.loaded.get(name) else { return Ok(()) };
         let known = mine.get(name);
-        if is_as_wanted(piece, known.copied().flatten(), loaded) {
+        let certain = known.filter(|mine| mine.certain).map(|mine| mine.piece);
+        if is_as_wanted(piece, certain, loaded) {
             self.keep.insert(name.clone());
         } else if let Some((other, _)) = situation.others.parts.get(name).filter(|_| piece.is_bundled()) {
             return Err(Block::Shared { name: name.clone(), other: other.clone() });
+        } else if !piece.is_bundled() && certain.is_none() {
+            self.keep.insert(name.clone());
+            if known.is_none() {
+                self.borrowed.insert(name.clone());
+            }
         } else if known.is_some() {
             self.replace.insert(name.clone());
-        } else if !piece.is_bundled() {
-            self.keep.insert(name.clone());
-            self.borrowed.insert(name.clone());
         } else if target.in_tree_to_remove.contains(name) {
             self.make_room.insert(name.clone());
         } else {
@@ -333,20 +336,26 @@ impl Sorted {
     }
 }
 
-/// What of the Module is loaded by Tenon's doing, by name; the piece where it is known what exactly it is.
-fn mine<'a>(situation: &Situation<'a>) -> BTreeMap<KmodName, Option<&'a Piece>> {
+/// A loaded module that is there by Tenon's doing.
+#[derive(Debug, Clone, Copy)]
+struct Mine<'a> {
+    /// What it is, or what it was about to be.
+    piece: &'a Piece,
+    /// Of a run that did not end it is not known which of two builds it loaded.
+    certain: bool,
+}
+
+/// What of the Module is loaded by Tenon's doing, by name.
+fn mine<'a>(situation: &Situation<'a>) -> BTreeMap<KmodName, Mine<'a>> {
     let boot_id = &situation.kernel.boot_id;
-    let mut mine = BTreeMap::new();
-    for part in situation.record.live_in(boot_id).iter().flat_map(|live| &live.parts).filter(|part| part.ours)
-    {
-        mine.insert(part.piece.name.clone(), Some(&part.piece));
-    }
-    for name in situation.record.pending_in(boot_id).iter().flat_map(|pending| &pending.names) {
-        // A run that did not end may have loaded either of two files.
-        mine.insert(name.clone(), None);
-    }
-    mine.retain(|name, _| situation.kernel.loaded.contains_key(name));
-    mine
+    let live = situation.record.live_in(boot_id).into_iter().flat_map(|live| &live.parts);
+    let live = live.filter(|part| part.ours).map(|part| Mine { piece: &part.piece, certain: true });
+    let pending = situation.record.pending_in(boot_id).into_iter().flat_map(|pending| &pending.pieces);
+    let pending = pending.map(|piece| Mine { piece, certain: false });
+    live.chain(pending)
+        .map(|mine| (mine.piece.name.clone(), mine))
+        .filter(|(name, _)| situation.kernel.loaded.contains_key(name))
+        .collect()
 }
 
 fn is_as_wanted(wanted: &Piece, known: Option<&Piece>, loaded: &Loaded) -> bool {

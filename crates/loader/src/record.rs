@@ -76,8 +76,8 @@ pub struct Live {
 pub struct Pending {
     /// The boot in which it began.
     pub boot_id: String,
-    /// The kernel's names of what it was to load.
-    pub names: Vec<KmodName>,
+    /// What it was to load.
+    pub pieces: Vec<Piece>,
 }
 
 /// How the last try went.

@@ -233,3 +233,91 @@ pub fn log_report(report: &tenon_order::NodeReport) {
         log(&format!("{}: {:?} ({:?}): {}", module.key, module.phase, module.reason, module.message));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tenon_order::{Digest, Load, Phase, Reason};
+
+    use super::*;
+    use crate::record::{Mark, Record};
+
+    fn node() -> (tempfile::TempDir, Settings) {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::create_dir_all(at("proc/sys/kernel/random")).unwrap();
+        fs::write(at("proc/sys/kernel/random/boot_id"), "this boot\n").unwrap();
+        fs::write(at("proc/cmdline"), "quiet\n").unwrap();
+        let settings =
+            Settings { store: at("store"), proc: at("proc"), sys: at("sys"), ..Settings::default() };
+        (directory, settings)
+    }
+
+    fn remember(settings: &Settings) {
+        let content = Load {
+            kernel: kernel::release(),
+            bundle: Digest::of(b"lost"),
+            module: "nic".parse().unwrap(),
+            parameters: vec![],
+            loading_order: vec![],
+            in_tree_to_remove: vec![],
+            firmware: false,
+            retry: 0,
+        };
+        let record = Record { kept: Some(content), ..Record::new("drivers/nic".parse().unwrap()) };
+        Store::open(&settings.store).unwrap().write_record(&record).unwrap();
+    }
+
+    #[test]
+    fn a_started_node_waits_for_the_agent_only_so_long() {
+        let (_directory, settings) = node();
+        assert_eq!(Chores::new(&settings).unwrap().boot_at, None, "nothing was ever loaded");
+        remember(&settings);
+        let mut chores = Chores::new(&settings).unwrap();
+        let due = chores.run_due().unwrap();
+        assert!((1..=PATIENCE).contains(&due), "{due}");
+        let outcome = |settings: &Settings| {
+            let records = Store::open(&settings.store).unwrap().records().unwrap();
+            records[0].1.as_ref().unwrap().outcome.clone()
+        };
+        assert_eq!(outcome(&settings).reason, Reason::NotApplied);
+        chores.boot_at = Some(0);
+        chores.run_due();
+        // It was tried: its files are not there any more.
+        assert_eq!((chores.boot_at, outcome(&settings).phase), (None, Phase::WaitingForBundle));
+    }
+
+    #[test]
+    fn the_agents_word_ends_the_wait() {
+        let (_directory, settings) = node();
+        remember(&settings);
+        for (progress, waits) in
+            [(Progress::None, true), (Progress::Ordered, false), (Progress::Applied, false)]
+        {
+            let mut chores = Chores::new(&settings).unwrap();
+            chores.note(progress);
+            assert_eq!(chores.boot_at.is_some(), waits, "{progress:?}");
+        }
+    }
+
+    #[test]
+    fn marks_are_cleared_when_the_node_has_survived() {
+        let (_directory, settings) = node();
+        let mark = |boot_id: &str, at| Mark { boot_id: boot_id.to_owned(), tries: 1, at };
+        let (old, survived, young) = (Digest::of(b"old"), Digest::of(b"survived"), Digest::of(b"young"));
+        let now = kernel::uptime();
+        let write = |fingerprint, mark: &Mark| {
+            Store::open(&settings.store).unwrap().write_mark(fingerprint, mark).unwrap();
+        };
+        write(old, &mark("another boot", 0));
+        write(survived, &mark("this boot", now.saturating_sub(Mark::PROBATION)));
+        write(young, &mark("this boot", now));
+        let due = Chores::new(&settings).unwrap().run_due();
+        let marks = Store::open(&settings.store).unwrap().marks().unwrap();
+        let left: std::collections::BTreeSet<_> =
+            marks.into_iter().map(|(fingerprint, _)| fingerprint).collect();
+        if now >= Mark::PROBATION {
+            assert_eq!(left, [old, young].into());
+        }
+        assert!(due.is_some_and(|due| due <= Mark::PROBATION));
+    }
+}

@@ -131,8 +131,8 @@ fn perform(step: &Step, store: &Store, settings: &Settings) -> Result<(), StepEr
         Step::Link { path, digest } => Ok(store.link_firmware(path, *digest)?),
         Step::Unlink { path, .. } => Ok(store.unlink_firmware(path)?),
         Step::FirmwarePath { set } => {
-            let path = if *set { store.firmware_directory() } else { String::new() };
-            kernel::set_firmware_path(settings, &path).map_err(StepError::FirmwarePath)
+            let path = set.then(|| store.firmware_directory());
+            kernel::set_firmware_path(settings, path.as_deref()).map_err(StepError::FirmwarePath)
         }
     }
 }

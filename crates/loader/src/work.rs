@@ -12,6 +12,7 @@ use tenon_order::{
 use crate::content::{ContentError, Host, resolve};
 use crate::decide::{Choice, ORPHANED, decide};
 use crate::kernel::{self, ObserveError};
+use crate::log;
 use crate::plan::{Block, Plan, Step, plan};
 use crate::record::{Failure, Live, Mark, Outcome, Part, Pending, Record, fingerprint};
 use crate::settings::Settings;
@@ -73,7 +74,10 @@ pub fn apply(store: &Store, settings: &Settings) -> Result<NodeReport, WorkError
     for key in work.keys() {
         work.module(&key)?;
     }
-    work.collect()?;
+    // Files that are kept too long harm nobody; the next run finds them again.
+    if let Err(error) = work.collect() {
+        log(&format!("remove what is no longer needed: {error}"));
+    }
     report(store, settings)
 }
 
@@ -349,10 +353,10 @@ impl<'a> Work<'a> {
         firmware: &BTreeMap<String, Digest>,
     ) -> Result<(), StoreError> {
         let inserted = plan.steps.iter().filter_map(|step| match step {
-            Step::Insert(piece) => Some(piece.name.clone()),
+            Step::Insert(piece) => Some(piece.clone()),
             _ => None,
         });
-        let pending = Pending { boot_id: self.boot_id.clone(), names: inserted.collect() };
+        let pending = Pending { boot_id: self.boot_id.clone(), pieces: inserted.collect() };
         let mut intended = Record { pending: Some(pending), in_tree: plan.in_tree.clone(), ..record.clone() };
         intended.in_tree.extend(record.in_tree.iter().filter(|name| !plan.in_tree.contains(name)).cloned());
         for (path, digest) in firmware {

@@ -4,17 +4,20 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a helper of tests fails like a test")]
 
+mod fixture;
+
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::thread::{self, JoinHandle};
 
+use self::fixture::{manifest, note};
 use tempfile::TempDir;
 use tenon_loader::serve::{Chores, talk};
 use tenon_loader::settings::Settings;
 use tenon_order::wire::{Client, Hello, NeededFile, Refusal, Reply, Request};
 use tenon_order::{
-    BundleManifest, Digest, Generation, Load, ManifestEntry, ModuleReport, NodeName, NodeReport, Order,
-    OrderedModule, Phase, Reason, SigningKey, StoreId, Wish, sign,
+    Digest, Generation, Load, ModuleReport, NodeName, NodeReport, Order, OrderedModule, Phase, Reason,
+    SigningKey, StoreId, Wish, sign,
 };
 
 const BUILD_ID: [u8; 4] = [0xfe, 0xed, 0xbe, 0xef];
@@ -154,15 +157,6 @@ fn running() -> String {
     rustix::system::uname().release().to_str().unwrap().to_owned()
 }
 
-fn manifest(files: &[(&str, &[u8])]) -> BundleManifest {
-    let entry = |(path, bytes): &(&str, &[u8])| ManifestEntry {
-        digest: Digest::of(bytes),
-        size: bytes.len() as u64,
-        path: path.parse().unwrap(),
-    };
-    BundleManifest::new(files.iter().map(entry).collect()).unwrap()
-}
-
 fn load(files: &[(&str, &[u8])]) -> Load {
     Load {
         kernel: running(),
@@ -180,66 +174,14 @@ fn wished(wish: Wish) -> Vec<OrderedModule> {
     vec![OrderedModule { key: "drivers/nic".parse().unwrap(), wish }]
 }
 
+/// The fixture of which the kernel has the build `BUILD_ID`.
+fn module(build_id: [u8; 4]) -> Vec<u8> {
+    fixture::module("fixture_nic", "", build_id)
+}
+
 fn only(report: NodeReport) -> ModuleReport {
     let [module] = <[ModuleReport; 1]>::try_from(report.modules).unwrap();
     module
-}
-
-fn note(build_id: [u8; 4]) -> Vec<u8> {
-    let mut note: Vec<u8> = [4_u32, 4, 3].iter().flat_map(|number| number.to_ne_bytes()).collect();
-    note.extend_from_slice(b"GNU\0");
-    note.extend_from_slice(&build_id);
-    note
-}
-
-/// The least that is a kernel module: an ELF object for this machine with a name and a build id.
-fn module(build_id: [u8; 4]) -> Vec<u8> {
-    let names = b"\0.modinfo\0.gnu.linkonce.this_module\0.note.gnu.build-id\0.shstrtab\0";
-    let name_at = |name: &str| {
-        let at = names.windows(name.len()).position(|window| window == name.as_bytes()).unwrap();
-        u32::try_from(at).unwrap()
-    };
-    let info = b"name=fixture_nic\0license=GPL\0".to_vec();
-    let sections: [(&str, u32, Vec<u8>); 4] = [
-        (".modinfo", 1, info),
-        (".gnu.linkonce.this_module", 1, vec![0; 64]),
-        (".note.gnu.build-id", 7, note(build_id)),
-        (".shstrtab", 3, names.to_vec()),
-    ];
-    let machine: u16 = if cfg!(target_arch = "x86_64") { 62 } else { 183 };
-    let mut body = Vec::new();
-    let mut headers = vec![0; 64];
-    for (name, kind, data) in &sections {
-        while body.len() % 8 != 0 {
-            body.push(0);
-        }
-        headers.extend_from_slice(&name_at(name).to_le_bytes());
-        headers.extend_from_slice(&kind.to_le_bytes());
-        for number in [0, 0, 64 + body.len() as u64, data.len() as u64] {
-            headers.extend_from_slice(&number.to_le_bytes());
-        }
-        headers.extend_from_slice(&[0; 8]);
-        headers.extend_from_slice(&4_u64.to_le_bytes());
-        headers.extend_from_slice(&0_u64.to_le_bytes());
-        body.extend_from_slice(data);
-    }
-    while body.len() % 8 != 0 {
-        body.push(0);
-    }
-    let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
-    elf.extend_from_slice(&1_u16.to_le_bytes());
-    elf.extend_from_slice(&machine.to_le_bytes());
-    elf.extend_from_slice(&1_u32.to_le_bytes());
-    for number in [0, 0, 64 + body.len() as u64] {
-        elf.extend_from_slice(&number.to_le_bytes());
-    }
-    elf.extend_from_slice(&0_u32.to_le_bytes());
-    for number in [64_u16, 0, 0, 64, 5, 4] {
-        elf.extend_from_slice(&number.to_le_bytes());
-    }
-    elf.extend_from_slice(&body);
-    elf.extend_from_slice(&headers);
-    elf
 }
 
 #[test]

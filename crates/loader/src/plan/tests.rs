@@ -260,12 +260,24 @@ fn another_modules_build_is_not_replaced() {
 #[test]
 fn an_interrupted_run_owns_what_it_may_have_loaded() {
     let nic = Piece { build_id: None, ..bundled("nic", 1) };
-    let pending = Pending { boot_id: BOOT.to_owned(), names: vec![name("nic")] };
+    let pending = Pending { boot_id: BOOT.to_owned(), pieces: vec![nic.clone()] };
     let known = Record { pending: Some(pending), ..fresh() };
     let found = kernel(vec![loaded(&nic, &[], 0)]);
     let plan = decide(Some(&target(vec![nic.clone()])), &known, &found).unwrap();
     assert_eq!(plan.steps, [Step::Remove { name: name("nic"), back: None }, insert(&nic)]);
     assert_eq!(decide(None, &known, &found).unwrap().steps, [Step::Remove { name: name("nic"), back: None }]);
+}
+
+#[test]
+fn an_interrupted_runs_prerequisites_are_no_obstacle() {
+    let (core, nic) = (hosted("core"), bundled("nic", 1));
+    let pending = Pending { boot_id: BOOT.to_owned(), pieces: vec![core.clone(), nic.clone()] };
+    let known = Record { pending: Some(pending), ..fresh() };
+    let used = kernel(vec![loaded(&core, &[], 3)]);
+    assert_eq!(decide(None, &known, &used).unwrap(), Plan::default(), "someone uses it meanwhile: it stays");
+    let plan = decide(Some(&target(vec![core.clone(), nic.clone()])), &known, &used).unwrap();
+    assert_eq!(plan.steps, [insert(&nic)]);
+    assert!(plan.parts.iter().all(|part| part.ours));
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod files;
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -73,7 +74,7 @@ impl Store {
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         for directory in ["", "keys", "files", "bundles", "modules", "marks", "firmware"] {
             let path = root.join(directory);
-            fs::create_dir_all(&path).map_err(at("make", &path))?;
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(at("make", &path))?;
         }
         let path = root.join("lock");
         let lock = File::options()

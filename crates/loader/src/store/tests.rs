@@ -48,6 +48,16 @@ fn the_id_is_drawn_once() {
 }
 
 #[test]
+fn nobody_else_can_look_into_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("new/store");
+    drop(Store::open(&root).unwrap());
+    for path in [root.clone(), root.join("files"), root.join("firmware")] {
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700, "{}", path.display());
+    }
+}
+
+#[test]
 fn the_store_is_for_one_process_at_a_time() {
     let (directory, store) = store();
     let lock = File::open(directory.path().join("lock")).unwrap();
