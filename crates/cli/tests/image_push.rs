@@ -1,5 +1,7 @@
 //! `kubectl tenon image push` as a person runs it.
 
+#![expect(clippy::unwrap_used, reason = "what a test is made of may fail like the test")]
+
 use std::fs;
 use std::path::Path;
 use std::process::Output;

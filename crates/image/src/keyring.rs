@@ -410,7 +410,8 @@ mod tests {
             });
             let widened: Vec<_> = widened.collect();
             let image = format!("{}{port}/{}", host.join("."), path.join("/"));
-            let prefix: String = path.iter().take(depth).map(|part| format!("/{part}")).collect();
+            let parts: Vec<&str> = path.iter().take(depth).map(String::as_str).collect();
+            let prefix = if parts.is_empty() { String::new() } else { format!("/{}", parts.join("/")) };
             let key = format!("{}{port}{prefix}", widened.join("."));
             let fits = |key: &str| Key::read(key).unwrap().fits(&image.parse().unwrap());
             prop_assert!(fits(&key));

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use tenon_order::{Digest, DigestError};
 
@@ -72,9 +73,12 @@ pub enum ReferenceError {
     Scheme(String),
 }
 
-/// A checked image reference. Shown in full: `docker.io/library/busybox:latest`.
+/// A checked image reference, cheap to clone. Shown in full: `docker.io/library/busybox:latest`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ImageReference {
+pub struct ImageReference(Arc<Parts>);
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Parts {
     registry: String,
     repository: String,
     tag: Option<String>,
@@ -84,32 +88,33 @@ pub struct ImageReference {
 impl ImageReference {
     /// Host and, if given, port: `docker.io`, `localhost:5000`, `[::1]:5000`. Lower case.
     pub fn registry(&self) -> &str {
-        &self.registry
+        &self.0.registry
     }
 
     /// The name inside the registry: `library/busybox`.
     pub fn repository(&self) -> &str {
-        &self.repository
+        &self.0.repository
     }
 
     /// The tag; a reference without digest always has one.
     pub fn tag(&self) -> Option<&str> {
-        self.tag.as_deref()
+        self.0.tag.as_deref()
     }
 
     /// The digest, when the reference names one.
     pub fn digest(&self) -> Option<&Digest> {
-        self.digest.as_ref()
+        self.0.digest.as_ref()
     }
 
     /// The same image, pinned: tag and digest.
+    #[must_use]
     pub fn with_digest(&self, digest: Digest) -> Self {
-        Self { digest: Some(digest), ..self.clone() }
+        Self(Arc::new(Parts { digest: Some(digest), ..Parts::clone(&self.0) }))
     }
 
     /// What a request for the manifest names: the digest where there is one, else the tag.
     pub fn manifest_name(&self) -> String {
-        match (&self.digest, &self.tag) {
+        match (&self.0.digest, &self.0.tag) {
             (Some(digest), _) => digest.to_string(),
             (None, Some(tag)) => tag.clone(),
             (None, None) => "latest".to_owned(),
@@ -118,7 +123,7 @@ impl ImageReference {
 
     /// Registry and repository: what the rules of pull secrets are matched against.
     pub fn name(&self) -> String {
-        format!("{}/{}", self.registry, self.repository)
+        format!("{}/{}", self.0.registry, self.0.repository)
     }
 }
 
@@ -140,17 +145,17 @@ impl FromStr for ImageReference {
             (None, None) => Some("latest".to_owned()),
             (tag, _) => tag.map(str::to_owned),
         };
-        Ok(Self { registry, repository, tag, digest })
+        Ok(Self(Arc::new(Parts { registry, repository, tag, digest })))
     }
 }
 
 impl fmt::Display for ImageReference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.registry, self.repository)?;
-        if let Some(tag) = &self.tag {
+        write!(f, "{}/{}", self.0.registry, self.0.repository)?;
+        if let Some(tag) = &self.0.tag {
             write!(f, ":{tag}")?;
         }
-        match &self.digest {
+        match &self.0.digest {
             Some(digest) => write!(f, "@{digest}"),
             None => Ok(()),
         }

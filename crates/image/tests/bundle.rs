@@ -1,5 +1,7 @@
 //! Bundles from images in a registry, and what a reader refuses.
 
+#![expect(clippy::unwrap_used, reason = "what a test is made of may fail like the test")]
+
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
@@ -81,6 +83,13 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+fn xz(bytes: &[u8]) -> Vec<u8> {
+    let options = lzma_rust2::XzOptions::with_preset(1);
+    let mut writer = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
+    writer.write_all(bytes).unwrap();
+    writer.finish().unwrap()
+}
+
 fn modules(name: &str) -> String {
     format!("opt/lib/modules/{KERNEL}/{name}")
 }
@@ -100,6 +109,7 @@ async fn a_bundle_holds_what_a_node_needs_and_nothing_else() {
         (&one, b"module one"),
         (&two, &gzip(b"module two")),
         (&three, &packed),
+        (&modules("four.ko.xz"), &xz(b"module four")),
         (&dep, b"extra/one.ko:\n"),
         (&order, b"extra/one.ko\n"),
         ("opt/lib/modules/5.10.0-1-test/old.ko", b"another kernel's"),
@@ -111,9 +121,10 @@ async fn a_bundle_holds_what_a_node_needs_and_nothing_else() {
     let bytes = fs::read(&built.file).unwrap();
     assert_eq!(bytes.len() as u64, built.size);
     assert!(built.file.ends_with(format!("{}.tar.zst", built.digest.hex())));
-    let expected: [(&str, &[u8]); 6] = [
+    let expected: [NamedBytes<'_>; 7] = [
         ("firmware/acme/fw.bin", b"fw"),
         ("modules/extra/one.ko", b"module one"),
+        ("modules/four.ko", b"module four"),
         ("modules/modules.dep", b"extra/one.ko:\n"),
         ("modules/modules.order", b"extra/one.ko\n"),
         ("modules/three.ko", b"module three"),
@@ -197,6 +208,8 @@ async fn missing_firmware_is_named() {
     assert_eq!(source, "the image has no directory /fw, the Module's firmwarePath");
 }
 
+type NamedBytes<'a> = (&'a str, &'a [u8]);
+
 /// A bundle with these entries after the manifest, whatever the manifest says.
 fn forged(listed: &[(&str, &[u8])], held: &[(&str, &[u8])]) -> (Vec<u8>, Digest) {
     let entry = |(path, bytes): &(&str, &[u8])| ManifestEntry {
@@ -229,7 +242,7 @@ fn forged(listed: &[(&str, &[u8])], held: &[(&str, &[u8])]) -> (Vec<u8>, Digest)
 
 #[test]
 fn only_what_the_manifest_lists_is_read() {
-    let (a, b): ((&str, &[u8]), (&str, &[u8])) = (("modules/a.ko", b"aa"), ("modules/b.ko", b"bb"));
+    let [a, b]: [NamedBytes<'_>; 2] = [("modules/a.ko", b"aa"), ("modules/b.ko", b"bb")];
     let read = |listed: &[(&str, &[u8])], held: &[(&str, &[u8])]| {
         let (bytes, digest) = forged(listed, held);
         unpack(&bytes, &digest)
@@ -240,7 +253,7 @@ fn only_what_the_manifest_lists_is_read() {
     );
     assert!(matches!(read(&[a, b], &[a]), Err(ReadError::Misplaced(_))));
     assert!(matches!(read(&[a], &[a, b]), Err(ReadError::Trailing)));
-    let (other, longer): ((&str, &[u8]), (&str, &[u8])) = (("modules/a.ko", b"xx"), ("modules/a.ko", b"aaa"));
+    let [other, longer]: [NamedBytes<'_>; 2] = [("modules/a.ko", b"xx"), ("modules/a.ko", b"aaa")];
     assert!(matches!(read(&[a], &[other]), Err(ReadError::OtherContent { .. })));
     assert!(matches!(read(&[a], &[longer]), Err(ReadError::Misplaced(_))));
 }

@@ -1,7 +1,9 @@
 //! A directory becomes an image, and the image a bundle.
 
+#![expect(clippy::unwrap_used, reason = "what a test is made of may fail like the test")]
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tenon_image::bundle::{BundleBuilder, BundleRequest};
 use tenon_image::keyring::Keyring;
@@ -111,7 +113,7 @@ fn a_directory_without_modules_is_said_with_what_was_expected() {
         "{error}"
     );
     assert!(
-        matches!(scan(Path::new("/no/such"), None), Err(ContentsError::Io { path, .. }) if path == PathBuf::from("/no/such"))
+        matches!(scan(Path::new("/no/such"), None), Err(ContentsError::Io { path, .. }) if path == Path::new("/no/such"))
     );
 }
 

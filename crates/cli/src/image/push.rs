@@ -89,12 +89,10 @@ pub(crate) fn run(args: &Args) -> Result<(), PushError> {
         authority: args.ca_file.as_deref().map(|path| read("--ca-file", path)).transpose()?,
     };
     let helpers = keyring.mentions_helpers();
-    let registry =
-        Registry::new(&Transport::new(Proxies::from_environment()), &tls, keyring, Timing::default())
-            .map_err(|source| PushError::Transport {
-                registry: args.reference.registry().to_owned(),
-                source,
-            })?;
+    // A person is waiting: rather say soon what is wrong.
+    let timing = Timing { attempts: 4, ..Timing::default() };
+    let registry = Registry::new(&Transport::new(Proxies::from_environment()), &tls, keyring, timing)
+        .map_err(|source| PushError::Transport { registry: args.reference.registry().to_owned(), source })?;
 
     let contents = Contents::scan(&args.dir, &args.dir_name, args.firmware.as_deref())?;
     describe(args, &contents);

@@ -6,9 +6,9 @@
 
 use std::io::{self, Read};
 
-/// The longest name or link target: PATH_MAX.
+/// The longest name or link target: `PATH_MAX`.
 const MAX_NAME: usize = 4096;
-/// The longest part of a name: NAME_MAX.
+/// The longest part of a name: `NAME_MAX`.
 const MAX_PART: usize = 255;
 /// The longest extended header; extended attributes are in there.
 const MAX_EXTENSION: u64 = 1 << 20;
@@ -104,18 +104,15 @@ pub(crate) fn read<E>(
     bytes: &mut dyn Read,
     visit: &mut dyn FnMut(Member, &mut dyn Read) -> Result<(), E>,
 ) -> Result<(), ReadError<E>> {
-    let mut archive = tar::Archive::new(&mut *bytes);
     let mut extensions = Extensions::default();
-    let mut index = 0;
-    for entry in archive.entries().map_err(ArchiveError::Damaged)?.raw(true) {
+    let mut archive = tar::Archive::new(&mut *bytes);
+    for (index, entry) in (0..).zip(archive.entries().map_err(ArchiveError::Damaged)?.raw(true)) {
         let mut entry = entry.map_err(ArchiveError::Damaged)?;
         if !extensions.take(&mut entry)? {
             let member = member(index, &entry, std::mem::take(&mut extensions))?;
             visit(member, &mut entry).map_err(ReadError::Visitor)?;
         }
-        index += 1;
     }
-    drop(archive);
     if let Some(kind) = extensions.pending() {
         return Err(ArchiveError::Extension(kind).into());
     }

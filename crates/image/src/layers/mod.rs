@@ -49,7 +49,8 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// Ample for module images that sit on a whole distribution; under 64 MiB of memory in the worst case.
+    /// Ample for module images that sit on a whole distribution. The names of the worst image that is let through take
+    /// some 64 MiB of memory; decompression takes at most as much again, for a moment.
     fn default() -> Self {
         Self {
             compressed: 8 << 30,

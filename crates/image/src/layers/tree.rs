@@ -163,16 +163,15 @@ impl Tree {
         let no_place = |source| TreeError::Place { name: shown(&member.name), source };
         let mut walker = Walker::from_root(parts);
         while let Some((directory, name)) = walker.next().map_err(no_place)? {
-            match self.child(directory, &name) {
-                Some(id) => match self.kind(id) {
-                    Kind::Directory => walker.way.push(id),
-                    Kind::Symlink(target) => walker.detour(target).map_err(no_place)?,
-                    Kind::File(_) | Kind::Special => return Err(no_place(LinkError::NotDirectory)),
-                },
-                None => {
-                    self.charge(name.len())?;
-                    walker.way.push(self.insert(directory, name, Kind::Directory, layer));
-                }
+            let Some(id) = self.child(directory, &name) else {
+                self.charge(name.len())?;
+                walker.way.push(self.insert(directory, name, Kind::Directory, layer));
+                continue;
+            };
+            match self.kind(id) {
+                Kind::Directory => walker.way.push(id),
+                Kind::Symlink(target) => walker.detour(target).map_err(no_place)?,
+                Kind::File(_) | Kind::Special => return Err(no_place(LinkError::NotDirectory)),
             }
         }
         Ok(walker.here())
@@ -285,6 +284,9 @@ impl Tree {
     }
 }
 
+/// A name to look up, and the directory to do it in.
+type Step = (Id, Box<[u8]>);
+
 /// Walks names and the links in them, never above the root.
 pub(super) struct Walker {
     pub(super) way: Way,
@@ -308,7 +310,7 @@ impl Walker {
     }
 
     /// The next name to look up, and where.
-    pub(super) fn next(&mut self) -> Result<Option<(Id, Box<[u8]>)>, LinkError> {
+    pub(super) fn next(&mut self) -> Result<Option<Step>, LinkError> {
         while let Some(part) = self.ahead.pop() {
             if *part != *b".." {
                 return Ok(Some((self.here(), part)));

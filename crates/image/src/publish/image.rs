@@ -75,7 +75,7 @@ pub fn pack(contents: &Contents, architecture: &Architecture, work: &Path) -> Re
     let config = document(&Config {
         architecture: architecture.as_str(),
         os: "linux",
-        config: Empty {},
+        run: Empty {},
         rootfs: RootFs { kind: "layers", diff_ids: [layer.diff_id] },
         history: [History { created_by: "kubectl tenon image push" }],
     });
@@ -104,7 +104,8 @@ fn document(value: &impl Serialize) -> Vec<u8> {
 struct Config<'a> {
     architecture: &'a str,
     os: &'a str,
-    config: Empty,
+    #[serde(rename = "config")]
+    run: Empty,
     rootfs: RootFs,
     history: [History; 1],
 }

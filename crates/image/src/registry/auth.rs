@@ -20,7 +20,7 @@ use super::{Access, RegistryError, Subject, Trouble, Violation};
 /// The longest token service's answer.
 const MAX_TOKEN: u64 = 256 * 1024;
 /// How long a token lives that does not say: the specification's word.
-const TOKEN_LIFE: Duration = Duration::from_secs(60);
+const TOKEN_LIFE: Duration = Duration::from_mins(1);
 
 /// What a request needs permission for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -142,7 +142,7 @@ async fn fetch(asking: &Asking<'_>, realm: &str, service: Option<&str>) -> Resul
         serde_json::from_slice(&bytes).map_err(|_| fault(TokenServiceFault::NoToken))?;
     let token = answer.token.or(answer.access_token).filter(|token| is_header_value(token));
     let token = token.ok_or_else(|| fault(TokenServiceFault::NoToken))?;
-    let life = answer.expires_in.map_or(TOKEN_LIFE, Duration::from_secs).min(Duration::from_secs(3600));
+    let life = answer.expires_in.map_or(TOKEN_LIFE, Duration::from_secs).min(Duration::from_hours(1));
     // Some of its life goes by on the way.
     Ok(Token { header: format!("Bearer {token}"), expires: Instant::now() + life * 4 / 5 })
 }

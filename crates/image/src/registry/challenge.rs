@@ -27,18 +27,16 @@ fn read(header: &str) -> Vec<Challenge> {
         if word.is_empty() {
             break;
         }
-        match after.strip_prefix('=') {
-            Some(value) => {
-                let (value, after) = take_value(value);
-                if let Some((_, parameters)) = challenges.last_mut() {
-                    parameters.push((word.to_ascii_lowercase(), value));
-                }
-                rest = after;
+        rest = after;
+        let word = word.to_ascii_lowercase();
+        if let Some(value) = after.strip_prefix('=') {
+            let (value, after) = take_value(value);
+            rest = after;
+            if let Some((_, parameters)) = challenges.last_mut() {
+                parameters.push((word, value));
             }
-            None => {
-                challenges.push((word.to_ascii_lowercase(), Vec::new()));
-                rest = after;
-            }
+        } else {
+            challenges.push((word, Vec::new()));
         }
     }
     challenges.into_iter().filter_map(|(scheme, parameters)| understand(&scheme, &parameters)).collect()
@@ -77,16 +75,16 @@ fn take_value(text: &str) -> (String, &str) {
 mod tests {
     use super::*;
 
-    fn bearer(realm: &str, service: Option<&str>) -> Option<Challenge> {
-        Some(Challenge::Bearer { realm: realm.to_owned(), service: service.map(str::to_owned) })
+    fn bearer(realm: &str, service: Option<&str>) -> Challenge {
+        Challenge::Bearer { realm: realm.to_owned(), service: service.map(str::to_owned) }
     }
 
     #[test]
     fn tokens_are_preferred_to_passwords() {
         let header = r#"Basic realm="r", Bearer realm="https://a/t?x=1,2",service="reg",scope="repository:a/b:pull,push""#;
-        assert_eq!(Challenge::choose([header].into_iter()), bearer("https://a/t?x=1,2", Some("reg")));
+        assert_eq!(Challenge::choose([header].into_iter()), Some(bearer("https://a/t?x=1,2", Some("reg"))));
         let two = [r#"Basic realm="r""#, r#"bearer realm="https://a\"b""#];
-        assert_eq!(Challenge::choose(two.into_iter()), bearer("https://a\"b", None));
+        assert_eq!(Challenge::choose(two.into_iter()), Some(bearer("https://a\"b", None)));
         assert_eq!(Challenge::choose(["BASIC"].into_iter()), Some(Challenge::Basic));
     }
 

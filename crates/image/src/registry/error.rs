@@ -1,6 +1,7 @@
 //! The outcomes of asking a registry.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tenon_order::Digest;
@@ -12,47 +13,42 @@ use crate::retry::Retry;
 
 /// What a request was about.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Subject {
-    /// The registry's host.
-    pub registry: String,
-    /// The name inside it.
-    pub repository: String,
-    /// The thing.
-    pub what: What,
-}
+pub struct Subject(Arc<(ImageReference, What)>);
 
 /// The thing that a request was about.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
-    /// A manifest by tag or digest.
-    Manifest(String),
+    /// The image's manifest.
+    Manifest,
     /// A layer or configuration.
     Blob(Digest),
 }
 
 impl Subject {
     pub(super) fn manifest(image: &ImageReference) -> Self {
-        Self::of(image, What::Manifest(image.manifest_name()))
+        Self(Arc::new((image.clone(), What::Manifest)))
     }
 
     pub(super) fn blob(image: &ImageReference, digest: Digest) -> Self {
-        Self::of(image, What::Blob(digest))
+        Self(Arc::new((image.clone(), What::Blob(digest))))
     }
 
-    fn of(image: &ImageReference, what: What) -> Self {
-        Self { registry: image.registry().to_owned(), repository: image.repository().to_owned(), what }
+    /// The image that was dealt with.
+    pub fn image(&self) -> &ImageReference {
+        &self.0.0
+    }
+
+    /// The part of it.
+    pub fn what(&self) -> What {
+        self.0.1
     }
 }
 
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { registry, repository, what } = self;
-        match what {
-            What::Manifest(name) if name.starts_with("sha256:") => {
-                write!(f, "{registry}/{repository}@{name}")
-            }
-            What::Manifest(name) => write!(f, "{registry}/{repository}:{name}"),
-            What::Blob(digest) => write!(f, "blob {digest} of {registry}/{repository}"),
+        match self.what() {
+            What::Manifest => self.image().fmt(f),
+            What::Blob(digest) => write!(f, "blob {digest} of {}", self.image().name()),
         }
     }
 }

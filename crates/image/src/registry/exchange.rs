@@ -18,6 +18,8 @@ use crate::reference::ImageReference;
 const MAX_REDIRECTS: usize = 4;
 /// Attempts wait no longer than this for each other, unless the registry says so.
 const MAX_PAUSE: Duration = Duration::from_secs(8);
+/// What a registry may ask for at most.
+const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 /// Of an error's body.
 const MAX_ERROR: u64 = 16 * 1024;
 /// Of a registry's own words in our messages.
@@ -195,7 +197,7 @@ async fn attach(request: RequestBuilder, call: &Call<'_>) -> Result<RequestBuild
 
 fn scope(call: &Call<'_>) -> String {
     let actions = if call.push { "pull,push" } else { "pull" };
-    format!("repository:{}:{actions}", call.subject.repository)
+    format!("repository:{}:{actions}", call.subject.image().repository())
 }
 
 fn challenge(headers: &HeaderMap) -> Option<Challenge> {
@@ -278,12 +280,14 @@ pub(super) async fn response_trouble(response: Response, subject: &Subject) -> R
 /// Seconds or a date.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = httpdate::parse_http_date(text).ok()?;
-    // A date that has passed means now.
-    Some(date.duration_since(std::time::SystemTime::now()).unwrap_or_default())
+    let wait = if let Ok(seconds) = text.parse() {
+        Duration::from_secs(seconds)
+    } else {
+        let date = httpdate::parse_http_date(text).ok()?;
+        // A date that has passed means now.
+        date.duration_since(std::time::SystemTime::now()).unwrap_or_default()
+    };
+    Some(wait.min(MAX_RETRY_AFTER))
 }
 
 #[derive(Deserialize)]

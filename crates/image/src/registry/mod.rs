@@ -40,8 +40,8 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            manifest: Duration::from_secs(60),
-            blob: Duration::from_secs(20 * 60),
+            manifest: Duration::from_mins(1),
+            blob: Duration::from_mins(20),
             pause: Duration::from_millis(250),
             attempts: 6,
         }

@@ -79,6 +79,11 @@ impl TestRegistry {
         self.store().faults.push((route, times, fault));
     }
 
+    /// Spoils nothing any more.
+    pub fn heal(&self) {
+        self.store().faults.clear();
+    }
+
     /// Every request so far, in order.
     pub fn seen(&self) -> Vec<Seen> {
         self.store().seen.clone()
