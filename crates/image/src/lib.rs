@@ -1,7 +1,7 @@
 //! What a module image *is*, and one client for the registries that hold them.
 //!
 //! In comes an image's name, a kernel and an architecture; out goes a [`bundle`]: the few files that a node needs,
-//! named by their content. On the way lie [`reference`] (names), [`keyring`] (pull secrets), [`registry`] (the
+//! named by their content. On the way lie [`mod@reference`] (names), [`keyring`] (pull secrets), [`registry`] (the
 //! client), [`platform`] (which manifest of an index), [`layers`] (what files an image has) and, in the other
 //! direction, [`publish`] (a directory of modules becomes an image).
 //!
