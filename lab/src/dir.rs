@@ -83,7 +83,7 @@ impl Drop for LabDir {
 }
 
 /// Where this user's labs live.
-fn base() -> PathBuf {
+pub(crate) fn base() -> PathBuf {
     let uid = rustix::process::getuid().as_raw();
     std::env::temp_dir().join(format!("tenon-labs-{uid}"))
 }

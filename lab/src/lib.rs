@@ -6,6 +6,7 @@
 
 pub mod cache;
 pub mod child;
+pub mod cluster;
 pub mod command;
 pub mod control_plane;
 pub mod debian;
@@ -13,11 +14,18 @@ pub mod dir;
 pub mod drivers;
 pub mod guest;
 pub mod kernel;
+pub mod node;
 pub mod programs;
+pub mod registry;
+pub mod session;
 pub mod setup;
 pub mod wait;
 
+pub use cluster::{Lab, LabError};
 pub use control_plane::ControlPlane;
+pub use guest::Guest;
+pub use node::Node;
+pub use registry::Registry;
 
 /// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -27,4 +35,10 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+/// An error and its causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

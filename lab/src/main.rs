@@ -1,9 +1,17 @@
 //! The lab as a command: a cluster to try things on.
 
-use std::process::ExitCode;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{Args, Parser};
+use tenon_lab::Lab;
+use tenon_lab::command::Tail;
+use tenon_lab::kernel::Origin;
+use tenon_lab::session::{self, Session};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// A cluster on one machine, with virtual machines for nodes.
 #[derive(Debug, Parser)]
@@ -11,6 +19,20 @@ use clap::Parser;
 enum Command {
     /// Gets everything that the lab needs: packages, kernels, the control plane. As root on a fresh machine.
     Setup,
+    /// Starts a cluster with Tenon installed, and stays until it is interrupted.
+    Up(Up),
+    /// Ends the cluster that `up` started.
+    Down,
+}
+
+#[derive(Debug, Args)]
+struct Up {
+    /// How many nodes; they boot the two kernels in turn.
+    #[arg(long, default_value_t = 2)]
+    nodes: usize,
+    /// Goes on in the background, and returns when the cluster is ready.
+    #[arg(long)]
+    detach: bool,
 }
 
 fn main() -> ExitCode {
@@ -25,12 +47,96 @@ fn main() -> ExitCode {
 
 fn run(command: &Command) -> anyhow::Result<()> {
     match command {
-        Command::Setup => {
-            let start = std::time::Instant::now();
-            let mut say = |step: &str| eprintln!("{:6.1} s  {step}", start.elapsed().as_secs_f32());
-            tenon_lab::setup::setup(&mut say).context("set up the lab")?;
-            say("ready");
-            Ok(())
-        }
+        Command::Setup => setup(),
+        Command::Up(up) if up.detach => detach(up),
+        Command::Up(up) => tokio::runtime::Runtime::new().context("start")?.block_on(stay(up)),
+        Command::Down => Ok(session::end()?),
     }
+}
+
+fn setup() -> anyhow::Result<()> {
+    let mut say = progress();
+    tenon_lab::setup::setup(&mut say).context("set up the lab")?;
+    say("ready");
+    Ok(())
+}
+
+async fn stay(up: &Up) -> anyhow::Result<()> {
+    let mut say = progress();
+    let session = Session::claim()?;
+    // Before anything runs, so that an early interruption tidies up too.
+    let mut interrupted = signal(SignalKind::interrupt()).context("listen for interruption")?;
+    let mut ended = signal(SignalKind::terminate()).context("listen for termination")?;
+    let wanted_end = async {
+        tokio::select! { _ = interrupted.recv() => {}, _ = ended.recv() => {} }
+    };
+    tokio::select! {
+        () = wanted_end => Ok(()),
+        result = serve(up, &session, &mut say) => result,
+    }
+}
+
+async fn serve(up: &Up, session: &Session, say: &mut impl FnMut(&str)) -> anyhow::Result<()> {
+    say("control plane, registry, operator");
+    let mut lab = Lab::start().await?;
+    for (number, origin) in (1..=up.nodes).zip(Origin::ALL.into_iter().cycle()) {
+        let node = lab.add_node(&format!("node-{number}"), origin).await?;
+        say(&format!("node-{number}: {}", node.guest().kernel().release));
+    }
+    session.announce(lab.plane().kubeconfig())?;
+    say("ready");
+    println!("{}", advice(&lab));
+    let mut period = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        period.tick().await;
+        lab.check()?;
+    }
+}
+
+fn advice(lab: &Lab) -> String {
+    let kubeconfig = lab.plane().kubeconfig();
+    let kubectl = lab.plane().kubectl_command();
+    format!(
+        "\nexport KUBECONFIG={}\n{} get nodes\n\nregistry {}\nlogs     {}\nend      tenon-lab down, or Ctrl-C\n",
+        kubeconfig.display(),
+        Path::new(kubectl.get_program()).display(),
+        lab.registry().host(),
+        lab.folder().display(),
+    )
+}
+
+/// Starts the same command in the background, with its words in a file, and waits until it is ready.
+fn detach(up: &Up) -> anyhow::Result<()> {
+    use std::os::unix::process::CommandExt as _;
+
+    anyhow::ensure!(session::current()?.is_none(), session::SessionError::Running);
+    let log = std::env::temp_dir().join(format!("tenon-lab-up-{}.log", std::process::id()));
+    let out = File::create(&log).with_context(|| format!("create {}", log.display()))?;
+    let err = out.try_clone().context("share the log")?;
+    let mut child = std::process::Command::new(std::env::current_exe().context("find this program")?)
+        .args(["up", "--nodes", &up.nodes.to_string()])
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(err)
+        .process_group(0)
+        .spawn()
+        .context("start in the background")?;
+    while session::current()?.is_none() {
+        if let Some(status) = child.try_wait().context("watch the lab")? {
+            anyhow::bail!("the lab ended ({status}); {} ends with\n{}", log.display(), Tail::of_file(&log));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    print_log(log)
+}
+
+fn print_log(log: PathBuf) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(&log).with_context(|| format!("read {}", log.display()))?;
+    print!("{text}");
+    Ok(())
+}
+
+fn progress() -> impl FnMut(&str) {
+    let start = Instant::now();
+    move |step: &str| eprintln!("{:6.1} s  {step}", start.elapsed().as_secs_f32())
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::{Cache, CacheError, Lock};
+use crate::command;
 use crate::control_plane::Binaries;
 use crate::control_plane::binaries::BinariesError;
 use crate::debian::{Archive, ArchiveError, Release};
@@ -14,8 +15,31 @@ use crate::drivers::{self, Driver, DriverError};
 use crate::kernel::{Kernel, KernelError, Origin};
 
 /// Programs that must be installed, for they come with libraries.
-const INSTALLED: &[&str] =
-    &["binutils", "e2fsprogs", "gcc-12", "kmod", "libelf1", "make", "openssl", "util-linux", "xz-utils"];
+const INSTALLED: &[&str] = &[
+    "binutils",
+    "curl",
+    "e2fsprogs",
+    "gcc-12",
+    "kmod",
+    "libelf1",
+    "make",
+    "openssl",
+    "util-linux",
+    "xz-utils",
+];
+/// A program of each, to see whether they are there.
+const PROGRAMS: &[&str] = &[
+    "strip",
+    "curl",
+    "mke2fs",
+    "gcc-12",
+    "depmod",
+    "make",
+    "openssl",
+    "setpriv",
+    "xz",
+    "qemu-system-x86_64",
+];
 /// QEMU 10: the emulation of 7.2, Debian 12's own, spoils flags now and then, and guests die of it.
 const QEMU: &str = "qemu-system-x86";
 
@@ -88,6 +112,12 @@ impl Supplies {
         let _lock = Lock::take(&cache.folder("")?.join("setup.lock"))?;
         let archive = Archive::open(cache)?;
         progress("package lists");
+        if let Some(supplies) = Self::remembered(cache)?
+            && !archive.refresh()?
+        {
+            // The same lists name the same packages.
+            return Ok(supplies);
+        }
         archive.refresh()?;
         progress("packages: programs to install");
         archive.install(INSTALLED, Release::Stable)?;
@@ -137,7 +167,7 @@ impl Supplies {
         files.iter().all(|file| file.is_file())
             && self.kernels.len() == Origin::ALL.len()
             && self.kernels.iter().all(Kernel::is_there)
-            && crate::command::find("qemu-system-x86_64").is_some()
+            && PROGRAMS.iter().all(|program| command::find(program).is_some())
     }
 
     fn remember(&self, path: &Path) -> Result<(), SetupError> {

@@ -92,18 +92,19 @@ impl Archive {
         Ok(Self { cache: cache.clone(), folder, codename })
     }
 
-    /// Fetches the package lists when they are a day old. With old lists and no network the old ones serve.
-    pub fn refresh(&self) -> Result<(), ArchiveError> {
+    /// Fetches the package lists when they are a day old, and says whether it did. With old lists and no network the old
+    /// ones serve.
+    pub fn refresh(&self) -> Result<bool, ArchiveError> {
         let stamp = self.folder.join("refreshed");
         let age = fs::metadata(&stamp)
             .and_then(|meta| meta.modified())
             .map(|then| SystemTime::now().duration_since(then).unwrap_or_default());
         if age.as_ref().is_ok_and(|age| *age < FRESH) {
-            return Ok(());
+            return Ok(false);
         }
         match command::run(self.apt("apt-get", Release::Stable).args(["update", "-qq"])) {
-            Ok(_) => write(&stamp, ""),
-            Err(_) if age.is_ok() => Ok(()),
+            Ok(_) => write(&stamp, "").map(|()| true),
+            Err(_) if age.is_ok() => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

@@ -14,6 +14,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use channel::{Channel, ChannelError};
@@ -64,7 +65,7 @@ pub struct Guest {
 #[derive(Debug)]
 struct Running {
     qemu: Child,
-    channel: Channel,
+    channel: Arc<Channel>,
     hello: Hello,
     loader_port: u16,
 }
@@ -195,6 +196,11 @@ impl Guest {
     /// Everything that the kernel, PID 1 and the containers said at this boot.
     pub fn console(&self) -> PathBuf {
         self.folder.join(format!("console-{}.log", self.boots))
+    }
+
+    /// The line to it, for a task of its own; it breaks when the guest ends.
+    pub fn channel(&self) -> Result<Arc<Channel>, GuestError> {
+        Ok(self.running()?.channel.clone())
     }
 
     /// Where the host reaches the loader's socket, as the agent's user.
@@ -354,12 +360,12 @@ impl Guest {
             qemu.check()?;
             return Err(self.died());
         }
-        let channel = Channel::connect(&self.socket()).await.map_err(|source| self.channel(source))?;
-        let hello = match channel.call(Operation::Hello).await.map_err(|source| self.channel(source))? {
+        let channel = Channel::connect(&self.socket()).await.map_err(|source| self.talk(source))?;
+        let hello = match channel.call(Operation::Hello).await.map_err(|source| self.talk(source))? {
             Outcome::Hello(hello) => hello,
             answer => return Err(self.unexpected("Hello", answer)),
         };
-        self.running = Some(Running { qemu, channel, hello, loader_port });
+        self.running = Some(Running { qemu, channel: Arc::new(channel), hello, loader_port });
         Ok(())
     }
 
@@ -427,7 +433,7 @@ impl Guest {
         let answer = self.running()?.channel.call(operation).await;
         answer.map_err(|source| match source {
             ChannelError::HungUp { .. } => self.died(),
-            source => self.channel(source),
+            source => self.talk(source),
         })
     }
 
@@ -453,12 +459,12 @@ impl Guest {
         GuestError::Died { name: self.settings.name.clone(), panic, console, tail }
     }
 
-    fn channel(&self, source: ChannelError) -> GuestError {
+    fn talk(&self, source: ChannelError) -> GuestError {
         GuestError::Channel { name: self.settings.name.clone(), console: self.console(), source }
     }
 
     fn unexpected(&self, operation: &str, answer: Outcome) -> GuestError {
-        self.channel(ChannelError::Unexpected { operation: operation.to_owned(), answer })
+        self.talk(ChannelError::Unexpected { operation: operation.to_owned(), answer })
     }
 }
 

@@ -1,0 +1,265 @@
+//! The whole: control plane, registry, operator, nodes.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tenon_api::node_pod::NAMESPACE;
+
+use crate::child::{Child, ChildError};
+use crate::command::Tail;
+use crate::control_plane::{Binding, ControlPlane, ControlPlaneError, Credential, Extent, free_ports};
+use crate::dir::{LabDir, LabDirError};
+use crate::guest::root_disk::RootDiskError;
+use crate::guest::{Program, Settings, root_disk};
+use crate::kernel::Origin;
+use crate::node::{Node, NodeError};
+use crate::programs::{self, ProgramError};
+use crate::registry::{Protection, Registry, RegistryError};
+use crate::setup::{SetupError, Supplies};
+
+/// The operator's ServiceAccount.
+const OPERATOR: &str = "tenon-operator";
+
+/// A cluster with Tenon installed. Dropping it ends everything.
+#[derive(Debug)]
+pub struct Lab {
+    // In the order in which they end.
+    operator: Option<Child>,
+    nodes: HashMap<String, Node>,
+    registry: Registry,
+    plane: ControlPlane,
+    supplies: Supplies,
+    init: PathBuf,
+    root: PathBuf,
+    depot_port: u16,
+    admin_port: u16,
+    operator_starts: u32,
+    dir: LabDir,
+}
+
+/// Why there is no lab, or not the one that was wanted.
+#[derive(Debug, thiserror::Error)]
+pub enum LabError {
+    /// Supplies.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// The folder.
+    #[error(transparent)]
+    Dir(#[from] LabDirError),
+    /// The project's own programs.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    /// The control plane.
+    #[error(transparent)]
+    ControlPlane(#[from] ControlPlaneError),
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The guests' root file system.
+    #[error("make the guests' root file system")]
+    Root(#[from] RootDiskError),
+    /// A node.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The operator.
+    #[error(transparent)]
+    Operator(#[from] ChildError),
+    /// A port for the operator.
+    #[error("find a free port on loopback")]
+    Port(#[source] io::Error),
+    /// A manifest of `deploy/`.
+    #[error("read {path}")]
+    Manifest {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Work that ran aside.
+    #[error("the work was interrupted")]
+    Interrupted(#[from] tokio::task::JoinError),
+}
+
+impl Lab {
+    /// Starts control plane and registry, installs what `deploy/` holds, and starts the operator. Nodes come one by one.
+    pub async fn start() -> Result<Self, LabError> {
+        let mut lab = Self::start_without_operator().await?;
+        lab.start_operator().await?;
+        Ok(lab)
+    }
+
+    /// As [`Self::start`], and the operator later.
+    pub async fn start_without_operator() -> Result<Self, LabError> {
+        let supplies = tokio::task::spawn_blocking(Supplies::get).await??;
+        let dir = LabDir::create()?;
+        let folder = dir.path().to_owned();
+        let plane = ControlPlane::start_in(&folder, Extent::Full).await?;
+        for path in manifests().map_err(|source| LabError::Manifest { path: deploy(), source })? {
+            let text = fs::read_to_string(&path).map_err(|source| LabError::Manifest { path, source })?;
+            plane.apply(&text).await?;
+        }
+        let registry = Registry::start(&supplies, &folder, "registry", &Protection::default()).await?;
+        let root = folder.join("root.img");
+        let (made, from) = (root.clone(), supplies.clone());
+        let init = tokio::task::spawn_blocking(move || make_root(&made, &from)).await??;
+        let [depot_port, admin_port] = free_ports().map_err(LabError::Port)?;
+        Ok(Self {
+            operator: None,
+            nodes: HashMap::new(),
+            registry,
+            plane,
+            supplies,
+            init,
+            root,
+            depot_port,
+            admin_port,
+            operator_starts: 0,
+            dir,
+        })
+    }
+
+    /// Boots a kernel as a new node that runs the agent and the loader.
+    pub async fn add_node(&mut self, name: &str, origin: Origin) -> Result<&mut Node, LabError> {
+        let settings = self.guest_settings(name, origin)?;
+        self.add_guest(settings).await
+    }
+
+    /// As [`Self::add_node`], with settings that the caller has changed.
+    pub async fn add_guest(&mut self, settings: Settings) -> Result<&mut Node, LabError> {
+        let folder = self.dir.path();
+        let node = Node::start(&self.plane, settings, &self.supplies.seccomp_profile, folder).await?;
+        Ok(self.nodes.entry(node.name().to_owned()).insert_entry(node).into_mut())
+    }
+
+    /// What a node of this lab is made of.
+    pub fn guest_settings(&self, name: &str, origin: Origin) -> Result<Settings, LabError> {
+        Ok(Settings {
+            name: name.to_owned(),
+            kernel: self.supplies.kernel(origin)?.clone(),
+            init: self.init.clone(),
+            root: self.root.clone(),
+            kernel_arguments: Vec::new(),
+        })
+    }
+
+    /// A node by name.
+    pub fn node(&mut self, name: &str) -> Option<&mut Node> {
+        self.nodes.get_mut(name)
+    }
+
+    /// Starts the operator on the host, under its own ServiceAccount.
+    pub async fn start_operator(&mut self) -> Result<(), LabError> {
+        let token = self.plane.token(NAMESPACE, OPERATOR, None, &Binding::None).await?;
+        let kubeconfig = self.plane.write_kubeconfig_as(OPERATOR, &Credential::Token(token))?;
+        let program =
+            tokio::task::spawn_blocking(|| programs::program(programs::Program::Operator)).await??;
+        let mut command = Command::new(program);
+        command
+            .arg("--kubeconfig")
+            .arg(kubeconfig)
+            .args(["--listen-depot", &format!("127.0.0.1:{}", self.depot_port)])
+            .args(["--listen-admin", &format!("127.0.0.1:{}", self.admin_port)])
+            .args(["--advertise", &format!("https://10.0.2.2:{}", self.depot_port)])
+            .arg("--cache-dir")
+            .arg(self.dir.path().join("depot"))
+            .args(["--registry", &format!("{},plain-http", self.registry.host())]);
+        self.operator_starts += 1;
+        let name = format!("operator-{}", self.operator_starts);
+        self.operator = Some(Child::start(&name, &command, self.dir.path())?);
+        Ok(())
+    }
+
+    /// Kills the operator as a crash would.
+    pub fn kill_operator(&mut self) {
+        self.operator = None;
+    }
+
+    /// An error with the last words of whatever has ended by itself.
+    pub fn check(&mut self) -> Result<(), LabError> {
+        if let Some(operator) = &mut self.operator {
+            operator.check()?;
+        }
+        Ok(self.plane.check()?)
+    }
+
+    /// The operator's log so far: its last lines.
+    pub fn operator_tail(&self) -> Option<Tail> {
+        self.operator.as_ref().map(|operator| Tail::of_file(operator.log()))
+    }
+
+    /// Where the operator serves metrics and health.
+    pub fn operator_admin(&self) -> String {
+        format!("http://127.0.0.1:{}", self.admin_port)
+    }
+
+    /// The control plane.
+    pub fn plane(&self) -> &ControlPlane {
+        &self.plane
+    }
+
+    /// The control plane, to disturb it.
+    pub fn plane_mut(&mut self) -> &mut ControlPlane {
+        &mut self.plane
+    }
+
+    /// The registry.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The registry, to disturb it.
+    pub fn registry_mut(&mut self) -> &mut Registry {
+        &mut self.registry
+    }
+
+    /// Kernels and programs.
+    pub fn supplies(&self) -> &Supplies {
+        &self.supplies
+    }
+
+    /// The folder with everything's logs.
+    pub fn folder(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+/// Builds the programs that run in guests, and the file system with them.
+fn make_root(image: &Path, supplies: &Supplies) -> Result<PathBuf, LabError> {
+    let init = programs::program(programs::Program::Init)?;
+    let container = |table: &tenon_api::node_pod::Container, program| -> Result<Program, LabError> {
+        Ok(Program {
+            container: table.name.to_owned(),
+            path: table.program.to_owned(),
+            binary: programs::program(program)?,
+        })
+    };
+    let agent = container(&tenon_api::node_pod::AGENT, programs::Program::Agent)?;
+    let loader = container(&tenon_api::node_pod::LOADER, programs::Program::Loader)?;
+    root_disk(image, supplies, &init, &[agent, loader])?;
+    Ok(init)
+}
+
+fn deploy() -> PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy")).to_owned()
+}
+
+/// What is installed before the operator runs, the namespace and the definitions first. The workloads themselves are not:
+/// the lab runs them where it can watch them.
+fn manifests() -> io::Result<Vec<PathBuf>> {
+    let deploy = deploy();
+    let mut paths = vec![deploy.join("namespace.yaml")];
+    for folder in ["crds", "rbac"] {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(deploy.join(folder))? {
+            found.push(entry?.path());
+        }
+        found.sort();
+        paths.append(&mut found);
+    }
+    paths.push(deploy.join("flow-schemas.yaml"));
+    Ok(paths)
+}
