@@ -5,7 +5,7 @@
 
 mod daemon_set;
 
-pub use daemon_set::{Images, daemon_set, pod_template};
+pub use daemon_set::{Images, api_token, daemon_set, pod_template};
 
 /// The namespace of all that belongs to Tenon itself.
 pub const NAMESPACE: &str = "tenon-system";

@@ -21,7 +21,7 @@ pub struct Modprobe {
 
     /// The directory in the image that holds `lib/modules/<kernel>`.
     #[serde(default = "default_dir_name")]
-    #[schemars(length(max = 1024))]
+    #[schemars(length(max = 256))]
     pub dir_name: String,
 
     /// Further flags for modprobe.

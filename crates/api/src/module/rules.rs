@@ -142,14 +142,14 @@ pub(super) fn loading_order_has_two() -> Rule {
     .field_path(".modulesLoadingOrder")
 }
 
-/// `modprobe`: no module depends on itself.
+/// `modprobe`: no module depends on itself. Not with the reason `FieldValueDuplicate`: the API server leaves the message
+/// out then.
 pub(super) fn loading_order_is_unique() -> Rule {
-    Rule::new(
+    rule(
         "!has(self.modulesLoadingOrder) || \
          self.modulesLoadingOrder.all(m, self.modulesLoadingOrder.exists_one(n, n == m))",
+        "modulesLoadingOrder must not name a module twice",
     )
-    .message("modulesLoadingOrder must not name a module twice")
-    .reason(Reason::FieldValueDuplicate)
     .field_path(".modulesLoadingOrder")
 }
 

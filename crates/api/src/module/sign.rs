@@ -29,6 +29,6 @@ pub struct Sign {
     /// Paths in the image of the files to sign, all below `modprobe.dirName`. May use template variables and the
     /// shell's wildcards.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256), inner(length(max = 1024)))]
+    #[schemars(length(max = 128), inner(length(max = 1024)))]
     pub files_to_sign: Vec<String>,
 }

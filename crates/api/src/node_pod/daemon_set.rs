@@ -194,7 +194,7 @@ fn volume(mount: &Mount) -> core::Volume {
                 ..core::ConfigMapVolumeSource::default()
             });
         }
-        MountSource::ApiToken => volume.projected = Some(projected(api_token())),
+        MountSource::ApiToken => volume.projected = Some(api_token()),
         MountSource::Token { audience, file, seconds } => {
             volume.projected = Some(projected(vec![token(Some(audience), file, seconds)]));
         }
@@ -202,8 +202,9 @@ fn volume(mount: &Mount) -> core::Volume {
     volume
 }
 
-/// What the API server would mount by itself if it were left to.
-fn api_token() -> Vec<core::VolumeProjection> {
+/// A service account's token for the API server, with what belongs to it: what the API server would mount by itself if
+/// it were left to.
+pub fn api_token() -> core::ProjectedVolumeSource {
     let authority = core::VolumeProjection {
         config_map: Some(core::ConfigMapProjection {
             name: "kube-root-ca.crt".to_owned(),
@@ -229,7 +230,7 @@ fn api_token() -> Vec<core::VolumeProjection> {
         }),
         ..core::VolumeProjection::default()
     };
-    vec![token(None, "token", 3607), authority, namespace]
+    projected(vec![token(None, "token", 3607), authority, namespace])
 }
 
 fn token(audience: Option<&str>, file: &str, seconds: i64) -> core::VolumeProjection {

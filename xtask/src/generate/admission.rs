@@ -1,0 +1,117 @@
+//! What RBAC cannot say: an agent writes only its own node's status, and only the operator writes what nodes should do.
+//!
+//! Both are admission policies that the API server evaluates itself; when one cannot be evaluated, the write is refused.
+
+use anyhow::Result;
+use k8s_openapi::api::admissionregistration::v1::{
+    MatchCondition, MatchResources, NamedRuleWithOperations, ValidatingAdmissionPolicy,
+    ValidatingAdmissionPolicyBinding, ValidatingAdmissionPolicyBindingSpec, ValidatingAdmissionPolicySpec,
+    Validation,
+};
+use tenon_api::node_pod::SERVICE_ACCOUNT as AGENT;
+
+use super::{OPERATOR, rbac, yaml};
+
+/// The claim by which a token names the node that its pod runs on.
+const NODE_CLAIM: &str = "authentication.kubernetes.io/node-name";
+
+/// `rbac/admission.yaml`.
+pub(super) fn file() -> Result<String> {
+    let mut objects = Vec::new();
+    for policy in [agents_report_on_their_own_node(), only_the_operator_writes_specs()] {
+        let name = policy.metadata.name.clone().unwrap_or_default();
+        objects.push(yaml::value(policy)?);
+        objects.push(yaml::value(ValidatingAdmissionPolicyBinding {
+            metadata: rbac::cluster(&name),
+            spec: Some(ValidatingAdmissionPolicyBindingSpec {
+                policy_name: Some(name),
+                validation_actions: Some(vec!["Deny".to_owned()]),
+                ..ValidatingAdmissionPolicyBindingSpec::default()
+            }),
+        })?);
+    }
+    yaml::documents(&objects)
+}
+
+fn agents_report_on_their_own_node() -> ValidatingAdmissionPolicy {
+    let claim = format!("request.userInfo.extra['{NODE_CLAIM}']");
+    policy(
+        "tenon-agents-report-on-their-own-node",
+        rules(&["nodemodulesconfigs", "nodemodulesconfigs/*"], &["*"]),
+        ("is-an-agent", format!("request.userInfo.username == '{}'", rbac::username(AGENT))),
+        vec![
+            refuse(
+                "request.operation == 'UPDATE' && has(request.subResource) && request.subResource == 'status'",
+                "an agent writes nothing but the status of a NodeModulesConfig",
+            ),
+            refuse(
+                &format!("has(request.userInfo.extra) && '{NODE_CLAIM}' in request.userInfo.extra"),
+                "this token names no node: only a token bound to a pod on a node may write a status",
+            ),
+            refuse(
+                &format!(
+                    "has(request.userInfo.extra) && '{NODE_CLAIM}' in request.userInfo.extra && \
+                     {claim}.size() == 1 && {claim}[0] == request.name"
+                ),
+                "an agent writes the status of its own node only: the object's name must be the node in its token",
+            ),
+        ],
+    )
+}
+
+/// Everybody else may touch the metadata, as the garbage collector must, and may delete: without the object nothing is
+/// asked of the node, and what is loaded stays.
+fn only_the_operator_writes_specs() -> ValidatingAdmissionPolicy {
+    policy(
+        "tenon-only-the-operator-writes-specs",
+        rules(&["nodemodulesconfigs"], &["CREATE", "UPDATE"]),
+        ("is-not-the-operator", format!("request.userInfo.username != '{}'", rbac::username(OPERATOR))),
+        vec![refuse(
+            "request.operation == 'UPDATE' && has(object.spec) == has(oldObject.spec) && \
+             (!has(object.spec) || object.spec == oldObject.spec)",
+            "only Tenon's operator writes what a node should have: change the Module instead",
+        )],
+    )
+}
+
+fn policy(
+    name: &str,
+    rules: MatchResources,
+    (condition, expression): (&str, String),
+    validations: Vec<Validation>,
+) -> ValidatingAdmissionPolicy {
+    ValidatingAdmissionPolicy {
+        metadata: rbac::cluster(name),
+        spec: Some(ValidatingAdmissionPolicySpec {
+            failure_policy: Some("Fail".to_owned()),
+            match_constraints: Some(rules),
+            match_conditions: Some(vec![MatchCondition { name: condition.to_owned(), expression }]),
+            validations: Some(validations),
+            ..ValidatingAdmissionPolicySpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn rules(resources: &[&str], operations: &[&str]) -> MatchResources {
+    let owned = |texts: &[&str]| Some(texts.iter().map(|text| (*text).to_owned()).collect());
+    MatchResources {
+        resource_rules: Some(vec![NamedRuleWithOperations {
+            api_groups: owned(&[rbac::KMM_GROUP]),
+            api_versions: owned(&["*"]),
+            operations: owned(operations),
+            resources: owned(resources),
+            ..NamedRuleWithOperations::default()
+        }]),
+        ..MatchResources::default()
+    }
+}
+
+fn refuse(unless: &str, message: &str) -> Validation {
+    Validation {
+        expression: unless.to_owned(),
+        message: Some(message.to_owned()),
+        reason: Some("Forbidden".to_owned()),
+        ..Validation::default()
+    }
+}

@@ -1,0 +1,172 @@
+//! Who may do what: as little as each program needs, and nothing that is listed or watched where reading by name does.
+
+use anyhow::Result;
+use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::rbac::v1::{
+    ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use tenon_api::labels;
+use tenon_api::node_pod::{DEPOT_CONFIG_MAP, NAMESPACE, ORDER_KEYS_CONFIG_MAP, SERVICE_ACCOUNT as AGENT};
+
+use super::{OPERATOR, yaml};
+
+/// The group of the kinds that Tenon shares with KMM.
+pub(super) const KMM_GROUP: &str = "kmm.sigs.x-k8s.io";
+
+const TENON_GROUP: &str = "tenon.dev";
+const NO_GROUP: &str = "";
+const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
+
+/// The Secret with the private keys that sign orders.
+const ORDER_KEY_SECRET: &str = "tenon-order-key";
+/// The Secret with the certificates that the operator serves with.
+const SERVING_SECRET: &str = "tenon-serving-cert";
+
+/// `rbac/agent.yaml`.
+pub(super) fn agent_file() -> Result<String> {
+    let rules = vec![
+        // The API server cannot narrow reads to one object per node, so there is nothing secret in these objects; an
+        // admission policy narrows the writes.
+        rule(KMM_GROUP, &["nodemodulesconfigs"], &["get", "list", "watch"]),
+        rule(KMM_GROUP, &["nodemodulesconfigs/status"], &["patch"]),
+    ];
+    let objects = [
+        yaml::value(account(AGENT))?,
+        yaml::value(cluster_role(AGENT, rules))?,
+        yaml::value(binding(AGENT))?,
+    ];
+    yaml::documents(&objects)
+}
+
+/// `rbac/operator.yaml`.
+pub(super) fn operator_file() -> Result<String> {
+    let objects = [
+        yaml::value(account(OPERATOR))?,
+        yaml::value(cluster_role(OPERATOR, operator_rules()))?,
+        yaml::value(binding(OPERATOR))?,
+        yaml::value(binding_to(
+            "system:service-account-issuer-discovery",
+            "tenon-operator-issuer-discovery",
+        ))?,
+        yaml::value(Role { metadata: namespaced(OPERATOR), rules: Some(own_rules()) })?,
+        yaml::value(RoleBinding {
+            metadata: namespaced(OPERATOR),
+            role_ref: role_ref("Role", OPERATOR),
+            subjects: Some(vec![subject(OPERATOR)]),
+        })?,
+    ];
+    yaml::documents(&objects)
+}
+
+/// What the operator may do in the whole cluster.
+fn operator_rules() -> Vec<PolicyRule> {
+    vec![
+        rule(KMM_GROUP, &["modules"], &["get", "list", "watch", "patch"]),
+        rule(KMM_GROUP, &["modules/status"], &["patch"]),
+        // An owner reference that blocks the owner's deletion asks for this.
+        rule(KMM_GROUP, &["modules/finalizers"], &["update"]),
+        rule(KMM_GROUP, &["nodemodulesconfigs"], &["get", "list", "watch", "create", "patch", "delete"]),
+        rule(TENON_GROUP, &["moduleimages"], &["get", "list", "watch", "create", "patch", "delete"]),
+        rule(TENON_GROUP, &["moduleimages/status"], &["patch"]),
+        // Labels only; never a node's status.
+        rule(NO_GROUP, &["nodes"], &["get", "list", "watch", "patch"]),
+        rule(NO_GROUP, &["namespaces"], &["get", "patch"]),
+        // Pull secrets, each by the name that a Module gives. Never listed, never watched, never cached.
+        rule(NO_GROUP, &["secrets"], &["get"]),
+        rule("events.k8s.io", &["events"], &["create", "patch"]),
+        // Whether another operator for the same kinds is at work.
+        PolicyRule {
+            resource_names: Some(vec![KMM_GROUP.to_owned()]),
+            ..rule("coordination.k8s.io", &["leases"], &["list"])
+        },
+    ]
+}
+
+/// What the operator may do in its own namespace.
+fn own_rules() -> Vec<PolicyRule> {
+    let own = |group, resource, names: &[&str]| PolicyRule {
+        resource_names: Some(owned(names)),
+        ..rule(group, &[resource], &["get", "update"])
+    };
+    vec![
+        // Creation cannot be narrowed to names.
+        rule(NO_GROUP, &["configmaps", "secrets"], &["create"]),
+        rule("coordination.k8s.io", &["leases"], &["create"]),
+        own(NO_GROUP, "secrets", &[ORDER_KEY_SECRET, SERVING_SECRET]),
+        own(NO_GROUP, "configmaps", &[ORDER_KEYS_CONFIG_MAP, DEPOT_CONFIG_MAP]),
+        own("coordination.k8s.io", "leases", &[OPERATOR]),
+    ]
+}
+
+/// The name under which the API server knows a service account.
+pub(super) fn username(account: &str) -> String {
+    format!("system:serviceaccount:{NAMESPACE}:{account}")
+}
+
+fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> PolicyRule {
+    PolicyRule {
+        api_groups: Some(vec![group.to_owned()]),
+        resources: Some(owned(resources)),
+        verbs: owned(verbs),
+        ..PolicyRule::default()
+    }
+}
+
+fn owned(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+fn account(name: &str) -> ServiceAccount {
+    ServiceAccount {
+        metadata: namespaced(name),
+        // Whoever needs the token mounts it by name.
+        automount_service_account_token: Some(false),
+        ..ServiceAccount::default()
+    }
+}
+
+fn cluster_role(name: &str, rules: Vec<PolicyRule>) -> ClusterRole {
+    ClusterRole { metadata: cluster(name), rules: Some(rules), ..ClusterRole::default() }
+}
+
+fn binding(name: &str) -> ClusterRoleBinding {
+    ClusterRoleBinding {
+        metadata: cluster(name),
+        role_ref: role_ref("ClusterRole", name),
+        subjects: Some(vec![subject(name)]),
+    }
+}
+
+/// Binds the operator to a role that every cluster has.
+fn binding_to(role: &str, name: &str) -> ClusterRoleBinding {
+    ClusterRoleBinding {
+        metadata: cluster(name),
+        role_ref: role_ref("ClusterRole", role),
+        subjects: Some(vec![subject(OPERATOR)]),
+    }
+}
+
+fn role_ref(kind: &str, name: &str) -> RoleRef {
+    RoleRef { api_group: RBAC_GROUP.to_owned(), kind: kind.to_owned(), name: name.to_owned() }
+}
+
+fn subject(account: &str) -> Subject {
+    Subject {
+        kind: "ServiceAccount".to_owned(),
+        name: account.to_owned(),
+        namespace: Some(NAMESPACE.to_owned()),
+        ..Subject::default()
+    }
+}
+
+/// The metadata of an object of the cluster.
+pub(super) fn cluster(name: &str) -> ObjectMeta {
+    let part_of = (labels::PART_OF.to_owned(), labels::PRODUCT.to_owned());
+    ObjectMeta { name: Some(name.to_owned()), labels: Some([part_of].into()), ..ObjectMeta::default() }
+}
+
+/// The metadata of an object in Tenon's own namespace.
+pub(super) fn namespaced(name: &str) -> ObjectMeta {
+    ObjectMeta { namespace: Some(NAMESPACE.to_owned()), ..cluster(name) }
+}

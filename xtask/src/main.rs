@@ -1,0 +1,48 @@
+//! Chores of this repository: `cargo xtask <chore>`.
+
+mod ci;
+mod dependencies;
+mod generate;
+mod repository;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Chores of this repository")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Writes deploy/: definitions, RBAC, admission policies, the node's and the operator's workloads
+    Generate,
+    /// Everything that a change must pass
+    Ci,
+    /// Whether deploy/ is what `generate` would write
+    CheckGenerated,
+    /// Whether the crates depend on each other, and on libraries, only as the design allows
+    CheckDependencies,
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().chore {
+        Chore::Generate => generate::write(),
+        Chore::Ci => ci::run(),
+        Chore::CheckGenerated => generate::check(),
+        Chore::CheckDependencies => dependencies::check(),
+    };
+    match done {
+        Ok(summary) => {
+            println!("{summary}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
