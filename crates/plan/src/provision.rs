@@ -126,14 +126,21 @@ pub enum Finding {
 /// The first wait before an image that is not there is looked for again.
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 /// The longest such wait: a missing image may come at any time, and a HEAD costs little.
-const LONGEST_RETRY: Duration = Duration::from_secs(60);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// How often a Secret that is not there, or not right, is read again: Secrets are not watched, and who mends one looks on.
+const SECRET_RETRY: Duration = Duration::from_secs(3);
+/// The longest that a registry may ask to be left alone.
+const LONGEST_ASKED: Duration = Duration::from_secs(600);
 
 /// When to look for an image again that was missing `attempts` times in a row. What needs a change is looked at again
 /// too: a tag can be moved to a mended image without anybody telling the cluster.
 pub fn retry_after(finding: &Finding, attempts: u32) -> Option<Duration> {
-    let Finding::Missing { retry_after, .. } = finding else { return None };
+    let Finding::Missing { reason, retry_after, .. } = finding else { return None };
+    if [reasons::SECRET_MISSING, reasons::SECRET_MALFORMED].contains(reason) {
+        return Some(SECRET_RETRY);
+    }
     let own = FIRST_RETRY.saturating_mul(1 << attempts.saturating_sub(1).min(8)).min(LONGEST_RETRY);
-    Some(retry_after.map_or(own, |asked| asked.max(own)).min(Duration::from_secs(600)))
+    Some(retry_after.map_or(own, |asked| asked.min(LONGEST_ASKED).max(own)))
 }
 
 /// The status that follows from a finding.
@@ -182,3 +189,6 @@ pub fn bundle(image: &ModuleImage) -> Option<(&BundleStatus, &str)> {
         status.resolved_from == image.metadata.generation && status.phase == Some(ImagePhase::Ready);
     current.then_some(status.bundle.as_ref().zip(status.image_digest.as_deref())).flatten()
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,8 +17,16 @@ pub fn layer(files: &[(&str, &[u8])]) -> Vec<u8> {
         let mut header = tar::Header::new_ustar();
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
-        // Writing to memory cannot fail, and a name that does not fit shows up as a missing file.
-        let _ = tar.append_data(&mut header, name, *bytes);
+        // Writing to memory cannot fail, and a name that does not fit shows up as a missing file. A name that fits is
+        // written as it is: hostile ones are what tests are for.
+        let _ = match header.as_mut_bytes().get_mut(..100).and_then(|field| field.get_mut(..name.len())) {
+            Some(field) => {
+                field.copy_from_slice(name.as_bytes());
+                header.set_cksum();
+                tar.append(&header, *bytes)
+            }
+            None => tar.append_data(&mut header, name, *bytes),
+        };
     }
     let compressed = tar.into_inner().and_then(|mut encoder| {
         encoder.flush()?;

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt};
@@ -20,6 +21,14 @@ use super::inspect::inspect;
 use crate::args::RegistrySettings;
 use crate::metrics::RegistryOutcome;
 use crate::run::Context;
+
+/// A silent registry should show in the status while its user still looks, not a minute later.
+const TIMING: Timing = Timing {
+    manifest: Duration::from_secs(15),
+    blob: Duration::from_secs(20 * 60),
+    pause: Duration::from_millis(250),
+    attempts: 4,
+};
 
 /// Looks for images. Connections are shared; credentials never are.
 #[derive(Debug)]
@@ -63,7 +72,7 @@ impl Finder {
         let request = request(image, digest)?;
         let keyring = keyring(context, image).await?;
         let tls = tls(context, image, &request.image).await?;
-        let registry = Registry::new(&self.transport, &tls, keyring, Timing::default())
+        let registry = Registry::new(&self.transport, &tls, keyring, TIMING)
             .map_err(|error| failed(reasons::REGISTRY_UNREACHABLE, &error))?;
         let found = registry.image(&request.image, &request.architecture).await;
         context.metrics.asked_registry(found.as_ref().err().map_or(RegistryOutcome::Ok, outcome));

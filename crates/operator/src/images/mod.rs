@@ -31,8 +31,8 @@ const SUPPLIED_AT_ONCE: usize = 2;
 #[derive(Debug)]
 pub struct Images {
     finder: Arc<Finder>,
-    /// How often in a row an image was not to be had.
-    misses: Mutex<HashMap<ImageKey, u32>>,
+    /// Why and how often in a row an image was not to be had. Another reason is a change: the count starts anew.
+    misses: Mutex<HashMap<ImageKey, (&'static str, u32)>>,
     supplying: Semaphore,
 }
 
@@ -93,10 +93,11 @@ impl Images {
                 0
             }
             Finding::Missing { reason, .. } => {
-                let count = misses.entry(key.clone()).or_default();
-                *count = count.saturating_add(1);
-                debug!(image = %key, reason, misses = *count, "not to be had");
-                *count
+                let known = misses.get(key).filter(|(known, _)| known == reason).map_or(0, |(_, count)| *count);
+                let count = known.saturating_add(1);
+                misses.insert(key.clone(), (*reason, count));
+                debug!(image = %key, reason, misses = count, "not to be had");
+                count
             }
         }
     }

@@ -1,0 +1,88 @@
+use rstest::rstest;
+
+use super::*;
+use crate::fixture::{KERNEL, default_image, minimal_module};
+
+fn targets(kernels: &[&str]) -> BTreeSet<Target> {
+    let target = |kernel: &&str| Target { kernel: kernel.parse().unwrap(), architecture: "amd64".to_owned() };
+    kernels.iter().map(target).collect()
+}
+
+fn missing(reason: &'static str, retry_after: Option<Duration>) -> Finding {
+    Finding::Missing { reason, message: "why".to_owned(), needs_change: false, retry_after }
+}
+
+#[test]
+fn each_kernel_gets_an_image_of_its_own() {
+    let module = minimal_module();
+    let images = images(&module, &targets(&[KERNEL, "7.2.0"]), &[]);
+    let mut names: Vec<_> = images.apply.iter().map(|image| image.spec.image.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, [format!("registry.test/gauge:{KERNEL}").as_str(), "registry.test/gauge:7.2.0"]);
+    assert!(images.apply.iter().all(|image| image.owner_references().len() == 1));
+}
+
+#[test]
+fn a_second_look_changes_nothing_and_a_kernel_that_left_takes_its_image_along() {
+    let module = minimal_module();
+    let made = images(&module, &targets(&[KERNEL, "7.2.0"]), &[]).apply;
+    let existing: Vec<_> = made.iter().collect();
+    assert_eq!(images(&module, &targets(&[KERNEL, "7.2.0"]), &existing), Images::default());
+    let left = images(&module, &targets(&[KERNEL]), &existing);
+    assert_eq!((left.apply.len(), left.delete.len()), (0, 1));
+    assert_eq!(left.delete[0].spec.kernel, "7.2.0");
+}
+
+#[test]
+fn a_change_is_written_to_the_object_that_was_seen() {
+    let mut module = minimal_module();
+    let mut made = images(&module, &targets(&[KERNEL]), &[]).apply.remove(0);
+    made.metadata.uid = Some("uid-1".to_owned());
+    made.metadata.resource_version = Some("7".to_owned());
+    module.spec.image_rebuild_trigger_generation = Some(1);
+    let changed = images(&module, &targets(&[KERNEL]), &[&made]).apply.remove(0);
+    assert_eq!(changed.metadata.uid.as_deref(), Some("uid-1"));
+    assert_eq!(changed.metadata.resource_version.as_deref(), Some("7"));
+    assert_eq!(changed.spec.rebuild_trigger, Some(1));
+}
+
+#[test]
+fn a_deleted_module_needs_no_image() {
+    let mut module = minimal_module();
+    let made = images(&module, &targets(&[KERNEL]), &[]).apply;
+    module.metadata.deletion_timestamp = Some(serde_json::from_str("\"2026-01-01T00:00:00Z\"").unwrap());
+    assert_eq!(images(&module, &targets(&[KERNEL]), &made.iter().collect::<Vec<_>>()).delete.len(), 1);
+}
+
+#[rstest]
+#[case::absent(reasons::IMAGE_ABSENT, None, [2, 4, 8, 16, 30, 30])]
+#[case::asked_for_more(reasons::REGISTRY_UNREACHABLE, Some(20), [20, 20, 20, 20, 30, 30])]
+#[case::asked_for_ever(reasons::REGISTRY_UNREACHABLE, Some(u64::MAX), [600; 6])]
+#[case::secret(reasons::SECRET_MISSING, None, [3; 6])]
+fn what_is_missing_is_looked_for_again(
+    #[case] reason: &'static str,
+    #[case] asked: Option<u64>,
+    #[case] seconds: [u64; 6],
+) {
+    let finding = missing(reason, asked.map(Duration::from_secs));
+    let waits = (1..=6).filter_map(|attempt| retry_after(&finding, attempt)).map(|wait| wait.as_secs());
+    assert_eq!(waits.collect::<Vec<_>>(), seconds);
+}
+
+#[test]
+fn a_status_about_an_older_spec_is_no_bundle() {
+    let mut image = default_image('a');
+    assert!(bundle(&image).is_some());
+    image.metadata.generation = Some(2);
+    assert_eq!(bundle(&image), None);
+}
+
+#[test]
+fn an_image_that_becomes_unfit_loses_its_bundle_and_says_why() {
+    let image = default_image('a');
+    let now: Time = serde_json::from_str("\"2026-01-01T00:00:00Z\"").unwrap();
+    let status = status(&image, &missing(reasons::IMAGE_ABSENT, None), &now);
+    assert_eq!((status.phase, status.bundle, status.image_digest), (Some(ImagePhase::Waiting), None, None));
+    assert_eq!(status.message.unwrap().as_str(), "why");
+    assert_eq!(status.conditions[0].status, "False");
+}
