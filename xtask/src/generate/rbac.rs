@@ -66,12 +66,12 @@ fn operator_rules() -> Vec<PolicyRule> {
         rule(KMM_GROUP, &["modules/status"], &["patch"]),
         // An owner reference that blocks the owner's deletion asks for this.
         rule(KMM_GROUP, &["modules/finalizers"], &["update"]),
-        rule(KMM_GROUP, &["nodemodulesconfigs"], &["get", "list", "watch", "create", "patch", "delete"]),
+        // A node's object goes with its node, by its owner reference.
+        rule(KMM_GROUP, &["nodemodulesconfigs"], &["get", "list", "watch", "create", "patch"]),
         rule(TENON_GROUP, &["moduleimages"], &["get", "list", "watch", "create", "patch", "delete"]),
         rule(TENON_GROUP, &["moduleimages/status"], &["patch"]),
         // Labels only; never a node's status.
         rule(NO_GROUP, &["nodes"], &["get", "list", "watch", "patch"]),
-        rule(NO_GROUP, &["namespaces"], &["get", "patch"]),
         // Pull secrets, each by the name that a Module gives. Never listed, never watched, never cached.
         rule(NO_GROUP, &["secrets"], &["get"]),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
