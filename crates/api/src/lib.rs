@@ -1,6 +1,6 @@
 //! What users and programs see of Tenon: the custom resources, the labels, the reasons, and the node pod's settings.
 //!
-//! The kinds [`Module`](module::Module) and [`NodeModulesConfig`](node_modules_config::NodeModulesConfig) belong to
+//! The kinds [`Module`] and [`NodeModulesConfig`] belong to
 //! the API of Kernel Module Management (`kmm.sigs.x-k8s.io`): every field of that API is here under its own name, and
 //! the fields that Tenon adds are optional and documented as such. What is Tenon's alone is in `tenon.dev`.
 //!

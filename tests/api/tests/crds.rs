@@ -1,6 +1,6 @@
 //! The definitions and admission policies in `deploy/`, against a real API server: what it takes, what it refuses and in
 //! which words, what it adds, and who may write what.
-#![expect(clippy::expect_used, reason = "a test that cannot be set up has failed")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
 #[cfg(test)]
 #[path = "crds/fixtures.rs"]

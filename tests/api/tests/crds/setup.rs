@@ -14,7 +14,7 @@ use tenon_lab::control_plane::Extent;
 use tenon_lab::{ControlPlane, wait};
 
 /// How long the API server may take to serve a new kind or to heed a new policy.
-pub(crate) const HEED: Duration = Duration::from_secs(60);
+pub(crate) const HEED: Duration = Duration::from_secs(45);
 
 /// An API server that serves the definitions.
 pub(crate) async fn plane_with_definitions() -> ControlPlane {
