@@ -1,52 +1,42 @@
 //! The way to the API server: few connections, none of them believed in for long once it is silent.
 
-use std::path::Path;
 use std::time::Duration;
 
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Request};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use kube::client::ConfigExt as _;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::client::{Body, ConfigExt as _};
 use kube::{Client, Config};
 use tower::{BoxError, ServiceBuilder};
+use tracing::warn;
+
+/// Where the kubelet keeps the pod's token for the API server up to date.
+const TOKEN_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 /// The API server cannot be spoken to.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The given kubeconfig is unusable.
-    #[error("read the kubeconfig {path}")]
-    Kubeconfig {
-        /// As given.
-        path: std::path::PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: kube::config::KubeconfigError,
-    },
-    /// Neither a pod's `ServiceAccount` nor a kubeconfig.
-    #[error("find the API server: neither a pod's ServiceAccount nor a kubeconfig; give --kubeconfig")]
-    Infer(#[source] kube::config::InferConfigError),
+    /// This is no pod, or one without a token.
+    #[error(
+        "find the API server: KUBERNETES_SERVICE_HOST, KUBERNETES_SERVICE_PORT and the pod's ServiceAccount"
+    )]
+    InCluster(#[source] kube::config::InClusterError),
     /// The configuration makes no client.
     #[error("make a client for the API server")]
     Client(#[source] kube::Error),
 }
 
-/// A client with the pod's own `ServiceAccount`, or with a kubeconfig.
-pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
-    let config = match kubeconfig {
-        Some(path) => read(path).await?,
-        None => Config::infer().await.map_err(ClientError::Infer)?,
-    };
+/// A client with the pod's own `ServiceAccount`.
+///
+/// kube's own stack without what an agent has no use for, which is more than half of it: kubeconfigs and their many
+/// ways to log in, proxies, compression, retries behind its user's back.
+pub fn connect() -> Result<Client, ClientError> {
+    let config = Config::incluster_env().map_err(ClientError::InCluster)?;
     client(&config).map_err(ClientError::Client)
 }
 
-async fn read(path: &Path) -> Result<Config, ClientError> {
-    let error = |source| ClientError::Kubeconfig { path: path.to_owned(), source };
-    let kubeconfig = Kubeconfig::read_from(path).map_err(error)?;
-    Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(error)
-}
-
-/// kube's own stack without what an agent has no use for: compression, retries behind its user's back, proxies.
 fn client(config: &Config) -> kube::Result<Client> {
     let mut http = HttpConnector::new();
     http.enforce_http(false);
@@ -59,11 +49,25 @@ fn client(config: &Config) -> kube::Result<Client> {
     let https = config.rustls_https_connector_with_connector(http)?;
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
-        .option_layer(config.auth_layer()?)
+        .map_request(with_token)
         .map_err(BoxError::from)
         .service(
             // A status is written rarely: its connection need not wait for the next one.
             HttpClient::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(5)).build(https),
         );
     Ok(Client::new(service, config.default_namespace.clone()))
+}
+
+/// The token is read for every request: there are few, and it rotates.
+fn with_token(mut request: Request<Body>) -> Request<Body> {
+    match std::fs::read_to_string(TOKEN_FILE) {
+        Ok(token) => {
+            if let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", token.trim())) {
+                value.set_sensitive(true);
+                request.headers_mut().insert(AUTHORIZATION, value);
+            }
+        }
+        Err(error) => warn!(%error, path = TOKEN_FILE, "cannot read the pod's token"),
+    }
+    request
 }

@@ -32,10 +32,9 @@ const DEPOT_PATIENCE: Duration = Duration::from_secs(30);
 pub async fn serve(args: Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    let Args { node_name, socket, depot_dir, token_file, work_dir, kubeconfig, log_format: _, log_level: _ } =
-        args;
+    let Args { node_name, socket, depot_dir, token_file, work_dir, log_format: _, log_level: _ } = args;
     std::fs::create_dir_all(&work_dir).with_context(|| format!("make {}", work_dir.display()))?;
-    let client = client::connect(kubeconfig.as_deref()).await?;
+    let client = client::connect()?;
     info!(node = %node_name, "the agent runs");
     let depot = Depot { dir: depot_dir, token_file, work_dir, patience: DEPOT_PATIENCE };
     tokio::select! {

@@ -33,6 +33,9 @@ pub enum Seen {
 
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), most: Duration::from_secs(30) };
 
+/// What the API server says to a watch that asks for changes that it no longer knows.
+const GONE: u16 = 410;
+
 /// Tells `seen` what becomes of the object, for ever. An API server that is silent changes nothing of what was seen.
 pub async fn follow(api: Api<DeserializeGuard<NodeModulesConfig>>, node: NodeName, seen: Sender<Seen>) {
     // Agents that were started together shall not renew their watches together.
@@ -60,6 +63,10 @@ where
                 if let Some(now) = understand(event, &mut found) {
                     seen.send_replace(now);
                 }
+            }
+            Err(watcher::Error::WatchError(status)) if status.code == GONE => {
+                debug!("the watch was away for too long: reading the object anew");
+                tokio::time::sleep(spread(Duration::ZERO, BACKOFF.first, roll())).await;
             }
             Err(problem) => {
                 failures += 1;
@@ -179,6 +186,18 @@ mod tests {
         ];
         assert_eq!(seen_after(events).await, "Absent");
         assert_eq!(seen_after(vec![Ok(Event::Delete(object("5")))]).await, "Absent");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_was_away_for_too_long_begins_anew_at_once() {
+        let gone = kube::core::Status { code: GONE, ..kube::core::Status::default() };
+        let start = tokio::time::Instant::now();
+        assert_eq!(seen_after((0..8).map(|_| Err(failure())).collect()).await, "Nothing");
+        assert!(start.elapsed() > Duration::from_secs(30));
+        let start = tokio::time::Instant::now();
+        let events = vec![Err(watcher::Error::WatchError(Box::new(gone))), Ok(Event::InitApply(object("3")))];
+        assert_eq!(seen_after(events).await, "3");
+        assert!(start.elapsed() <= BACKOFF.first);
     }
 
     #[tokio::test(start_paused = true)]
