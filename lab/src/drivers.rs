@@ -31,6 +31,8 @@ pub enum Driver {
     Chardev,
     /// Fails as told.
     Broken,
+    /// Needs a module of the kernel's own.
+    InTreeUser,
 }
 
 type Source = (&'static str, &'static str);
@@ -43,8 +45,15 @@ macro_rules! sources {
 
 impl Driver {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::SimpleKmod, Self::SimpleProcfsKmod, Self::Pair, Self::Firmware, Self::Chardev, Self::Broken];
+    pub const ALL: [Self; 7] = [
+        Self::SimpleKmod,
+        Self::SimpleProcfsKmod,
+        Self::Pair,
+        Self::Firmware,
+        Self::Chardev,
+        Self::Broken,
+        Self::InTreeUser,
+    ];
 
     /// The modules that come out, as files are named, those that others need first.
     pub fn modules(self) -> &'static [&'static str] {
@@ -55,6 +64,7 @@ impl Driver {
             Self::Firmware => &["lab-firmware"],
             Self::Chardev => &["lab-chardev"],
             Self::Broken => &["lab-broken"],
+            Self::InTreeUser => &["lab-intree-user"],
         }
     }
 
@@ -66,6 +76,7 @@ impl Driver {
             Self::Firmware => sources!("lab-firmware": "Makefile", "lab-firmware.c"),
             Self::Chardev => sources!("lab-chardev": "Makefile", "lab-chardev.c"),
             Self::Broken => sources!("lab-broken": "Makefile", "lab-broken.c"),
+            Self::InTreeUser => sources!("lab-intree-user": "Makefile", "lab-intree-user.c"),
         }
     }
 }

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::sockopt::socket_peercred;
 use tenon_order::NodeName;
 use tenon_order::wire::{WireError, read_message, write_message};
 
@@ -21,7 +20,7 @@ use crate::session::{Progress, Session, explain};
 use crate::settings::Settings;
 use crate::store::{Store, StoreError};
 use crate::work::{self, WorkError};
-use crate::{kernel, log};
+use crate::{kernel, log, peer};
 
 /// Seconds that a started node waits for the agent before it loads what the store holds.
 const PATIENCE: u64 = 10;
@@ -117,9 +116,9 @@ fn converse(
     node: &NodeName,
     chores: &mut Chores<'_>,
 ) -> Result<(), TalkError> {
-    let peer = socket_peercred(&*stream).map_err(|error| TalkError::Socket(error.into()))?;
-    if peer.uid.as_raw() != settings.agent_uid {
-        return Err(TalkError::Peer(peer.uid.as_raw()));
+    let uid = peer::uid(stream).map_err(TalkError::Socket)?;
+    if uid != settings.agent_uid {
+        return Err(TalkError::Peer(uid));
     }
     let stall = Some(STALL);
     stream

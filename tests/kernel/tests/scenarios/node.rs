@@ -1,0 +1,270 @@
+//! A node: a virtual machine whose loader obeys the test.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tenon_api::node_pod::LOADER;
+use tenon_lab::dir::LabDir;
+use tenon_lab::drivers::{Driver, Recipe};
+use tenon_lab::guest::oci::{self, Placement};
+use tenon_lab::guest::seccomp::Profile;
+use tenon_lab::guest::{Guest, Program, Settings, root_disk};
+use tenon_lab::kernel::{Kernel, Origin};
+use tenon_lab::setup::Supplies;
+use tenon_lab::{programs, wait};
+use tenon_order::wire::{Hello, Request};
+use tenon_order::{
+    Generation, Load, ModuleKey, ModuleReport, NodeReport, Order, OrderedModule, SigningKey, Wish, sign,
+};
+
+use crate::agent::Agent;
+use crate::bundle::{Bundle, Depot};
+
+/// For what takes a moment on an idle machine.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
+/// The node's name.
+pub(crate) const NAME: &str = "press-7";
+/// Where `firmware_class.path` shows.
+pub(crate) const FIRMWARE_PATH: &str = "/sys/module/firmware_class/parameters/path";
+
+/// What all guests of this process share.
+struct Bench {
+    supplies: Supplies,
+    init: PathBuf,
+    root: PathBuf,
+    seccomp: Profile,
+    /// Last: it is removed when nothing lies in it any more.
+    _dir: LabDir,
+}
+
+impl Bench {
+    /// The one that is in use, or a new one, with the loader built from what its sources are now.
+    fn get() -> Arc<Self> {
+        static BENCH: Mutex<Weak<Bench>> = Mutex::new(Weak::new());
+        let mut bench = BENCH.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bench) = bench.upgrade() {
+            return bench;
+        }
+        let made = Arc::new(Self::make());
+        *bench = Arc::downgrade(&made);
+        made
+    }
+
+    fn make() -> Self {
+        let supplies = Supplies::get().unwrap();
+        let dir = LabDir::create().unwrap();
+        let init = programs::program(programs::Program::Init).unwrap();
+        let loader = Program {
+            container: LOADER.name.to_owned(),
+            path: LOADER.program.to_owned(),
+            binary: programs::program(programs::Program::Loader).unwrap(),
+        };
+        let root = dir.path().join("root.img");
+        root_disk(&root, &supplies, &init, &[loader]).unwrap();
+        let seccomp = std::fs::read_to_string(&supplies.seccomp_profile).unwrap();
+        Self { supplies, init, root, seccomp: Profile::parse(&seccomp).unwrap(), _dir: dir }
+    }
+}
+
+/// The machine, and what its operator knows of it.
+pub(crate) struct Node {
+    pub(crate) guest: Guest,
+    pub(crate) key: SigningKey,
+    pub(crate) depot: Depot,
+    /// The current order; its generation is the last one that was given out.
+    pub(crate) order: Order,
+    /// What was loaded before the first order.
+    before: Vec<String>,
+    bench: Arc<Bench>,
+    _dir: LabDir,
+}
+
+impl Node {
+    pub(crate) async fn boot(origin: Origin) -> Self {
+        Self::boot_with(origin, &[]).await
+    }
+
+    /// With more words on the kernel's command line.
+    pub(crate) async fn boot_with(origin: Origin, arguments: &[&str]) -> Self {
+        let bench = tokio::task::spawn_blocking(Bench::get).await.unwrap();
+        let dir = LabDir::create().unwrap();
+        let settings = Settings {
+            name: NAME.to_owned(),
+            kernel: bench.supplies.kernel(origin).unwrap().clone(),
+            init: bench.init.clone(),
+            root: bench.root.clone(),
+            kernel_arguments: arguments.iter().map(ToString::to_string).collect(),
+        };
+        let guest = Guest::boot(settings, dir.path()).await.unwrap();
+        let key = SigningKey::from_pkcs8(&SigningKey::generate_pkcs8().unwrap()).unwrap();
+        let order = Order {
+            node: NAME.parse().unwrap(),
+            store: "0".repeat(32).parse().unwrap(),
+            generation: Generation(0),
+            modules: Vec::new(),
+        };
+        let mut node =
+            Self { guest, key, depot: Depot::new(), order, before: Vec::new(), bench, _dir: dir };
+        node.start_loader().await;
+        node.order.store = node.hello().await.store;
+        node.before = node.proc_modules().await;
+        node
+    }
+
+    /// Runs the loader's container as a kubelet would.
+    pub(crate) async fn start_loader(&self) {
+        self.guest.prepare_volumes(&LOADER).await.unwrap();
+        self.write_keys(&[&self.key]).await;
+        let placement = Placement { node: NAME, api_port: 1, seccomp: &self.bench.seccomp };
+        let config = oci::config(&LOADER, placement);
+        self.guest.start_container(LOADER.name, &config).await.unwrap();
+    }
+
+    /// Makes the mounted list of public keys hold these.
+    pub(crate) async fn write_keys(&self, keys: &[&SigningKey]) {
+        let keys = keys.iter().map(|key| key.public());
+        let files = keys.map(|key| (key.id().to_string(), key.to_base64().into_bytes())).collect();
+        let mount = LOADER.mounts.iter().find(|mount| mount.name == "order-keys").unwrap();
+        self.guest.write_volume(&oci::source(mount), files).await.unwrap();
+    }
+
+    /// Boots it anew with the disk it has; its loader runs and has heard nothing yet.
+    pub(crate) async fn reset(&mut self) {
+        self.guest.reset().await.unwrap();
+        self.start_loader().await;
+    }
+
+    /// Pulls the plug from it and boots another kernel.
+    pub(crate) async fn reset_to(&mut self, origin: Origin) {
+        self.guest.unplug();
+        self.guest.set_kernel(self.bench.supplies.kernel(origin).unwrap().clone()).unwrap();
+        self.reset().await;
+    }
+
+    pub(crate) fn kernel(&self) -> &Kernel {
+        self.guest.kernel()
+    }
+
+    /// The kernel that it does not run.
+    pub(crate) fn other_kernel(&self) -> &Kernel {
+        let other = |kernel: &&Kernel| kernel.origin != self.kernel().origin;
+        self.bench.supplies.kernels().iter().find(other).unwrap()
+    }
+
+    /// A conversation with the loader, as soon as it listens.
+    pub(crate) async fn agent(&self) -> (Agent, Hello) {
+        let address = self.guest.loader_address().unwrap();
+        let answer = async || Agent::connect(address).ok();
+        wait::until("the loader to answer", SOON, answer).await.unwrap()
+    }
+
+    pub(crate) async fn hello(&self) -> Hello {
+        self.agent().await.1
+    }
+
+    /// What to order to have a driver's module loaded, which is the last of those it is made of.
+    pub(crate) fn content<'a>(&mut self, recipe: impl Into<Recipe<'a>>) -> Load {
+        let recipe = recipe.into();
+        let bundle = Bundle::built(self.kernel(), recipe);
+        self.content_of(bundle, recipe.driver)
+    }
+
+    /// The same with a bundle that is not quite the driver's.
+    pub(crate) fn content_of(&mut self, bundle: Bundle, driver: Driver) -> Load {
+        let digest = bundle.manifest().digest();
+        self.depot.insert(digest, bundle);
+        Load {
+            kernel: self.kernel().release.clone(),
+            bundle: digest,
+            module: driver.modules().last().unwrap().parse().unwrap(),
+            parameters: Vec::new(),
+            loading_order: Vec::new(),
+            in_tree_to_remove: Vec::new(),
+            firmware: false,
+            retry: 0,
+        }
+    }
+
+    /// The order with one more wish, or another one, of the next generation.
+    pub(crate) fn wish(&mut self, module: &str, wish: Wish) {
+        self.forget(module);
+        self.order.modules.push(OrderedModule { key: key(module), wish });
+    }
+
+    /// The order without a word about the Module, of the next generation.
+    pub(crate) fn forget(&mut self, module: &str) {
+        self.order.modules.retain(|ordered| ordered.key != key(module));
+        self.order.generation.0 += 1;
+    }
+
+    /// The signed order.
+    pub(crate) fn signed(&self) -> String {
+        sign(&self.order, &self.key).unwrap()
+    }
+
+    /// Brings the order as it is now, and has it applied.
+    pub(crate) async fn apply(&self) -> NodeReport {
+        let (mut agent, _) = self.agent().await;
+        agent.apply(&self.signed(), &self.depot).unwrap()
+    }
+
+    /// Asks for a report by a request that carries nothing.
+    pub(crate) async fn ask(&self, request: Request) -> NodeReport {
+        let (mut agent, _) = self.agent().await;
+        agent.report(&request).unwrap()
+    }
+
+    /// Has a Module loaded, and says how it went.
+    pub(crate) async fn load(&mut self, module: &str, load: &Load) -> ModuleReport {
+        self.wish(module, Wish::Loaded(load.clone()));
+        of(&self.apply().await, module)
+    }
+
+    /// Has a Module removed, and says how it went.
+    pub(crate) async fn remove(&mut self, module: &str) -> ModuleReport {
+        self.wish(module, Wish::Removed);
+        of(&self.apply().await, module)
+    }
+
+    /// What is loaded beside what the node booted with, in the order of loading.
+    pub(crate) async fn modules(&self) -> Vec<String> {
+        let mut modules = self.proc_modules().await;
+        modules.retain(|name| !self.before.contains(name));
+        modules
+    }
+
+    async fn proc_modules(&self) -> Vec<String> {
+        // The newest is the first.
+        let text = self.guest.shell("cut -d' ' -f1 /proc/modules").await.unwrap();
+        text.lines().rev().map(ToOwned::to_owned).collect()
+    }
+
+    /// A file's text in the guest, without its line end.
+    pub(crate) async fn text(&self, path: &str) -> String {
+        let bytes = self.guest.read_file(path).await.unwrap();
+        String::from_utf8(bytes).unwrap().trim_end().to_owned()
+    }
+
+    /// A parameter as the loaded module shows it.
+    pub(crate) async fn parameter(&self, module: &str, name: &str) -> String {
+        self.text(&format!("/sys/module/{module}/parameters/{name}")).await
+    }
+}
+
+/// The Modules of the scenarios live in one namespace.
+pub(crate) fn key(module: &str) -> ModuleKey {
+    ModuleKey::new("workshop", module).unwrap()
+}
+
+/// What a report says of a Module. Its messages are for people: they can be read in the test's output.
+pub(crate) fn of(report: &NodeReport, module: &str) -> ModuleReport {
+    let found = report.modules.iter().find(|report| report.key == key(module)).unwrap().clone();
+    println!("{}: {module}: {:?} ({:?}): {}", report.kernel, found.phase, found.reason, found.message);
+    found
+}
+
+/// Names as reports have them.
+pub(crate) fn names(report: &ModuleReport) -> Vec<&str> {
+    report.modules.iter().map(AsRef::as_ref).collect()
+}
