@@ -1,73 +1,70 @@
-//! The way to the API server: few connections, none of them believed in for long once it is silent.
+//! The way to the API server.
+//!
+//! kube speaks through [`https`] and not through its own stack, whose kubeconfigs, ways to log in and proxies would be
+//! most of this program.
 
+use std::env;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
-use http::{HeaderValue, Request};
-use hyper_util::client::legacy::Client as HttpClient;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use kube::client::{Body, ConfigExt as _};
-use kube::{Client, Config};
-use tower::{BoxError, ServiceBuilder};
-use tracing::warn;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use kube::Client;
+use kube::client::Body;
+use tower::service_fn;
 
-/// Where the kubelet keeps the pod's token for the API server up to date.
-const TOKEN_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+use crate::https::{self, Address, AddressError, HttpsError};
+
+/// How long the API server may take to begin an answer.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The API server cannot be spoken to.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// This is no pod, or one without a token.
-    #[error(
-        "find the API server: KUBERNETES_SERVICE_HOST, KUBERNETES_SERVICE_PORT and the pod's ServiceAccount"
-    )]
-    InCluster(#[source] kube::config::InClusterError),
-    /// The configuration makes no client.
-    #[error("make a client for the API server")]
-    Client(#[source] kube::Error),
+    /// This is no pod.
+    #[error("find the API server: {0} is not set, as it is in every pod")]
+    NoPod(&'static str),
+    /// The variables hold something else.
+    #[error("find the API server by KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT")]
+    Address(#[from] AddressError),
 }
 
-/// A client with the pod's own `ServiceAccount`.
-///
-/// kube's own stack without what an agent has no use for, which is more than half of it: kubeconfigs and their many
-/// ways to log in, proxies, compression, retries behind its user's back.
-pub fn connect() -> Result<Client, ClientError> {
-    let config = Config::incluster_env().map_err(ClientError::InCluster)?;
-    client(&config).map_err(ClientError::Client)
+/// Where the API server is, and where the kubelet keeps what is needed to speak to it.
+#[derive(Debug, Clone)]
+pub struct ApiServer {
+    /// Where it is.
+    pub address: Address,
+    /// Directory with `token` and `ca.crt`, both of which are read for every request: they rotate.
+    pub account: PathBuf,
 }
 
-fn client(config: &Config) -> kube::Result<Client> {
-    let mut http = HttpConnector::new();
-    http.enforce_http(false);
-    http.set_connect_timeout(Some(Duration::from_secs(5)));
-    // A watch says nothing for minutes; without these a server that vanished would not be missed before its timeout.
-    http.set_keepalive(Some(Duration::from_secs(30)));
-    http.set_keepalive_interval(Some(Duration::from_secs(10)));
-    http.set_keepalive_retries(Some(3));
-    http.set_tcp_user_timeout(Some(Duration::from_secs(30)));
-    let https = config.rustls_https_connector_with_connector(http)?;
-    let service = ServiceBuilder::new()
-        .layer(config.base_uri_layer())
-        .map_request(with_token)
-        .map_err(BoxError::from)
-        .service(
-            // A status is written rarely: its connection need not wait for the next one.
-            HttpClient::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_secs(5)).build(https),
-        );
-    Ok(Client::new(service, config.default_namespace.clone()))
-}
-
-/// The token is read for every request: there are few, and it rotates.
-fn with_token(mut request: Request<Body>) -> Request<Body> {
-    match std::fs::read_to_string(TOKEN_FILE) {
-        Ok(token) => {
-            if let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {}", token.trim())) {
-                value.set_sensitive(true);
-                request.headers_mut().insert(AUTHORIZATION, value);
-            }
-        }
-        Err(error) => warn!(%error, path = TOKEN_FILE, "cannot read the pod's token"),
+impl ApiServer {
+    /// What the kubelet says to this pod.
+    pub fn of_pod() -> Result<Self, ClientError> {
+        let variable = |name| env::var(name).map_err(|_| ClientError::NoPod(name));
+        let (host, port) = (variable("KUBERNETES_SERVICE_HOST")?, variable("KUBERNETES_SERVICE_PORT")?);
+        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        Ok(Self {
+            address: format!("https://{host}:{port}").parse()?,
+            account: "/var/run/secrets/kubernetes.io/serviceaccount".into(),
+        })
     }
-    request
+
+    /// A client that speaks to it.
+    pub fn client(self) -> Client {
+        let server = Arc::new(self);
+        let service = service_fn(move |request| {
+            let server = Arc::clone(&server);
+            async move { server.answer(request).await }
+        });
+        Client::new(service, "default")
+    }
+
+    async fn answer(&self, mut request: Request<Body>) -> Result<Response<Incoming>, HttpsError> {
+        request.headers_mut().insert(AUTHORIZATION, https::bearer(&self.account.join("token"))?);
+        let tls = https::trust(&self.account.join("ca.crt"))?;
+        https::ask(&self.address, tls, request, PATIENCE).await
+    }
 }

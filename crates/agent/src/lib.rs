@@ -12,6 +12,7 @@ pub mod backoff;
 pub mod client;
 pub mod cycle;
 pub mod depot;
+pub mod https;
 pub mod loader_link;
 pub mod logs;
 pub mod run;

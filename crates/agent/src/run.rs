@@ -18,9 +18,10 @@ use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::args::Args;
-use crate::client;
+use crate::client::ApiServer;
 use crate::cycle::{Cycle, Rest, Step};
-use crate::depot::{Address, Depot, Fetched, Interrupted, Transfer};
+use crate::depot::{Depot, Fetched, Interrupted, Transfer};
+use crate::https::Address;
 use crate::loader_link::{Answer, Link, LinkError};
 use crate::status_writer::{self, Outcome};
 use crate::watch::{Seen, chain, follow};
@@ -34,7 +35,7 @@ pub async fn serve(args: Args) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let Args { node_name, socket, depot_dir, token_file, work_dir, log_format: _, log_level: _ } = args;
     std::fs::create_dir_all(&work_dir).with_context(|| format!("make {}", work_dir.display()))?;
-    let client = client::connect()?;
+    let client = ApiServer::of_pod()?.client();
     info!(node = %node_name, "the agent runs");
     let depot = Depot { dir: depot_dir, token_file, work_dir, patience: DEPOT_PATIENCE };
     tokio::select! {

@@ -22,6 +22,7 @@ use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tempfile::TempDir;
 use tenon_agent::depot::{Depot, DepotError, Fetched, Interrupted};
+use tenon_agent::https::HttpsError;
 use tenon_image::bundle::BundleReader;
 use tenon_order::Digest;
 use tokio::net::TcpListener;
@@ -266,7 +267,7 @@ async fn what_has_arrived_is_kept_for_the_next_try() {
     let client = Client::of(&server);
     // Too little for another try at once.
     let Interrupted { error, transfer } = client.depot.fetch(name, None).await.unwrap_err();
-    assert!(matches!(error, DepotError::Http { .. }), "{error:?}");
+    assert!(matches!(error, DepotError::Https(HttpsError::Http { .. })), "{error:?}");
     client.assert_nothing_is_left();
     let fetched = client.depot.fetch(name, transfer).await.unwrap();
     assert_eq!(read(fetched), Digest::of(&content));
@@ -298,7 +299,11 @@ async fn a_silent_depot_is_given_up() {
     let (name, content) = some_bundle();
     let server = Server::start(content, vec![Deed::StallAfter(10)]).await;
     let interrupted = Client::of(&server).depot.fetch(name, None).await.unwrap_err();
-    assert!(matches!(interrupted.error, DepotError::Silent { .. }), "{:?}", interrupted.error);
+    assert!(
+        matches!(interrupted.error, DepotError::Https(HttpsError::Silent { .. })),
+        "{:?}",
+        interrupted.error
+    );
     assert_eq!(interrupted.transfer.unwrap().length(), 10);
 }
 
@@ -365,7 +370,7 @@ async fn a_certificate_of_somebody_else_is_not_believed_and_nothing_is_asked() {
     let other = Server::start(vec![], vec![]).await;
     let client = Client::new(&[server.url()], &[&other.certificate]);
     let error = client.depot.fetch(Digest::of(b""), None).await.unwrap_err().error;
-    assert!(matches!(error, DepotError::Tls { .. }), "{error:?}");
+    assert!(matches!(error, DepotError::Https(HttpsError::Tls { .. })), "{error:?}");
     assert!(server.ranges().is_empty());
 }
 
@@ -375,7 +380,7 @@ async fn what_the_kubelet_renews_is_used_at_once() {
     let server = Server::start(content, vec![]).await;
     let client = Client::new(&[], &[]);
     let error = client.depot.fetch(name, None).await.unwrap_err().error;
-    assert!(matches!(error, DepotError::Certificates { .. }), "{error:?}");
+    assert!(matches!(error, DepotError::Https(HttpsError::Certificates { .. })), "{error:?}");
     std::fs::write(client.dir.path().join("ca.crt"), &server.certificate).unwrap();
     let error = client.depot.fetch(name, None).await.unwrap_err().error;
     assert!(matches!(error, DepotError::NoAddress { .. }), "{error:?}");

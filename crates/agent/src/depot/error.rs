@@ -6,20 +6,15 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::settings::{Address, AddressError};
 use super::transfer::WrongRange;
+use crate::https::{Address, AddressError, HttpsError};
 
 /// Why a bundle did not come.
 #[derive(Debug, thiserror::Error)]
 pub enum DepotError {
-    /// A file of the settings cannot be read.
-    #[error("read {path}, which the operator or the kubelet provides")]
-    Settings {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    /// The conversation did not come to its end, or could not begin.
+    #[error(transparent)]
+    Https(#[from] HttpsError),
     /// The list of addresses is empty.
     #[error("{path} names no address of the depot: is the operator running?")]
     NoAddress {
@@ -33,53 +28,6 @@ pub enum DepotError {
         path: PathBuf,
         /// What is wrong with it.
         source: AddressError,
-    },
-    /// There is no certificate to trust.
-    #[error("{path} holds no certificate that can be trusted")]
-    Certificates {
-        /// The file.
-        path: PathBuf,
-    },
-    /// TLS cannot be set up at all.
-    #[error("set up TLS for the depot")]
-    TlsSetup(#[source] rustls::Error),
-    /// The token is not one.
-    #[error("{path} holds no token")]
-    Token {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Nobody answers there.
-    #[error("connect to {address}")]
-    Connect {
-        /// Where.
-        address: Address,
-        /// Why not.
-        source: io::Error,
-    },
-    /// Somebody answers there whom the certificates do not vouch for, or who speaks no TLS.
-    #[error("begin TLS with {address}")]
-    Tls {
-        /// Where.
-        address: Address,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The conversation broke off.
-    #[error("transfer from {address}")]
-    Http {
-        /// With whom.
-        address: Address,
-        /// Why.
-        source: hyper::Error,
-    },
-    /// It says nothing any more.
-    #[error("transfer from {address}: nothing has come for {} s", patience.as_secs())]
-    Silent {
-        /// Who.
-        address: Address,
-        /// For how long.
-        patience: Duration,
     },
     /// It has too much to do.
     #[error("{address} answered {status} and asks to be left alone for {} s", after.as_secs())]

@@ -4,7 +4,6 @@
 //! to say. Nothing is kept in memory: an interrupted transfer stays in its file and is taken up where it ended, at
 //! whichever address answers. Addresses, certificates and token are read anew for every transfer, because they rotate.
 
-mod connection;
 mod error;
 mod settings;
 mod transfer;
@@ -20,10 +19,10 @@ use tenon_order::Digest;
 use tracing::debug;
 
 pub use error::DepotError;
-pub use settings::{Address, AddressError};
 pub use transfer::Transfer;
 
 use crate::backoff::roll;
+use crate::https::{self, Address};
 use settings::Settings;
 
 /// Where the depot's settings are, and where bundles go.
@@ -119,8 +118,8 @@ impl Depot {
         bundle: Digest,
         transfer: &mut Transfer,
     ) -> Result<(), DepotError> {
-        let request = transfer.request(address, bundle, &settings.token);
-        let asked = connection::ask(address, Arc::clone(&settings.tls), request, self.patience).await?;
+        let request = transfer.request(bundle, &settings.token);
+        let asked = https::ask(address, Arc::clone(&settings.tls), request, self.patience).await?;
         let response = classify(address, asked)?;
         if let Err(source) = transfer.expect(&response) {
             // What has arrived does not go with what comes: begin again next time.
@@ -136,7 +135,7 @@ impl Depot {
         mut body: Incoming,
         transfer: &mut Transfer,
     ) -> Result<(), DepotError> {
-        while let Some(bytes) = connection::next_bytes(address, &mut body, self.patience).await? {
+        while let Some(bytes) = https::next_bytes(address, &mut body, self.patience).await? {
             if transfer.length() + bytes.len() as u64 > transfer::MAX_BYTES {
                 return Err(DepotError::TooLarge { address: address.clone() });
             }
@@ -154,7 +153,7 @@ fn classify(
     match response.status() {
         StatusCode::OK | StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => Ok(response),
         status @ (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => {
-            let after = connection::retry_after(response.headers(), std::time::SystemTime::now());
+            let after = https::retry_after(response.headers(), std::time::SystemTime::now());
             Err(DepotError::Busy { address, status, after })
         }
         status => Err(DepotError::Status { address, status }),

@@ -5,12 +5,10 @@ use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, ETAG, HOST, IF_RANGE, RANGE};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Empty;
 use tenon_order::Digest;
-
-use super::Address;
 
 /// The most bytes of a bundle: a little less than the pod's work directory may hold, or the kubelet ends the pod.
 pub(super) const MAX_BYTES: u64 = 1900 * 1024 * 1024;
@@ -44,21 +42,13 @@ impl Transfer {
     }
 
     /// The request for what is missing.
-    pub(super) fn request(
-        &self,
-        address: &Address,
-        bundle: Digest,
-        token: &HeaderValue,
-    ) -> Request<Empty<Bytes>> {
+    pub(super) fn request(&self, bundle: Digest, token: &HeaderValue) -> Request<Empty<Bytes>> {
         let mut request = Request::new(Empty::new());
         // A digest is always a valid path.
         *request.uri_mut() = http::Uri::try_from(format!("/v1/bundles/{bundle}")).unwrap_or_default();
         let headers = request.headers_mut();
         headers.insert(AUTHORIZATION, token.clone());
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
-        if let Ok(host) = HeaderValue::from_str(&address.authority()) {
-            headers.insert(HOST, host);
-        }
         if let (Some(etag), Ok(range)) =
             (&self.etag, HeaderValue::from_str(&format!("bytes={}-", self.length)))
             && self.length > 0
@@ -163,13 +153,12 @@ mod tests {
 
     #[test]
     fn without_a_strong_tag_nothing_is_continued() {
-        let address = "https://depot".parse().unwrap();
         let token = HeaderValue::from_static("Bearer t");
         for (etag, range) in [(Some("\"a\""), Some("bytes=5-")), (Some("W/\"a\""), None), (None, None)] {
             let mut transfer = begun();
             transfer.expect(&answer(200, None, etag)).unwrap();
             transfer.append(b"01234").unwrap();
-            let request = transfer.request(&address, Digest::of(b""), &token);
+            let request = transfer.request(Digest::of(b""), &token);
             assert_eq!(request.headers().get(RANGE).map(|value| value.to_str().unwrap()), range, "{etag:?}");
         }
     }
