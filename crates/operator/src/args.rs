@@ -36,9 +36,13 @@ pub struct Args {
     #[arg(long, env = "TENON_LISTEN_ADMIN", default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
     pub listen_admin: SocketAddr,
 
-    /// Where agents find the depot; repeatable [default: the Service tenon-depot, port 8443]
+    /// Where agents find the depot; repeatable [default: the Service tenon-depot by address and name, port 8443]
     #[arg(long, env = "TENON_ADVERTISE", value_name = "URL", value_delimiter = ',')]
     pub advertise: Vec<DepotUrl>,
+
+    /// Address of the depot's Service, as Kubernetes tells every container; agents need no cluster DNS for it
+    #[arg(long, env = "TENON_DEPOT_SERVICE_HOST", hide = true)]
+    pub depot_service_host: Option<std::net::IpAddr>,
 
     /// Directory of the depot's bundles
     #[arg(long, env = "TENON_CACHE_DIR", default_value = "/var/cache/tenon", value_name = "PATH")]
@@ -81,7 +85,12 @@ impl Args {
         if !self.advertise.is_empty() {
             return self.advertise.clone();
         }
-        vec![DepotUrl { host: format!("tenon-depot.{}.svc", self.namespace), port: 8443 }]
+        let name = DepotUrl { host: format!("tenon-depot.{}.svc", self.namespace), port: 8443 };
+        let address = self.depot_service_host.map(|address| {
+            let host = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
+            DepotUrl { host, port: 8443 }
+        });
+        address.into_iter().chain([name]).collect()
     }
 }
 

@@ -24,7 +24,7 @@ use crate::world::{Kind, Listed, World, follow};
 use crate::{modules, nodes, status};
 
 /// How long one piece of work may take before it counts as failed; it stands above every deadline inside.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_mins(10);
 /// How often the depth of the queues is read.
 const DEPTHS: Duration = Duration::from_secs(15);
 
@@ -162,19 +162,20 @@ async fn start(context: Context, world: Arc<World>, listed: [Listed; 4]) {
         async move { images.supply(&context, &world).await }
     });
     tasks.spawn(report_depths(context.clone(), world.clone()));
+    tasks.spawn(follow_keys(context.clone(), world.clone()));
     let mut claim = context.claim.clone();
     if shutdown.run_until_cancelled(claim.won()).await.is_some() {
         info!("this replica leads: its controllers start");
-        work(&mut tasks, &context, &world, Arc::new(modules::Modules));
-        work(&mut tasks, &context, &world, images);
-        work(&mut tasks, &context, &world, Arc::new(nodes::Nodes));
-        work(&mut tasks, &context, &world, Arc::new(status::Status));
+        work(&mut tasks, &context, &world, &Arc::new(modules::Modules));
+        work(&mut tasks, &context, &world, &images);
+        work(&mut tasks, &context, &world, &Arc::new(nodes::Nodes));
+        work(&mut tasks, &context, &world, &Arc::new(status::Status));
     }
     while tasks.join_next().await.is_some() {}
 }
 
 /// Starts a controller's workers.
-fn work<R: Reconciler>(tasks: &mut JoinSet<()>, context: &Context, world: &Arc<World>, reconciler: Arc<R>) {
+fn work<R: Reconciler>(tasks: &mut JoinSet<()>, context: &Context, world: &Arc<World>, reconciler: &Arc<R>) {
     for _ in 0..R::CONCURRENCY {
         tasks.spawn(worker(context.clone(), world.clone(), reconciler.clone()));
     }
@@ -214,6 +215,17 @@ fn failed<E: Failure>(error: &E) -> Done {
         warn!(error = error as &dyn std::error::Error, "did not succeed; it is tried again");
     }
     Done { outcome: Outcome::Failed, next: Next::Backoff }
+}
+
+/// Another key that signs: every node's order may have to be signed anew.
+async fn follow_keys(context: Context, world: Arc<World>) {
+    let mut keys = context.order_keys.clone();
+    while let Some(Ok(())) = context.shutdown.run_until_cancelled(keys.changed()).await {
+        let names = world.read().node_names();
+        for name in names {
+            world.queues.nodes.add(name);
+        }
+    }
 }
 
 async fn report_depths(context: Context, world: Arc<World>) {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 /// The first wait after a failure; it doubles up to [`LONGEST_BACKOFF`].
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 /// The longest wait after failures in a row.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+const LONGEST_BACKOFF: Duration = Duration::from_mins(1);
 
 /// What is to happen with a key after it was worked on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,13 +232,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_earliest_time_counts_and_an_event_comes_before_it() {
         let queue = Queue::default();
-        queue.add_within("a", Duration::from_secs(60));
+        queue.add_within("a", Duration::from_mins(1));
         queue.add_within("a", Duration::from_secs(5));
         queue.add_within("a", Duration::from_secs(30));
         let start = Instant::now();
         assert_eq!(queue.next().await, "a");
         assert_eq!(start.elapsed().as_secs(), 5);
-        queue.done(&"a", Next::After(Duration::from_secs(60)));
+        queue.done(&"a", Next::After(Duration::from_mins(1)));
         queue.add("a");
         assert_eq!(queue.next().await, "a");
         assert_eq!(start.elapsed().as_secs(), 5);

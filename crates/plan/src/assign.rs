@@ -421,7 +421,7 @@ fn labels(
 
 /// Whether a label of a node is one that says that a module is ready there.
 fn is_ready_label(key: &str) -> bool {
-    key.starts_with("kmm.node.kubernetes.io/") && key.ends_with(".ready")
+    key.strip_prefix("kmm.node.kubernetes.io/").and_then(|name| name.strip_suffix(".ready")).is_some()
 }
 
 /// The node's object as it should be, without its order.
@@ -462,8 +462,7 @@ fn differs(desired: &NodeModulesConfig, known: &NodeModulesConfig) -> bool {
     let is_ours = |key: &String| {
         let kind = ModuleLabel::parse(key).map(|label| label.kind);
         matches!(kind, Some(LabelKind::ModuleConfigured | LabelKind::ModuleInUse))
-            || key.ends_with(".module-configured")
-            || key.ends_with(".module-in-use")
+            || [".module-configured", ".module-in-use"].iter().any(|end| key.ends_with(end))
     };
     let labels: BTreeMap<_, _> = known
         .labels()

@@ -130,7 +130,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// How often a Secret that is not there, or not right, is read again: Secrets are not watched, and who mends one looks on.
 const SECRET_RETRY: Duration = Duration::from_secs(3);
 /// The longest that a registry may ask to be left alone.
-const LONGEST_ASKED: Duration = Duration::from_secs(600);
+const LONGEST_ASKED: Duration = Duration::from_mins(10);
 
 /// When to look for an image again that was missing `attempts` times in a row. What needs a change is looked at again
 /// too: a tag can be moved to a mended image without anybody telling the cluster.

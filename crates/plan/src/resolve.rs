@@ -257,6 +257,7 @@ fn merge_sign(container: Option<&Sign>, mapping: Option<&Sign>) -> Option<Sign> 
     Some(merged)
 }
 
+const MODPROBE: &str = "spec.moduleLoader.container.modprobe";
 const ARGS_LOAD: &str = "spec.moduleLoader.container.modprobe.args.load";
 const ARGS_UNLOAD: &str = "spec.moduleLoader.container.modprobe.args.unload";
 const RAW_LOAD: &str = "spec.moduleLoader.container.modprobe.rawArgs.load";
@@ -291,7 +292,6 @@ pub fn load_settings(
         module = words.next();
         parameters = words.collect();
     }
-    const MODPROBE: &str = "spec.moduleLoader.container.modprobe";
     Ok(LoadSettings {
         module: name(MODPROBE, ".moduleName", &module.ok_or(ResolveError::RawModules(0))?)?,
         parameters,

@@ -37,7 +37,8 @@ pub(super) fn namespace_file() -> Result<String> {
 
 /// `operator.yaml`.
 pub(super) fn file() -> Result<String> {
-    yaml::documents(&[yaml::value(deployment())?, yaml::value(service())?])
+    // The Service first: its address is among the environment of pods that start after it.
+    yaml::documents(&[yaml::value(service())?, yaml::value(deployment())?])
 }
 
 fn service() -> core::Service {

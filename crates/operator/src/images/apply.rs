@@ -15,10 +15,12 @@ use crate::controllers::WriteError;
 use crate::events::{Notice, Severity};
 use crate::metrics::{Resource, Verb};
 use crate::run::Context;
+use crate::world::World;
 
 /// Writes the status that follows from the finding, if it differs; returns whether it did.
 pub(super) async fn apply(
     context: &Context,
+    world: &World,
     image: &ModuleImage,
     finding: &Finding,
 ) -> Result<bool, WriteError> {
@@ -37,7 +39,9 @@ pub(super) async fn apply(
         "status": status,
     });
     let params = PatchParams::apply(field_manager::IMAGES).force();
-    images.patch_status(&image.name_any(), &params, &Patch::Apply(patch)).await?;
+    let mut written = images.patch_status(&image.name_any(), &params, &Patch::Apply(patch)).await?;
+    written.metadata.managed_fields = None;
+    world.wrote_image(written);
     match finding {
         Finding::Packed { image_digest, bundle } => info!(
             image = image.spec.image,

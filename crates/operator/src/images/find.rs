@@ -25,7 +25,7 @@ use crate::run::Context;
 /// A silent registry should show in the status while its user still looks, not a minute later.
 const TIMING: Timing = Timing {
     manifest: Duration::from_secs(15),
-    blob: Duration::from_secs(20 * 60),
+    blob: Duration::from_mins(20),
     pause: Duration::from_millis(250),
     attempts: 4,
 };

@@ -46,7 +46,7 @@ pub(super) fn inspect(file: &Path, digest: &Digest, wanted: &Architecture) -> Re
     let mut bundle = BundleReader::open(io::BufReader::new(file), digest).map_err(InspectError::Read)?;
     while let Some(file) = bundle.next_file().map_err(InspectError::Read)? {
         let path = file.entry().path.to_string();
-        if !path.ends_with(".ko") {
+        if path.strip_suffix(".ko").is_none() {
             continue;
         }
         let mut bytes = Vec::new();

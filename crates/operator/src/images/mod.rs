@@ -93,7 +93,8 @@ impl Images {
                 0
             }
             Finding::Missing { reason, .. } => {
-                let known = misses.get(key).filter(|(known, _)| known == reason).map_or(0, |(_, count)| *count);
+                let known =
+                    misses.get(key).filter(|(known, _)| known == reason).map_or(0, |(_, count)| *count);
                 let count = known.saturating_add(1);
                 misses.insert(key.clone(), (*reason, count));
                 debug!(image = %key, reason, misses = count, "not to be had");
@@ -131,7 +132,7 @@ impl Reconciler for Images {
         }
         let finding = self.finder.find(context, &image, None).await;
         let misses = self.count(&key, &finding);
-        let changed = apply::apply(context, &image, &finding).await?;
+        let changed = apply::apply(context, world, &image, &finding).await?;
         let done = Done::settled(changed);
         Ok(match provision::retry_after(&finding, misses) {
             Some(after) => Done { outcome: Outcome::Waiting, next: Next::After(after) },

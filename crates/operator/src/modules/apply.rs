@@ -89,7 +89,7 @@ pub(super) async fn apply(
     }
     for image in &apply {
         let failed = |source| ApplyError::Image { module: key.clone(), image: image.name_any(), source };
-        write_image(context, image).await.map_err(failed)?;
+        write_image(context, world, image).await.map_err(failed)?;
     }
     for image in &delete {
         let failed = |source| ApplyError::Image { module: key.clone(), image: image.name_any(), source };
@@ -124,10 +124,12 @@ async fn write_finalizers(context: &Context, module: &Module, present: bool) -> 
     Ok(())
 }
 
-async fn write_image(context: &Context, image: &ModuleImage) -> Result<(), WriteError> {
+async fn write_image(context: &Context, world: &World, image: &ModuleImage) -> Result<(), WriteError> {
     context.writes.admit(Resource::ModuleImage, Verb::Patch).await?;
     let params = PatchParams::apply(field_manager::MODULES).force();
-    images(context, image).patch(&image.name_any(), &params, &Patch::Apply(image)).await?;
+    let mut written = images(context, image).patch(&image.name_any(), &params, &Patch::Apply(image)).await?;
+    written.metadata.managed_fields = None;
+    world.wrote_image(written);
     Ok(())
 }
 

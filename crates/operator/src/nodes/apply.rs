@@ -12,11 +12,12 @@ use tenon_plan::assign::{Assignment, OrderChange};
 use tracing::info;
 
 use super::observe::Node;
-use crate::controllers::{Failure, WriteError};
+use crate::controllers::{Failure, WriteError, is_conflict};
 use crate::events::{Notice, Severity};
 use crate::identity::order_keys::OrderKeys;
 use crate::metrics::{Resource, Verb};
 use crate::run::Context;
+use crate::world::{World, now};
 
 /// Why a node could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +64,7 @@ impl Failure for ApplyError {
 /// Writes; returns whether there was anything to write.
 pub(super) async fn apply(
     context: &Context,
+    world: &World,
     node: &Node,
     assignment: Assignment,
     keys: &OrderKeys,
@@ -86,7 +88,7 @@ pub(super) async fn apply(
                     .map_err(|source| ApplyError::Sign { node: name.clone(), source })?,
             ),
         };
-        write_config(context, &config)
+        write_config(context, world, &config)
             .await
             .map_err(|source| ApplyError::Config { node: name.clone(), source })?;
         let generation =
@@ -112,12 +114,35 @@ async fn write_labels(
 }
 
 /// Server-side apply; uid and resourceVersion in it make sure that it is the object that was decided about.
-async fn write_config(context: &Context, config: &NodeModulesConfig) -> Result<(), WriteError> {
+async fn write_config(
+    context: &Context,
+    world: &World,
+    config: &NodeModulesConfig,
+) -> Result<(), WriteError> {
     context.writes.admit(Resource::NodeModulesConfig, Verb::Patch).await?;
     let configs: Api<NodeModulesConfig> = Api::all(context.client.clone());
     let name = config.metadata.name.as_deref().unwrap_or_default();
-    configs.patch(name, &PatchParams::apply(field_manager::NODES).force(), &Patch::Apply(config)).await?;
-    Ok(())
+    let params = PatchParams::apply(field_manager::NODES).force();
+    match configs.patch(name, &params, &Patch::Apply(config)).await {
+        Ok(written) => {
+            world.wrote_config(without_managed_fields(written));
+            Ok(())
+        }
+        Err(error) => {
+            // What was decided about is not what is there: what is there is read, whatever the watch knows.
+            if is_conflict(&error)
+                && let (Ok(current), Ok(key)) = (configs.get_opt(name).await, name.parse())
+            {
+                world.config(&key, current.map(without_managed_fields), now());
+            }
+            Err(error.into())
+        }
+    }
+}
+
+fn without_managed_fields(mut config: NodeModulesConfig) -> NodeModulesConfig {
+    config.metadata.managed_fields = None;
+    config
 }
 
 /// An event on the Node for each module that became ready or ceased to be.
@@ -127,7 +152,7 @@ fn announce(context: &Context, node: &Node, labels: &std::collections::BTreeMap<
             continue;
         };
         let module = format!("{}/{}", label.namespace, label.name);
-        let (reason, note) = match value {
+        let (reason, text) = match value {
             Some(_) => (event::MODULE_LOADED, format!("Module {module} loaded into the kernel")),
             None => (
                 event::MODULE_UNLOADED,
@@ -145,7 +170,7 @@ fn announce(context: &Context, node: &Node, labels: &std::collections::BTreeMap<
             severity: Severity::Normal,
             reason,
             action: "Load",
-            note,
+            note: text,
         });
     }
 }

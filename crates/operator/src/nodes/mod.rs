@@ -51,7 +51,7 @@ impl Reconciler for Nodes {
         }
         let again = assignment.again_after.map(Duration::from_millis);
         let waits = !assignment.waiting.is_empty();
-        let changed = apply::apply(context, &observed, assignment, &keys).await?;
+        let changed = apply::apply(context, world, &observed, assignment, &keys).await?;
         let settled = Done::settled(changed);
         Ok(Done {
             outcome: if waits && !changed { Outcome::Waiting } else { settled.outcome },

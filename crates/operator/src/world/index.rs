@@ -75,6 +75,11 @@ impl Index {
         self.configs.values()
     }
 
+    /// The names of all nodes.
+    pub fn node_names(&self) -> Vec<NodeName> {
+        self.nodes.keys().cloned().collect()
+    }
+
     /// How many nodes there are.
     pub fn node_count(&self) -> usize {
         self.nodes.len()
@@ -142,14 +147,14 @@ impl Index {
         self.modules.insert(key.clone(), module);
     }
 
-    pub(super) fn set_image(&mut self, key: &ImageKey, image: Option<Arc<ModuleImage>>) -> Touched {
-        let before = match &image {
+    pub(super) fn set_image(&mut self, key: &ImageKey, image: Option<&Arc<ModuleImage>>) -> Touched {
+        let before = match image {
             Some(image) => self.images.insert(key.clone(), image.clone()),
             None => self.images.remove(key),
         };
         let mut touched = Touched::default();
         for (image, present) in
-            before.iter().map(|image| (image, false)).chain(image.iter().map(|image| (image, true)))
+            before.iter().map(|image| (image, false)).chain(image.map(|image| (image, true)))
         {
             let Ok(module) = ModuleKey::new(&key.namespace, &image.spec.module) else { continue };
             let images = self.images_of.entry(module.clone()).or_default();
@@ -246,6 +251,8 @@ fn remove<K: std::hash::Hash + Eq, V: Ord>(map: &mut HashMap<K, BTreeSet<V>>, ke
 
 #[cfg(test)]
 mod tests {
+    use tenon_api::node_modules_config::NodeModulesConfigSpec;
+
     use super::*;
 
     const NOW: u64 = 5;
@@ -272,8 +279,8 @@ mod tests {
         }
     }
 
-    fn config(named: bool) -> Option<Arc<NodeModulesConfig>> {
-        let mut config = NodeModulesConfig::new("pine", Default::default());
+    fn config(named: bool) -> Arc<NodeModulesConfig> {
+        let mut config = NodeModulesConfig::new("pine", NodeModulesConfigSpec::default());
         if named {
             config.spec.modules.push(tenon_api::node_modules_config::NodeModule {
                 namespace: "lab".to_owned(),
@@ -281,7 +288,7 @@ mod tests {
                 ..Default::default()
             });
         }
-        Some(Arc::new(config))
+        Arc::new(config)
     }
 
     fn key() -> ModuleKey {
@@ -311,11 +318,11 @@ mod tests {
         let mut index = Index::default();
         index.set_module(&key(), Some(module("hall")), NOW);
         index.set_node(&pine, Some(facts(&pine, &[("hall", "a")])), NOW);
-        index.set_config(&pine, config(true), NOW);
+        index.set_config(&pine, Some(config(true)), NOW);
         let touched = index.set_node(&pine, Some(facts(&pine, &[])), NOW);
         assert_eq!((touched.modules.len(), touched.targets.len()), (1, 1));
         assert_eq!(index.nodes_of(&key()).count(), 1);
-        assert_eq!(index.set_config(&pine, config(false), NOW).len(), 1, "the last touch");
+        assert_eq!(index.set_config(&pine, Some(config(false)), NOW).len(), 1, "the last touch");
         assert_eq!((index.nodes_of(&key()).count(), index.modules_of(&pine).count()), (0, 0));
     }
 
@@ -326,7 +333,7 @@ mod tests {
         let mut index = Index::default();
         index.set_module(&key(), Some(module(label)), 1);
         index.set_node(&pine, Some(facts(&pine, &[(label, "a")])), 2);
-        index.set_config(&pine, config(true), 3);
+        index.set_config(&pine, Some(config(true)), 3);
         index.set_node(&pine, Some(facts(&pine, &[])), 4);
         index.set_node(&pine, Some(facts(&pine, &[("other", "")])), 5);
         assert_eq!(index.undiscovered_since(&key(), &pine), Some(4));

@@ -115,7 +115,7 @@ impl World {
 
     /// A ModuleImage was seen, or is gone.
     pub fn image(&self, key: &ImageKey, image: Option<ModuleImage>) {
-        let touched = self.write().set_image(key, image.map(Arc::new));
+        let touched = self.write().set_image(key, image.map(Arc::new).as_ref());
         self.queues.images.add(key.clone());
         for module in touched.modules {
             self.queues.modules.add_within(module.clone(), PROVISION_WITHIN);
@@ -134,6 +134,25 @@ impl World {
         }
         let modules = self.write().set_config(name, config.map(Arc::new), now);
         self.touch(Some(name), modules, BTreeSet::new());
+    }
+
+    /// What the API server answered to a write of ours: known at once, without waiting for the watch. A watch that lags
+    /// would otherwise have the same thing written again.
+    pub fn wrote_config(&self, config: NodeModulesConfig) {
+        let Ok(name) = config.name_any().parse() else { return };
+        let newer = self.read().config(&name).is_none_or(|known| is_newer(&config, &**known));
+        if newer {
+            self.config(&name, Some(config), now());
+        }
+    }
+
+    /// As [`Self::wrote_config`].
+    pub fn wrote_image(&self, image: ModuleImage) {
+        let key = ImageKey::of(&image);
+        let newer = self.read().image(&key).is_none_or(|known| is_newer(&image, &**known));
+        if newer {
+            self.image(&key, Some(image));
+        }
     }
 
     fn touch(&self, node: Option<&NodeName>, modules: BTreeSet<ModuleKey>, targets: BTreeSet<ModuleKey>) {
@@ -155,6 +174,13 @@ impl World {
     pub fn complete(&self) {
         self.assignments.complete();
     }
+}
+
+/// Whether an object is newer than the one that is known. Resource versions of one kind are numbers that grow
+/// (KEP-5504).
+fn is_newer<K: ResourceExt>(object: &K, known: &K) -> bool {
+    let version = |object: &K| object.resource_version().and_then(|version| version.parse::<u64>().ok());
+    version(object) > version(known)
 }
 
 /// The bundles that a node may have: those of its spec.

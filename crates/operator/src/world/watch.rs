@@ -100,7 +100,13 @@ impl Kind for ModuleImage {
 
     fn seen(mut self, key: &ImageKey, world: &World) {
         self.metadata.managed_fields = None;
-        world.image(key, Some(self));
+        if world
+            .read()
+            .image(key)
+            .is_none_or(|known| known.metadata.resource_version != self.metadata.resource_version)
+        {
+            world.image(key, Some(self));
+        }
     }
 
     fn gone(key: &ImageKey, world: &World) {
@@ -117,7 +123,13 @@ impl Kind for NodeModulesConfig {
 
     fn seen(mut self, key: &NodeName, world: &World) {
         self.metadata.managed_fields = None;
-        world.config(key, Some(self), now());
+        if world
+            .read()
+            .config(key)
+            .is_none_or(|known| known.metadata.resource_version != self.metadata.resource_version)
+        {
+            world.config(key, Some(self), now());
+        }
     }
 
     fn gone(key: &NodeName, world: &World) {
@@ -134,7 +146,8 @@ pub async fn follow<K: Kind>(
     listed: watch::Sender<bool>,
     shutdown: CancellationToken,
 ) {
-    let config = watcher::Config::default().timeout(WATCH_SECONDS).any_semantic();
+    // A consistent list: what a restarted operator sees is never older than what it saw before.
+    let config = watcher::Config::default().timeout(WATCH_SECONDS);
     let api: Api<DeserializeGuard<K>> = Api::all(client);
     let mut events = Box::pin(watcher(api, config).default_backoff());
     let mut known: HashSet<K::Key> = HashSet::new();

@@ -59,6 +59,8 @@ fn driver() -> &'static (String, Vec<u8>) {
 
 impl Cluster {
     pub(crate) async fn start() -> Self {
+        // What the operator logs belongs to the test's output, which is shown when it fails.
+        let _ = tracing_subscriber::fmt().with_env_filter("warn,tenon_operator=debug").with_test_writer().try_init();
         let built = tokio::task::spawn_blocking(driver).await.expect("the driver");
         let plane = setup::plane_of_extent(Extent::Full).await;
         for file in ["namespace.yaml", "rbac/operator.yaml", "rbac/agent.yaml", "rbac/admission.yaml"] {
@@ -228,6 +230,8 @@ impl Cluster {
             "apiVersion": "kmm.sigs.x-k8s.io/v1beta1", "kind": "Module", "metadata": {"name": name},
             "spec": {
                 "selector": {"kubernetes.io/os": "linux"},
+                // No kubelet runs, so the nodes are soon tainted as unreachable.
+                "tolerations": [{"operator": "Exists"}],
                 "moduleLoader": {"container": {
                     "modprobe": {"moduleName": "simple-kmod"},
                     "kernelMappings": [{"regexp": "^.+$", "containerImage": format!("{}/{image}", self.registry.host())}]
