@@ -67,6 +67,8 @@ struct Tally {
     matching: usize,
     desired: usize,
     available: usize,
+    /// Nodes that have something of it, or are told to.
+    holding: usize,
     unregistered: usize,
     other_version: usize,
     failures: Vec<NodeFailure>,
@@ -122,6 +124,7 @@ fn count(observed: &Observed<'_>) -> Tally {
         tally.matching += usize::from(wanted);
         tally.desired += usize::from(entry.is_some());
         tally.available += usize::from(loaded);
+        tally.holding += usize::from(entry.is_some() || reported.is_some());
         tally.unregistered += usize::from(wanted && !view.is_registered());
         tally.other_version += usize::from(matches!(selection, Selection::OtherVersion(_)));
         tally.failures.extend(reported.and_then(|reported| failure(view.facts, reported)));
@@ -240,9 +243,10 @@ fn conditions(observed: &Observed<'_>, tally: &Tally, kernels: &[KernelStatus]) 
 
 fn ready(module: &Module, tally: &Tally, degraded: Option<&Why>, waiting: Option<&Why>) -> (bool, Why) {
     let why = |reason: &str, message: String| (reason.to_owned(), message);
-    if module.metadata.deletion_timestamp.is_some() {
-        let left = tally.desired.max(tally.failures.len());
-        return (false, why(reasons::UNLOADING, format!("being unloaded; {left} nodes are left")));
+    if is_deleted(module) {
+        let why_not = degraded.map(|(_, message)| format!("; {message}")).unwrap_or_default();
+        let message = format!("being unloaded, {} left{why_not}", nodes(tally.holding));
+        return (false, why(reasons::UNLOADING, message));
     }
     if module.spec.module_loader.is_none() {
         let message = "spec.moduleLoader is not set: there is nothing to load".to_owned();
@@ -253,8 +257,9 @@ fn ready(module: &Module, tally: &Tally, degraded: Option<&Why>, waiting: Option
     }
     match tally.matching {
         0 => (false, why(reasons::NO_NODES, "no node matches spec.selector and is tolerated".to_owned())),
+        1 if tally.available >= 1 => (true, why(reasons::LOADED, "loaded on 1 node".to_owned())),
         all if tally.available >= all => (true, why(reasons::LOADED, format!("loaded on all {all} nodes"))),
-        all => (false, why(reasons::LOADING, format!("loaded on {} of {all} nodes", tally.available))),
+        all => (false, why(reasons::LOADING, format!("loaded on {} of {}", tally.available, nodes(all)))),
     }
 }
 
@@ -263,9 +268,12 @@ fn degraded(observed: &Observed<'_>, tally: &Tally, kernels: &[KernelStatus]) ->
     if let Some(first) = tally.failures.iter().min_by(|one, other| one.node.cmp(&other.node)) {
         let others = match tally.failures.len() - 1 {
             0 => String::new(),
-            others => format!(" (and {others} more nodes)"),
+            others => format!(" (and {others} more)"),
         };
         return Some((first.reason.clone(), format!("{}{others}: {}", first.node, first.message)));
+    }
+    if is_deleted(observed.module) {
+        return None;
     }
     let failed = kernels.iter().find(|kernel| kernel.phase == KernelPhase::Failed)?;
     let reason = reason_of(observed, failed);
@@ -274,6 +282,9 @@ fn degraded(observed: &Observed<'_>, tally: &Tally, kernels: &[KernelStatus]) ->
 
 /// What resumes by itself once something outside is there.
 fn waiting(observed: &Observed<'_>, tally: &Tally, kernels: &[KernelStatus]) -> Option<Why> {
+    if is_deleted(observed.module) {
+        return None;
+    }
     let waits =
         |kernel: &&KernelStatus| matches!(kernel.phase, KernelPhase::Waiting | KernelPhase::NoMapping);
     if let Some(kernel) = kernels.iter().find(waits) {
@@ -281,11 +292,11 @@ fn waiting(observed: &Observed<'_>, tally: &Tally, kernels: &[KernelStatus]) -> 
         return Some((reason_of(observed, kernel), format!("kernel {}: {message}", kernel.kernel)));
     }
     if tally.unregistered > 0 {
-        let message = format!("the agents of {} nodes have not registered yet", tally.unregistered);
+        let message = format!("the agents of {} have not registered yet", nodes(tally.unregistered));
         return Some((reasons::WAITING_FOR_NODE.to_owned(), message));
     }
     (tally.other_version > 0).then(|| {
-        let message = format!("the version label of {} nodes asks for another version", tally.other_version);
+        let message = format!("the version labels of {} ask for another version", nodes(tally.other_version));
         (reasons::WAITING_FOR_VERSION_LABEL.to_owned(), message)
     })
 }
@@ -324,6 +335,16 @@ fn without_effect(module: &Module) -> Vec<&'static str> {
         note(container.modprobe.modprobed_dir.is_some(), "spec.moduleLoader.container.modprobe.modprobedDir");
     }
     fields
+}
+
+/// Of a deleted Module nothing counts but what is left of it: its images go first.
+fn is_deleted(module: &Module) -> bool {
+    module.metadata.deletion_timestamp.is_some()
+}
+
+/// A number of nodes, for people.
+fn nodes(count: usize) -> String {
+    if count == 1 { "1 node".to_owned() } else { format!("{count} nodes") }
 }
 
 fn number(count: usize) -> i32 {

@@ -37,7 +37,7 @@ fn a_loaded_module_is_ready_and_says_so_once() {
     let mut module = play.module.clone().unwrap();
     let first = rolled_up(&module, &[&play]);
     assert_eq!(numbers(&first), (1, 1, 1));
-    assert_eq!(said(&first, READY), Some(("True", reasons::LOADED, "loaded on all 1 nodes")));
+    assert_eq!(said(&first, READY), Some(("True", reasons::LOADED, "loaded on 1 node")));
     assert_eq!(said(&first, DEGRADED).unwrap().0, "False");
     assert_eq!(first.conditions.iter().filter_map(|c| c.observed_generation).collect::<Vec<_>>(), [3, 3, 3]);
     module.status = Some(first.clone());
@@ -91,6 +91,25 @@ fn an_unfit_image_degrades() {
     play.image = Some(image);
     let status = rolled_up(play.module.as_ref().unwrap(), &[&play]);
     assert_eq!(said(&status, DEGRADED).unwrap().1, reasons::IMAGE_INVALID);
+}
+
+#[test]
+fn a_deleted_module_says_how_many_nodes_are_left_and_why() {
+    let mut play = Play::registered();
+    play.settle();
+    play.module.as_mut().unwrap().metadata.deletion_timestamp = Some(time("2026-01-01T00:00:00Z"));
+    play.decide_and_apply();
+    play.image = None;
+    let module = play.module.clone().unwrap();
+    let status = rolled_up(&module, &[&play]);
+    assert_eq!(said(&status, READY), Some(("False", reasons::UNLOADING, "being unloaded, 1 node left")));
+    assert_eq!(said(&status, WAITING).unwrap().0, "False", "nobody waits for the image of a deleted Module");
+    let reported = play.status().modules.first_mut().unwrap();
+    (reported.phase, reported.message) = (Some(ModulePhase::InUse), Some("opened by 1".into()));
+    let status = rolled_up(&module, &[&play]);
+    let expected = "being unloaded, 1 node left; n1: opened by 1";
+    assert_eq!(said(&status, READY), Some(("False", reasons::UNLOADING, expected)));
+    assert_eq!(said(&status, DEGRADED).unwrap().1, reasons::IN_USE);
 }
 
 #[test]
@@ -151,7 +170,7 @@ fn a_status_is_bounded_however_many_nodes_fail() {
         now: time("2026-01-01T00:00:00Z"),
     });
     assert_eq!((status.kernels.len(), status.failures.len()), (MAX_KERNELS, MAX_FAILURES));
-    assert!(said(&status, DEGRADED).unwrap().2.contains("and 199 more nodes"));
+    assert!(said(&status, DEGRADED).unwrap().2.contains("and 199 more"));
 }
 
 proptest! {
