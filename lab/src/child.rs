@@ -209,6 +209,48 @@ mod tests {
         assert!(text.contains("brief ended (exit status: 7)") && text.ends_with("goodbye"), "{text}");
     }
 
+    /// Calls itself a second time to have an owner that can be killed.
+    #[test]
+    fn children_die_with_a_killed_owner() {
+        const OWNER: &str = "TENON_LAB_TEST_OWNER";
+        if let Some(folder) = std::env::var_os(OWNER) {
+            let mut command = Command::new("sh");
+            command
+                .args(["-c", "echo $$ >pid.partial; mv pid.partial pid; exec sleep 1000"])
+                .current_dir(&folder);
+            let mut child = Child::start("long", &command, Path::new(&folder)).unwrap();
+            child.process.wait().unwrap();
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mut owner = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child::tests::children_die_with_a_killed_owner"])
+            .env(OWNER, folder.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let pid = wait_for("the child's id", || std::fs::read_to_string(folder.path().join("pid")).ok());
+        owner.kill().unwrap();
+        owner.wait().unwrap();
+        // A zombie that nobody has buried yet has no command line.
+        let command_line = format!("/proc/{}/cmdline", pid.trim());
+        wait_for("the child's end", || {
+            let alive = std::fs::read(&command_line).is_ok_and(|line| !line.is_empty());
+            (!alive).then_some(())
+        });
+    }
+
+    fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Some(found) = probe() {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "waited in vain for {what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     #[test]
     fn a_dropped_child_is_dead() {
         let folder = tempfile::tempdir().unwrap();

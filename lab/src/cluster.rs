@@ -8,17 +8,16 @@ use std::process::Command;
 
 use tenon_api::node_pod::NAMESPACE;
 
+use crate::bench::{Bench, BenchError};
 use crate::child::{Child, ChildError};
 use crate::command::Tail;
 use crate::control_plane::{Binding, ControlPlane, ControlPlaneError, Credential, Extent, free_ports};
-use crate::dir::{LabDir, LabDirError};
-use crate::guest::root_disk::RootDiskError;
-use crate::guest::{Program, Settings, root_disk};
+use crate::guest::Settings;
 use crate::kernel::Origin;
 use crate::node::{Node, NodeError};
 use crate::programs::{self, ProgramError};
 use crate::registry::{Protection, Registry, RegistryError};
-use crate::setup::{SetupError, Supplies};
+use crate::setup::Supplies;
 
 /// The operator's ServiceAccount.
 const OPERATOR: &str = "tenon-operator";
@@ -31,24 +30,18 @@ pub struct Lab {
     nodes: HashMap<String, Node>,
     registry: Registry,
     plane: ControlPlane,
-    supplies: Supplies,
-    init: PathBuf,
-    root: PathBuf,
     depot_port: u16,
     admin_port: u16,
     operator_starts: u32,
-    dir: LabDir,
+    bench: Bench,
 }
 
 /// Why there is no lab, or not the one that was wanted.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
-    /// Supplies.
+    /// What guests are made of.
     #[error(transparent)]
-    Setup(#[from] SetupError),
-    /// The folder.
-    #[error(transparent)]
-    Dir(#[from] LabDirError),
+    Bench(#[from] BenchError),
     /// The project's own programs.
     #[error(transparent)]
     Program(#[from] ProgramError),
@@ -58,12 +51,9 @@ pub enum LabError {
     /// The registry.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// The guests' root file system.
-    #[error("make the guests' root file system")]
-    Root(#[from] RootDiskError),
     /// A node.
     #[error(transparent)]
-    Node(#[from] NodeError),
+    Node(Box<NodeError>),
     /// The operator.
     #[error(transparent)]
     Operator(#[from] ChildError),
@@ -84,6 +74,12 @@ pub enum LabError {
     Interrupted(#[from] tokio::task::JoinError),
 }
 
+impl From<NodeError> for LabError {
+    fn from(error: NodeError) -> Self {
+        Self::Node(Box::new(error))
+    }
+}
+
 impl Lab {
     /// Starts control plane and registry, installs what `deploy/` holds, and starts the operator. Nodes come one by one.
     pub async fn start() -> Result<Self, LabError> {
@@ -94,31 +90,24 @@ impl Lab {
 
     /// As [`Self::start`], and the operator later.
     pub async fn start_without_operator() -> Result<Self, LabError> {
-        let supplies = tokio::task::spawn_blocking(Supplies::get).await??;
-        let dir = LabDir::create()?;
-        let folder = dir.path().to_owned();
+        let bench = Bench::start().await?;
+        let folder = bench.folder().to_owned();
         let plane = ControlPlane::start_in(&folder, Extent::Full).await?;
         for path in manifests().map_err(|source| LabError::Manifest { path: deploy(), source })? {
             let text = fs::read_to_string(&path).map_err(|source| LabError::Manifest { path, source })?;
             plane.apply(&text).await?;
         }
-        let registry = Registry::start(&supplies, &folder, "registry", &Protection::default()).await?;
-        let root = folder.join("root.img");
-        let (made, from) = (root.clone(), supplies.clone());
-        let init = tokio::task::spawn_blocking(move || make_root(&made, &from)).await??;
+        let registry = Registry::start(bench.supplies(), &folder, "registry", &Protection::default()).await?;
         let [depot_port, admin_port] = free_ports().map_err(LabError::Port)?;
         Ok(Self {
             operator: None,
             nodes: HashMap::new(),
             registry,
             plane,
-            supplies,
-            init,
-            root,
             depot_port,
             admin_port,
             operator_starts: 0,
-            dir,
+            bench,
         })
     }
 
@@ -130,20 +119,20 @@ impl Lab {
 
     /// As [`Self::add_node`], with settings that the caller has changed.
     pub async fn add_guest(&mut self, settings: Settings) -> Result<&mut Node, LabError> {
-        let folder = self.dir.path();
-        let node = Node::start(&self.plane, settings, &self.supplies.seccomp_profile, folder).await?;
+        let node = Node::start(&self.plane, &self.bench, settings).await?;
         Ok(self.nodes.entry(node.name().to_owned()).insert_entry(node).into_mut())
     }
 
     /// What a node of this lab is made of.
     pub fn guest_settings(&self, name: &str, origin: Origin) -> Result<Settings, LabError> {
-        Ok(Settings {
-            name: name.to_owned(),
-            kernel: self.supplies.kernel(origin)?.clone(),
-            init: self.init.clone(),
-            root: self.root.clone(),
-            kernel_arguments: Vec::new(),
-        })
+        Ok(self.bench.settings(name, origin)?)
+    }
+
+    /// All nodes, by name.
+    pub fn nodes(&self) -> Vec<&Node> {
+        let mut nodes: Vec<_> = self.nodes.values().collect();
+        nodes.sort_by_key(|node| node.name());
+        nodes
     }
 
     /// A node by name.
@@ -165,11 +154,11 @@ impl Lab {
             .args(["--listen-admin", &format!("127.0.0.1:{}", self.admin_port)])
             .args(["--advertise", &format!("https://10.0.2.2:{}", self.depot_port)])
             .arg("--cache-dir")
-            .arg(self.dir.path().join("depot"))
+            .arg(self.bench.folder().join("depot"))
             .args(["--registry", &format!("{},plain-http", self.registry.host())]);
         self.operator_starts += 1;
         let name = format!("operator-{}", self.operator_starts);
-        self.operator = Some(Child::start(&name, &command, self.dir.path())?);
+        self.operator = Some(Child::start(&name, &command, self.bench.folder())?);
         Ok(())
     }
 
@@ -218,29 +207,24 @@ impl Lab {
 
     /// Kernels and programs.
     pub fn supplies(&self) -> &Supplies {
-        &self.supplies
+        self.bench.supplies()
+    }
+
+    /// Leaves the folder behind, for someone to read the logs.
+    pub fn keep_folder(&mut self) {
+        self.bench.keep_folder();
+    }
+
+    /// The logs of what is Tenon's: the operator's, and what the nodes' containers wrote to their consoles.
+    pub fn logs(&self) -> Vec<PathBuf> {
+        let operator = self.operator.as_ref().map(|operator| operator.log().to_owned());
+        operator.into_iter().chain(self.nodes().iter().map(|node| node.guest().console())).collect()
     }
 
     /// The folder with everything's logs.
     pub fn folder(&self) -> &Path {
-        self.dir.path()
+        self.bench.folder()
     }
-}
-
-/// Builds the programs that run in guests, and the file system with them.
-fn make_root(image: &Path, supplies: &Supplies) -> Result<PathBuf, LabError> {
-    let init = programs::program(programs::Program::Init)?;
-    let container = |table: &tenon_api::node_pod::Container, program| -> Result<Program, LabError> {
-        Ok(Program {
-            container: table.name.to_owned(),
-            path: table.program.to_owned(),
-            binary: programs::program(program)?,
-        })
-    };
-    let agent = container(&tenon_api::node_pod::AGENT, programs::Program::Agent)?;
-    let loader = container(&tenon_api::node_pod::LOADER, programs::Program::Loader)?;
-    root_disk(image, supplies, &init, &[agent, loader])?;
-    Ok(init)
 }
 
 fn deploy() -> PathBuf {

@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_tail_keeps_the_last_lines_only() {
-        let text: String = (0..100).map(|n| format!("{n}\n")).collect();
+        let text = (0..100).map(|n| n.to_string()).collect::<Vec<_>>().join("\n");
         let tail = Tail::of(&text).to_string();
         assert!(tail.starts_with("80\n") && tail.ends_with("99"), "{tail}");
     }

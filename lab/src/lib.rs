@@ -1,9 +1,10 @@
 //! A cluster on one machine: a real control plane built from its Go modules, a registry, and virtual machines with real
 //! Debian kernels for nodes, in which the agent and the loader run under runc as a kubelet would run them.
 //!
-//! In: the binaries to try, and what Debian, PyPI and the Go module proxy supply ([`setup`]). Out: handles that a test or
+//! In: the binaries to try, and what Debian, `PyPI` and Go's module proxy supply ([`setup`]). Out: handles that a test or
 //! a demonstration drives ([`Lab`]). Everything that is built is cached; everything that runs dies with its owner.
 
+pub mod bench;
 pub mod cache;
 pub mod child;
 pub mod cluster;
@@ -21,6 +22,7 @@ pub mod session;
 pub mod setup;
 pub mod wait;
 
+pub use bench::Bench;
 pub use cluster::{Lab, LabError};
 pub use control_plane::ControlPlane;
 pub use guest::Guest;

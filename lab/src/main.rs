@@ -1,7 +1,7 @@
 //! The lab as a command: a cluster to try things on.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -127,11 +127,11 @@ fn detach(up: &Up) -> anyhow::Result<()> {
         }
         std::thread::sleep(Duration::from_millis(100));
     }
-    print_log(log)
+    print_log(&log)
 }
 
-fn print_log(log: PathBuf) -> anyhow::Result<()> {
-    let text = std::fs::read_to_string(&log).with_context(|| format!("read {}", log.display()))?;
+fn print_log(log: &Path) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(log).with_context(|| format!("read {}", log.display()))?;
     print!("{text}");
     Ok(())
 }

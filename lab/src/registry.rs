@@ -36,6 +36,14 @@ pub struct User {
     pub password: String,
 }
 
+impl User {
+    /// What `docker login` writes, and what a pull secret holds.
+    pub fn docker_config(&self, registry: &str) -> String {
+        let Self { name, password } = self;
+        json!({ "auths": { registry: { "username": name, "password": password } } }).to_string()
+    }
+}
+
 /// A running registry. Dropping it ends it; what it holds is in its folder.
 #[derive(Debug)]
 pub struct Registry {
@@ -157,24 +165,27 @@ fn configuration(
     port: u16,
     protection: &Protection,
 ) -> Result<serde_json::Value, RegistryError> {
-    let mut config = json!({
-        "version": "0.1",
-        "storage": { "filesystem": { "rootdirectory": folder.join("data") }, "delete": { "enabled": true } },
-        "http": { "addr": format!("127.0.0.1:{port}") },
-    });
+    let address = format!("127.0.0.1:{port}");
+    let mut http = json!({ "addr": address });
+    let mut auth = json!({});
     if let Some(identity) = &protection.tls {
         let (certificate, key) = (folder.join("tls.crt"), folder.join("tls.key"));
         write(&certificate, &identity.certificate)?;
         write(&key, &identity.key)?;
-        config["http"]["tls"] = json!({ "certificate": certificate, "key": key });
+        http = json!({ "addr": address, "tls": { "certificate": certificate, "key": key } });
     }
     if let Some(user) = &protection.user {
         let passwords = folder.join("htpasswd");
         // The cheapest cost that there is: nobody attacks it.
         write(&passwords, &format!("{}:{}\n", user.name, bcrypt::hash(&user.password, 4)?))?;
-        config["auth"] = json!({ "htpasswd": { "realm": "lab", "path": passwords } });
+        auth = json!({ "htpasswd": { "realm": "lab", "path": passwords } });
     }
-    Ok(config)
+    Ok(json!({
+        "version": "0.1",
+        "storage": { "filesystem": { "rootdirectory": folder.join("data") }, "delete": { "enabled": true } },
+        "http": http,
+        "auth": auth,
+    }))
 }
 
 fn write(path: &Path, text: &str) -> Result<(), RegistryError> {

@@ -12,7 +12,7 @@ use crate::cache::{CacheError, Lock};
 use crate::dir;
 
 /// Ending a lab takes a second or two.
-const END: Duration = Duration::from_secs(60);
+const END: Duration = Duration::from_mins(1);
 
 /// A running lab's record; it is gone with the process that holds the lock.
 #[derive(Debug)]
@@ -38,6 +38,9 @@ pub enum SessionError {
     /// None to end.
     #[error("no lab is running")]
     NotRunning,
+    /// It has not come so far.
+    #[error("the lab is still starting: interrupt `tenon-lab up`")]
+    Starting,
     /// It was asked to end and lives on.
     #[error("the lab (process {pid}) does not end")]
     DoesNotEnd {
@@ -97,7 +100,10 @@ pub fn current() -> Result<Option<Record>, SessionError> {
 
 /// Ends the running session and waits until it is gone.
 pub fn end() -> Result<(), SessionError> {
-    let found = current()?.ok_or(SessionError::NotRunning)?;
+    let Some(found) = current()? else {
+        let free = !lock_path().exists() || Lock::try_take(&lock_path())?.is_some();
+        return Err(if free { SessionError::NotRunning } else { SessionError::Starting });
+    };
     let pid = Pid::from_raw(found.pid).ok_or(SessionError::NotRunning)?;
     kill_process(pid, Signal::TERM).map_err(|errno| record("use")(errno.into()))?;
     let deadline = Instant::now() + END;

@@ -9,7 +9,7 @@ use tenon_api::node_pod::{DEPOT_CONFIG_MAP, NAMESPACE};
 use tenon_lab::kernel::Origin;
 use tenon_lab::{Lab, wait};
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_is_ready_and_its_pod_has_its_volumes() {

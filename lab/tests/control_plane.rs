@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::Api;
-use kube::api::{ObjectMeta, PostParams};
+use kube::api::{ListParams, ObjectMeta, PostParams};
 use tenon_lab::ControlPlane;
 use tenon_lab::control_plane::{Binding, Credential, Write};
 use tenon_lab::wait;
@@ -27,7 +27,7 @@ async fn it_serves_counts_writes_and_hands_out_tokens() {
 
     let token = plane.token("trial", "worker", None, &Binding::None).await.unwrap();
     let worker = plane.client_as(&Credential::Token(token)).await.unwrap();
-    let refused = Api::<Namespace>::all(worker).list(&Default::default()).await.unwrap_err();
+    let refused = Api::<Namespace>::all(worker).list(&ListParams::default()).await.unwrap_err();
     assert!(refused.to_string().contains("system:serviceaccount:trial:worker"), "{refused}");
 
     let mark = plane.audit().mark().unwrap();
@@ -53,7 +53,7 @@ async fn it_serves_counts_writes_and_hands_out_tokens() {
     // Only the controllers finish the deletion of a namespace.
     plane.kubectl(&["delete", "namespace", "trial", "--wait=false"]).await.unwrap();
     let namespaces: Api<Namespace> = Api::all(plane.client());
-    wait::until("the namespace's end", Duration::from_secs(60), async || {
+    wait::until("the namespace's end", Duration::from_mins(1), async || {
         namespaces.get_opt("trial").await.unwrap().is_none().then_some(())
     })
     .await

@@ -1,64 +1,27 @@
 //! Guests boot every kernel, obey, keep their disk, and confine containers as a node does.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tenon_api::node_pod::{AGENT, Container, LOADER};
-use tenon_lab::dir::LabDir;
-use tenon_lab::guest::oci::{self, Placement};
-use tenon_lab::guest::seccomp::Profile;
-use tenon_lab::guest::{Guest, Program, Settings, root_disk};
+use tenon_api::node_pod::{AGENT, LOADER};
+use tenon_lab::guest::Program;
 use tenon_lab::kernel::Origin;
 use tenon_lab::setup::Supplies;
-use tenon_lab::{programs, wait};
-
-struct Bench {
-    supplies: Supplies,
-    dir: LabDir,
-    init: PathBuf,
-    root: PathBuf,
-}
+use tenon_lab::{Bench, wait};
 
 /// Containers that hold busybox, for it can tell what it is allowed.
-fn bench() -> Bench {
-    let supplies = Supplies::get().unwrap();
-    let dir = LabDir::create().unwrap();
-    let init = programs::program(programs::Program::Init).unwrap();
-    let root = dir.path().join("root.img");
-    let busybox = |container: &Container| Program {
-        container: container.name.to_owned(),
+fn busybox(supplies: &Supplies) -> Vec<Program> {
+    let program = |name: &str| Program {
+        container: name.to_owned(),
         path: "/bin/busybox".to_owned(),
         binary: supplies.busybox.clone(),
     };
-    root_disk(&root, &supplies, &init, &[busybox(&AGENT), busybox(&LOADER)]).unwrap();
-    Bench { supplies, dir, init, root }
-}
-
-impl Bench {
-    async fn boot(&self, origin: Origin) -> Guest {
-        let settings = Settings {
-            name: "guest".into(),
-            kernel: self.supplies.kernel(origin).unwrap().clone(),
-            init: self.init.clone(),
-            root: self.root.clone(),
-            kernel_arguments: vec![],
-        };
-        Guest::boot(settings, self.folder()).await.unwrap()
-    }
-
-    fn folder(&self) -> &Path {
-        self.dir.path()
-    }
-
-    fn seccomp(&self) -> Profile {
-        Profile::parse(&std::fs::read_to_string(&self.supplies.seccomp_profile).unwrap()).unwrap()
-    }
+    vec![program(AGENT.name), program(LOADER.name)]
 }
 
 #[tokio::test]
 async fn a_guest_keeps_its_disk_over_resets_and_a_new_kernel() {
-    let bench = bench();
-    let mut guest = bench.boot(Origin::Stable).await;
+    let bench = Bench::with_programs(vec![]).await.unwrap();
+    let mut guest = bench.boot("guest", Origin::Stable).await.unwrap();
     let first = guest.hello().unwrap().clone();
     assert_eq!(first.release, guest.kernel().release);
     guest.shell("echo kept >/var/lib/tenon/note && sync && echo lost >/root/note").await.unwrap();
@@ -68,7 +31,7 @@ async fn a_guest_keeps_its_disk_over_resets_and_a_new_kernel() {
     assert!(guest.read_file("/root/note").await.is_err());
 
     guest.power_off().await.unwrap();
-    let newer = bench.supplies.kernel(Origin::Backports).unwrap();
+    let newer = bench.supplies().kernel(Origin::Backports).unwrap();
     guest.set_kernel(newer.clone()).unwrap();
     guest.switch_on().await.unwrap();
     assert_eq!(guest.shell("uname -r").await.unwrap().trim(), newer.release);
@@ -88,13 +51,11 @@ exec $B sleep 1000";
 
 #[tokio::test]
 async fn containers_get_what_the_table_gives_them_and_no_more() {
-    let bench = bench();
-    let guest = bench.boot(Origin::Backports).await;
-    let seccomp = bench.seccomp();
-    let placement = Placement { node: "n1", api_port: 1, seccomp: &seccomp };
+    let bench = Bench::with_programs(busybox(&Supplies::get().unwrap())).await.unwrap();
+    let guest = bench.boot("guest", Origin::Backports).await.unwrap();
     for container in [LOADER, AGENT] {
         guest.prepare_volumes(&container).await.unwrap();
-        let mut config = oci::config(&container, placement);
+        let mut config = bench.container("n1", &container, 1);
         let script = REPORT.replace("NAME", container.name);
         config["process"]["args"] = serde_json::json!(["/bin/busybox", "sh", "-c", script]);
         guest.start_container(container.name, &config).await.unwrap();
@@ -122,7 +83,7 @@ async fn containers_get_what_the_table_gives_them_and_no_more() {
         ),
     ] {
         let path = format!("/disk/pod/run/{name}");
-        let report = wait::until(format!("the report of {name}"), Duration::from_secs(60), async || {
+        let report = wait::until(format!("the report of {name}"), Duration::from_mins(1), async || {
             let text = String::from_utf8(guest.read_file(&path).await.ok()?).unwrap();
             text.contains("the end").then_some(text)
         })
@@ -133,7 +94,7 @@ async fn containers_get_what_the_table_gives_them_and_no_more() {
         }
     }
     guest.kill_container("loader").await.unwrap();
-    wait::until("the loader's second start", Duration::from_secs(60), async || {
+    wait::until("the loader's second start", Duration::from_mins(1), async || {
         (guest.containers().await.unwrap()["loader"].starts == 2).then_some(())
     })
     .await
@@ -145,8 +106,8 @@ async fn containers_get_what_the_table_gives_them_and_no_more() {
 
 #[tokio::test]
 async fn a_guest_that_panics_is_reported_with_the_kernels_last_words() {
-    let bench = bench();
-    let mut guest = bench.boot(Origin::Stable).await;
+    let bench = Bench::with_programs(vec![]).await.unwrap();
+    let mut guest = bench.boot("guest", Origin::Stable).await.unwrap();
     let error = guest.shell("echo c >/proc/sysrq-trigger").await.unwrap_err().to_string();
     assert!(error.contains("died (Kernel panic - not syncing: sysrq triggered crash)"), "{error}");
     guest.wait_for_end().await.unwrap();

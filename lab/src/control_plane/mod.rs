@@ -29,7 +29,7 @@ use crate::dir::{LabDir, LabDirError};
 use crate::wait::{self, TimedOut};
 
 /// What must be ready when the start returns. On an idle machine it takes 5 s; several may start at once.
-const READY: Duration = Duration::from_secs(120);
+const READY: Duration = Duration::from_mins(2);
 
 /// A running control plane. Dropping it ends it.
 pub struct ControlPlane {

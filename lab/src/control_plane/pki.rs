@@ -12,7 +12,7 @@ use rcgen::{
 
 use crate::command::{self, CommandError};
 
-/// The folder with the authority, the server's certificate and the ServiceAccounts' key.
+/// The folder with the authority, the server's certificate and the key of the service accounts.
 #[derive(Debug)]
 pub struct Pki {
     folder: PathBuf,
@@ -50,7 +50,7 @@ pub enum PkiError {
         #[source]
         source: rcgen::Error,
     },
-    /// The ServiceAccounts' key.
+    /// The key of the service accounts.
     #[error("make the key that signs tokens (package openssl)")]
     AccountKey(#[from] CommandError),
 }

@@ -13,7 +13,7 @@ use crate::cache::{Cache, CacheError};
 use crate::command::{self, CommandError};
 
 /// Lists older than this are fetched again by the set-up.
-const FRESH: Duration = Duration::from_secs(24 * 3600);
+const FRESH: Duration = Duration::from_hours(24);
 
 /// Which of the suites a package is taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

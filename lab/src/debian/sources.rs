@@ -53,7 +53,9 @@ pub fn private_list(machine: &[Source], codename: &str) -> Option<String> {
         wanted.push((&source.uri, security));
     }
     let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
-    Some(wanted.iter().map(|(uri, suite)| format!("deb [signed-by={keys}] {uri} {suite} main\n")).collect())
+    let lines: Vec<String> =
+        wanted.iter().map(|(uri, suite)| format!("deb [signed-by={keys}] {uri} {suite} main\n")).collect();
+    Some(lines.concat())
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::protocol::{Operation, Outcome, Reply, Request};
 
 /// How long an operation may take unless the caller knows better. A loaded machine emulates slowly.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A connection to a guest.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! A virtual machine with a stock kernel: QEMU's emulation, no privileges, real finit_module.
+//! A virtual machine with a stock kernel: QEMU's emulation, no privileges, real `finit_module`.
 
 pub mod channel;
 pub mod cpio;
@@ -31,7 +31,7 @@ use crate::wait::{self, TimedOut};
 use protocol::{Bytes, LOADER_PORT, Operation, Outcome, READY};
 
 /// An idle machine boots a guest in three seconds.
-const BOOT: Duration = Duration::from_secs(120);
+const BOOT: Duration = Duration::from_mins(2);
 /// What a guest needs beside what it loads.
 const MEMORY_MIB: u32 = 320;
 /// Room for a few generations of drivers.
@@ -139,7 +139,7 @@ pub enum GuestError {
         console: PathBuf,
         /// Why.
         #[source]
-        source: ChannelError,
+        source: Box<ChannelError>,
     },
     /// A program in it said no.
     #[error("in guest {name}: {program}: status {status}\n{tail}", status = output.status, tail = Tail::of(&output.stderr))]
@@ -259,7 +259,7 @@ impl Guest {
             match mount.source {
                 MountSource::EmptyDir { .. } => self.make_folder(&path, 0o777).await?,
                 MountSource::HostPath { create: true, .. } => {
-                    drop(self.shell(&format!("mkdir -p {path}")).await?)
+                    self.shell(&format!("mkdir -p {path}")).await?;
                 }
                 MountSource::HostPath { create: false, .. } => {}
                 MountSource::ConfigMap { .. } | MountSource::ApiToken | MountSource::Token { .. } => {
@@ -460,6 +460,7 @@ impl Guest {
     }
 
     fn talk(&self, source: ChannelError) -> GuestError {
+        let source = Box::new(source);
         GuestError::Channel { name: self.settings.name.clone(), console: self.console(), source }
     }
 

@@ -40,6 +40,7 @@ impl Containers {
 
     /// Sends its first process a signal.
     pub(crate) fn signal(&self, name: &str, signal: i32) -> anyhow::Result<()> {
+        anyhow::ensure!(self.entries().contains_key(name), "no container {name} was started");
         runc(&["kill", name, &signal.to_string()])
     }
 

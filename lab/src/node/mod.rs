@@ -1,12 +1,11 @@
 //! A guest as a node of the cluster: what a kubelet does for the node pod, done with a kubelet's rights.
 //!
 //! The lab registers the Node with what the guest says of itself, keeps its Lease, makes the agent's Pod, and brings the
-//! Pod's volumes (tokens bound to the Pod, ConfigMaps) into the guest, again whenever they change.
+//! Pod's volumes (tokens bound to the Pod, `ConfigMap`s) into the guest, again whenever they change.
 
 mod objects;
 mod volumes;
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
@@ -16,6 +15,7 @@ use kube::{Api, Client};
 use tenon_api::node_pod::{CONTAINERS, NAMESPACE};
 use tokio::task::JoinHandle;
 
+use crate::bench::Bench;
 use crate::control_plane::{ControlPlane, ControlPlaneError};
 use crate::guest::oci::{self, Placement};
 use crate::guest::seccomp::Profile;
@@ -27,7 +27,7 @@ pub use volumes::VolumeError;
 /// How often a kubelet renews its node's Lease.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// For what the API server does in the background, such as authorizing a node for its new Pod.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// A node: a guest, its objects, and the task that keeps both up to date.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ pub enum NodeError {
         node: String,
         /// Why.
         #[source]
-        source: VolumeError,
+        source: Box<VolumeError>,
     },
     /// Something did not happen in time.
     #[error("node {node}: {last}")]
@@ -98,36 +98,21 @@ pub enum NodeError {
         #[source]
         source: TimedOut,
     },
-    /// The seccomp profile.
-    #[error("read the seccomp profile {path}")]
-    Seccomp {
-        /// Where it lies.
-        path: PathBuf,
-        /// What is wrong.
-        #[source]
-        source: std::io::Error,
-    },
 }
 
 impl Node {
     /// Boots a guest and makes it a Ready node that runs the node pod.
-    pub async fn start(
-        plane: &ControlPlane,
-        settings: Settings,
-        seccomp_profile: &Path,
-        folder: &Path,
-    ) -> Result<Self, NodeError> {
-        let seccomp = read_profile(seccomp_profile)
-            .map_err(|source| NodeError::Seccomp { path: seccomp_profile.to_owned(), source })?;
+    pub async fn start(plane: &ControlPlane, bench: &Bench, settings: Settings) -> Result<Self, NodeError> {
         let name = settings.name.clone();
-        let guest = Guest::boot(settings, folder).await?;
+        let guest = Guest::boot(settings, bench.folder()).await?;
         let identity = plane
             .pki()
             .identity(&format!("system:node:{name}"), &["system:nodes"])
             .map_err(ControlPlaneError::from)?;
         let client = plane.client_as(&identity.into()).await?;
         let kubelet = Kubelet { name, client, pod_uid: String::new() };
-        let mut node = Self { guest, kubelet, task: None, seccomp, api_port: plane.port() };
+        let mut node =
+            Self { guest, kubelet, task: None, seccomp: bench.seccomp().clone(), api_port: plane.port() };
         node.kubelet.create_node().await?;
         node.kubelet.report(&node.guest, true).await?;
         node.kubelet.pod_uid = node.create_pod(plane).await?;
@@ -293,8 +278,4 @@ impl Kubelet {
     fn failed(&self, action: &'static str, object: &'static str, source: kube::Error) -> NodeError {
         NodeError::Api { action, object, node: self.name.clone(), source }
     }
-}
-
-fn read_profile(path: &Path) -> std::io::Result<Profile> {
-    Ok(Profile::parse(&std::fs::read_to_string(path)?)?)
 }

@@ -17,7 +17,7 @@ use crate::guest::protocol::{Bytes, Operation};
 use crate::guest::{Channel, ChannelError};
 
 /// The lab asks for tokens of an hour; a kubelet renews at four fifths of it.
-const RENEWAL: Duration = Duration::from_secs(48 * 60);
+const RENEWAL: Duration = Duration::from_mins(48);
 
 /// Why a volume could not be brought.
 #[derive(Debug, thiserror::Error)]
@@ -75,10 +75,10 @@ impl Kubelet {
             let path = oci::source(mount);
             Ok(channel.order(Operation::WriteVolume { path, files }).await?)
         };
-        write.await.map_err(|source| NodeError::Volume {
+        write.await.map_err(|source: VolumeError| NodeError::Volume {
             volume: mount.name,
             node: self.name.clone(),
-            source,
+            source: Box::new(source),
         })
     }
 
@@ -131,7 +131,7 @@ impl Kubelet {
                 matches!(event, Ok(InitDone | Apply(_) | Delete(_))).then_some(mount)
             }))
         });
-        futures::stream::select_all(streams.map(|stream| stream.boxed()))
+        futures::stream::select_all(streams.map(futures::StreamExt::boxed))
     }
 }
 
