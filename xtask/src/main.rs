@@ -4,6 +4,7 @@ mod ci;
 mod dependencies;
 mod generate;
 mod repository;
+mod test;
 
 use std::process::ExitCode;
 
@@ -22,6 +23,8 @@ enum Chore {
     Generate,
     /// Everything that a change must pass
     Ci,
+    /// Every tier of tests, with what they need set up first
+    Test,
     /// Whether deploy/ is what `generate` would write
     CheckGenerated,
     /// Whether the crates depend on each other, and on libraries, only as the design allows
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().chore {
         Chore::Generate => generate::write(),
         Chore::Ci => ci::run(),
+        Chore::Test => test::run(),
         Chore::CheckGenerated => generate::check(),
         Chore::CheckDependencies => dependencies::check(),
     };

@@ -37,7 +37,7 @@ pub(crate) fn run() -> Result<String> {
     Ok(format!("ci: {} steps passed in {} s", STEPS.len(), begin.elapsed().as_secs()))
 }
 
-fn format() -> Result<String> {
+pub(crate) fn format() -> Result<String> {
     succeed(&mut repository::cargo(["fmt", "--all", "--check"]))?;
     Ok("format: clean".into())
 }
@@ -79,22 +79,28 @@ fn tests() -> Result<String> {
 
 /// What the test programs say at their end, summed up.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct TestResults {
-    programs: usize,
-    passed: usize,
-    ignored: usize,
+pub(crate) struct TestResults {
+    /// Test programs.
+    pub(crate) programs: usize,
+    /// Tests that passed.
+    pub(crate) passed: usize,
+    /// Tests that failed.
+    pub(crate) failed: usize,
+    /// Tests that did not run.
+    pub(crate) ignored: usize,
 }
 
 impl TestResults {
-    fn of(output: &str) -> Self {
-        output.lines().filter_map(|line| line.strip_prefix("test result: ok. ")).fold(
-            Self::default(),
-            |sum, line| Self {
-                programs: sum.programs + 1,
-                passed: sum.passed + count(line, "passed"),
-                ignored: sum.ignored + count(line, "ignored"),
-            },
-        )
+    pub(crate) fn of(output: &str) -> Self {
+        let result = |line: &str| {
+            line.strip_prefix("test result: ")?.split_once(". ").map(|(_, counts)| counts.to_owned())
+        };
+        output.lines().filter_map(result).fold(Self::default(), |sum, line| Self {
+            programs: sum.programs + 1,
+            passed: sum.passed + count(&line, "passed"),
+            failed: sum.failed + count(&line, "failed"),
+            ignored: sum.ignored + count(&line, "ignored"),
+        })
     }
 }
 
@@ -108,7 +114,7 @@ fn count(line: &str, word: &str) -> usize {
 }
 
 /// Runs a command whose output goes to the terminal.
-fn succeed(command: &mut Command) -> Result<()> {
+pub(crate) fn succeed(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("run {command:?}"))?;
     if !status.success() {
         bail!("{command:?} ended with {status}");
@@ -124,7 +130,7 @@ mod tests {
     fn results_of_all_test_programs_are_summed() {
         let output = "running 2 tests\n\
             test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n\
-            test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s\n";
-        assert_eq!(TestResults::of(output), TestResults { programs: 2, passed: 14, ignored: 1 });
+            test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s\n";
+        assert_eq!(TestResults::of(output), TestResults { programs: 2, passed: 14, failed: 3, ignored: 1 });
     }
 }

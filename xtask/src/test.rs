@@ -1,0 +1,206 @@
+//! Every tier of tests, cheapest first, and at the end how many there were.
+//!
+//! All tiers are one build: cargo is always asked for the whole workspace, and only the test programs differ, so that
+//! nothing is compiled twice with other features.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
+
+use crate::ci::TestResults;
+use crate::{ci, dependencies, generate, repository};
+
+/// What tests need, which decides when they run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Tier {
+    Units,
+    ApiServer,
+    Kernels,
+    EndToEnd,
+}
+
+impl Tier {
+    const ALL: [Self; 4] = [Self::Units, Self::ApiServer, Self::Kernels, Self::EndToEnd];
+
+    /// The tier of a package's test programs, by the package's folder.
+    fn of(folder: &str) -> Option<Self> {
+        match folder {
+            "lab" | "tests/kernel" => Some(Self::Kernels),
+            "tests/api" => Some(Self::ApiServer),
+            "tests/e2e" => Some(Self::EndToEnd),
+            "xtask" => Some(Self::Units),
+            folder => folder.starts_with("crates/").then_some(Self::Units),
+        }
+    }
+
+    const fn title(self) -> &'static str {
+        match self {
+            Self::Units => "decisions, parsers, properties",
+            Self::ApiServer => "a real API server",
+            Self::Kernels => "real kernels in virtual machines",
+            Self::EndToEnd => "the whole",
+        }
+    }
+
+    /// A guest keeps a processor busy; everything else waits for others most of the time.
+    const fn threads(self) -> Option<&'static str> {
+        match self {
+            Self::Units => None,
+            Self::ApiServer | Self::Kernels => Some("2"),
+            Self::EndToEnd => Some("1"),
+        }
+    }
+}
+
+/// Runs all tiers; goes on after a failure, so that one run shows everything that is wrong.
+pub(crate) fn run() -> Result<String> {
+    let begin = Instant::now();
+    println!("{}", ci::format()?);
+    println!("{}", dependencies::check()?);
+    println!("{}", generate::check()?);
+    heading("set-up", "packages, kernels, drivers and the control plane's programs");
+    ci::succeed(&mut lab(["setup"]))?;
+    heading("build", "everything once");
+    ci::succeed(&mut repository::cargo(["test", "--locked", "--workspace", "--no-run", "--quiet"]))?;
+    let programs = test_programs()?;
+    let mut lines = Vec::new();
+    let mut failed = 0;
+    for tier in Tier::ALL {
+        heading(&format!("tier {}", tier as u8 + 1), tier.title());
+        let begin = Instant::now();
+        let (results, success) = run_tier(tier, programs.get(&tier).map_or(&[], Vec::as_slice))?;
+        failed += usize::from(!success);
+        lines.push(format!(
+            "tier {} ({}): {} passed, {} failed in {} programs, {} s",
+            tier as u8 + 1,
+            tier.title(),
+            results.passed,
+            results.failed,
+            results.programs,
+            begin.elapsed().as_secs(),
+        ));
+    }
+    println!("\n{}", lines.join("\n"));
+    if failed > 0 {
+        bail!("{failed} of {} tiers failed after {} s", Tier::ALL.len(), begin.elapsed().as_secs());
+    }
+    Ok(format!("test: all {} tiers passed in {} s", Tier::ALL.len(), begin.elapsed().as_secs()))
+}
+
+fn heading(what: &str, why: &str) {
+    println!("\n== {what}: {why}");
+}
+
+fn lab<const N: usize>(arguments: [&str; N]) -> Command {
+    let mut command = repository::cargo([
+        "run",
+        "--locked",
+        "--quiet",
+        "--package",
+        "tenon-lab",
+        "--bin",
+        "tenon-lab",
+        "--",
+    ]);
+    command.args(arguments);
+    command
+}
+
+/// The parts of cargo's metadata that count here.
+#[derive(Deserialize)]
+struct Metadata {
+    workspace_root: PathBuf,
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    manifest_path: PathBuf,
+    targets: Vec<Target>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+/// The workspace's test programs beside its libraries' own, by tier.
+fn test_programs() -> Result<BTreeMap<Tier, Vec<String>>> {
+    let output = repository::cargo(["metadata", "--locked", "--no-deps", "--format-version=1"])
+        .output()
+        .context("run cargo metadata")?;
+    let metadata: Metadata = serde_json::from_slice(&output.stdout).context("read cargo's metadata")?;
+    let mut programs: BTreeMap<Tier, Vec<String>> = BTreeMap::new();
+    let mut homes: BTreeMap<String, String> = BTreeMap::new();
+    for package in metadata.packages {
+        let folder = package
+            .manifest_path
+            .parent()
+            .and_then(|folder| folder.strip_prefix(&metadata.workspace_root).ok());
+        let folder = folder.map(|folder| folder.display().to_string()).unwrap_or_default();
+        let tier = Tier::of(&folder).with_context(|| format!("{folder} belongs to no tier of tests"))?;
+        let is_test = |target: &Target| target.kind.iter().any(|kind| kind == "test");
+        for Target { name, .. } in package.targets.into_iter().filter(is_test) {
+            if let Some(other) = homes.insert(name.clone(), folder.clone()) {
+                bail!(
+                    "{other}/tests/{name}.rs and {folder}/tests/{name}.rs have one name; rename one of them"
+                );
+            }
+            programs.entry(tier).or_default().push(name);
+        }
+    }
+    Ok(programs)
+}
+
+fn run_tier(tier: Tier, programs: &[String]) -> Result<(TestResults, bool)> {
+    let mut command = repository::cargo(["test", "--locked", "--workspace", "--no-fail-fast"]);
+    if tier == Tier::Units {
+        command.args(["--lib", "--bins"]);
+    } else if programs.is_empty() {
+        bail!("tier {} has no test program", tier as u8 + 1);
+    }
+    command.args(programs.iter().flat_map(|name| ["--test", name.as_str()]));
+    if let Some(threads) = tier.threads() {
+        command.env("RUST_TEST_THREADS", threads);
+    }
+    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("run {command:?}"))?;
+    let mut text = String::new();
+    for line in BufReader::new(child.stdout.take().context("read cargo's output")?).lines() {
+        let line = line.context("read cargo's output")?;
+        // What is fine in thousands is only counted; what is slow or wrong is shown as it comes.
+        if tier != Tier::Units
+            || !(line.ends_with(" ... ok") || line.is_empty() || line.starts_with("running "))
+        {
+            writeln!(std::io::stdout(), "{line}")?;
+        }
+        text.push_str(&line);
+        text.push('\n');
+    }
+    let status = child.wait().context("wait for cargo")?;
+    let results = TestResults::of(&text);
+    if results.ignored > 0 {
+        bail!("{} tests are ignored: a test runs or is not there", results.ignored);
+    }
+    if status.success() && results.passed == 0 {
+        bail!("tier {} ran no test", tier as u8 + 1);
+    }
+    Ok((results, status.success()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_package_has_a_tier_and_every_test_program_a_name_of_its_own() {
+        let programs = test_programs().unwrap();
+        assert!(programs.get(&Tier::ApiServer).is_some_and(|names| names.contains(&"crds".to_owned())));
+        assert_eq!(Tier::of("tests/new"), None);
+    }
+}
