@@ -142,8 +142,11 @@ pub fn resolve(content: &Load, store: &Store, host: &Host, record: &Record) -> R
     let names: Vec<_> =
         content.loading_order.iter().filter_map(|name| ModuleName::new(name.as_ref()).ok()).collect();
     index.add_loading_order(&names);
+    // A module of the kernel's own that happens to have the name is not what was ordered.
     let module = ModuleName::new(content.module.as_ref())
-        .map_err(|_| ContentError::NoModule(content.module.clone()))?;
+        .ok()
+        .filter(|module| bundle.modules().contains_key(module))
+        .ok_or_else(|| ContentError::NoModule(content.module.clone()))?;
     let mut pieces = Vec::new();
     for step in index.load_order(&module).map_err(ContentError::Order)? {
         let mut piece = match step.origin {

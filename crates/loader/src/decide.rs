@@ -43,9 +43,7 @@ pub fn decide<'a>(
     match wish {
         None => not_ordered(record, kept, boot_id),
         Some(Wish::Removed) => match record {
-            None => {
-                Choice::Leave(Outcome::new(Phase::Removed, Reason::Removed, "nothing of it is on the node"))
-            }
+            None => Choice::Leave(Outcome::new(Phase::Removed, Reason::Removed, GONE)),
             Some(record) if record.is_tombstone() => Choice::Leave(record.outcome.clone()),
             Some(_) => Choice::Remove,
         },
@@ -79,6 +77,9 @@ fn not_ordered<'a>(record: Option<&'a Record>, kept: Option<&'a Load>, boot_id: 
         None => Choice::Leave(Outcome::new(Phase::Orphaned, Reason::NotOrdered, ORPHANED)),
     }
 }
+
+/// What is said of a Module that is removed; of one that left no trouble behind, nothing is remembered.
+pub const GONE: &str = "nothing of it is on the node";
 
 /// What is said of a Module that the order does not name.
 pub const ORPHANED: &str = "the order does not name it: it stays as it is";

@@ -5,7 +5,6 @@
 //! [`Step`] has an opposite, so a run that fails is undone by the opposites of what was done, in reverse.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 
 use tenon_order::{Digest, KmodName, ModuleKey, Phase, Reason};
 
@@ -102,7 +101,7 @@ impl Plan {
 pub enum Block {
     /// Loaded by someone else, and another build.
     #[error(
-        "{0} is loaded, is not the same build with the same parameters, and was not loaded by Tenon; \
+        "{0} is loaded already, was not loaded by Tenon, and is another build or has other parameters; \
          unload it, or name it in inTreeModulesToRemove"
     )]
     Foreign(KmodName),
@@ -155,16 +154,15 @@ impl Block {
 }
 
 fn users(references: u32, holders: &[KmodName]) -> String {
-    // Writing to a String cannot fail.
-    let mut text = String::new();
-    if !holders.is_empty() {
-        let names: Vec<_> = holders.iter().map(ToString::to_string).collect();
-        let _ = write!(text, " by {}", names.join(", "));
+    let names: Vec<_> = holders.iter().map(ToString::to_string).collect();
+    let by = if names.is_empty() { String::new() } else { format!(" by {}", names.join(", ")) };
+    match references {
+        0 => by,
+        1 => format!("{by}: 1 reference is held, by an open device, a mount or a socket for example"),
+        _ => {
+            format!("{by}: {references} references are held, by open devices, mounts or sockets for example")
+        }
     }
-    if references > 0 {
-        let _ = write!(text, " ({references} references)");
-    }
-    text
 }
 
 /// What makes the Module's kernel modules and firmware those of `target`; without one, nothing of it is left.

@@ -10,7 +10,7 @@ use tenon_order::{
 };
 
 use crate::content::{ContentError, Host, resolve};
-use crate::decide::{Choice, ORPHANED, decide};
+use crate::decide::{Choice, GONE, ORPHANED, decide};
 use crate::kernel::{self, ObserveError};
 use crate::log;
 use crate::plan::{Block, Plan, Step, plan};
@@ -57,7 +57,10 @@ impl LoadError {
             Self::Content(error) => error.outcome(),
             Self::Block(block) => block.outcome(),
             Self::CrashSuspected => (Phase::CrashSuspected, Reason::CrashSuspected),
-            Self::Step { cause, .. } => (Phase::Failed, cause.reason()),
+            Self::Step { cause, .. } => match cause.reason() {
+                reason @ Reason::InUse => (Phase::InUse, reason),
+                reason => (Phase::Failed, reason),
+            },
             Self::Store(_) | Self::Observe(_) => (Phase::Failed, Reason::StoreFailed),
         };
         Outcome::new(phase, reason, &self.to_string())
@@ -168,9 +171,6 @@ impl<'a> Work<'a> {
         let mut record = known.clone().unwrap_or_else(|| Record::new(key.clone()));
         match choice {
             Choice::Leave(outcome) => {
-                if known.is_none() && outcome.phase == Phase::Removed {
-                    return Ok(());
-                }
                 record.outcome = outcome;
             }
             Choice::Forget => {
@@ -187,6 +187,11 @@ impl<'a> Work<'a> {
                     Err(error) => error.outcome(),
                 };
             }
+        }
+        if record.is_tombstone() && record.outcome.message == GONE {
+            // The order itself says what became of it.
+            self.records.remove(key);
+            return Ok(known.map_or(Ok(()), |_| self.store.forget(key))?);
         }
         if known.as_ref() != Some(&record) {
             self.store.write_record(&record)?;
@@ -211,7 +216,9 @@ impl<'a> Work<'a> {
             Err(error) => error,
         };
         let mut outcome = error.outcome();
-        let begun = matches!(error, LoadError::Step { .. });
+        // Where the old could not be unloaded, the new was not tried.
+        let begun =
+            matches!(&error, LoadError::Step { cause, .. } if !matches!(cause, StepError::Remove { .. }));
         // What was put back is live again; where nothing was loaded before, the predecessor is brought from the store.
         let predecessor = match (record.live_in(&self.boot_id), or_else) {
             (Some(live), _) => (live.content != *content).then_some(Ok(())),
@@ -302,10 +309,8 @@ impl<'a> Work<'a> {
             Ok(troubles) => {
                 let key = record.key.clone();
                 *record = Record::new(key);
-                let message = troubles.first().map_or_else(
-                    || "nothing of it is on the node".to_owned(),
-                    |trouble| format!("nothing of it is on the node; {trouble}"),
-                );
+                let message =
+                    troubles.first().map_or_else(|| GONE.to_owned(), |trouble| format!("{GONE}; {trouble}"));
                 Outcome::new(Phase::Removed, Reason::Removed, &message)
             }
             Err(error) => error.outcome(),
@@ -434,9 +439,7 @@ fn module_report(
     };
     let fallback = match (record, wish) {
         (Some(Err(error)), _) => Outcome::new(Phase::Failed, Reason::StoreFailed, &error.to_string()),
-        (_, Some(Wish::Removed)) => {
-            Outcome::new(Phase::Removed, Reason::Removed, "nothing of it is on the node")
-        }
+        (_, Some(Wish::Removed)) => Outcome::new(Phase::Removed, Reason::Removed, GONE),
         (_, Some(Wish::Loaded(load))) if !store.has_bundle(load.bundle) => {
             let message = format!("bundle {} is not on the node yet", load.bundle);
             Outcome::new(Phase::WaitingForBundle, Reason::BundleMissing, &message)

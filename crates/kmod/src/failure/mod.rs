@@ -146,9 +146,13 @@ impl LoadFailure {
         });
         let messages: Vec<&Message> = said.iter().map(|(_, message)| message).collect();
         let reason = attempt.reason(&messages);
-        let words =
-            said.iter().filter(|(_, message)| reason.is_told_by(message)).map(|&(text, _)| text.to_owned());
-        let mut kernel_says: Vec<String> = words.take(KEPT_LINES).collect();
+        let mut kernel_says: Vec<String> = Vec::new();
+        for (text, _) in said.iter().filter(|(_, message)| reason.is_told_by(message)) {
+            // Each search for firmware is told once for every directory.
+            if kernel_says.len() < KEPT_LINES && !kernel_says.iter().any(|kept| kept == text) {
+                kernel_says.push((*text).to_owned());
+            }
+        }
         if kernel_says.is_empty() && matches!(reason, Reason::InitFailed { .. }) {
             kernel_says = attempt.own_words();
         }
@@ -349,8 +353,8 @@ impl fmt::Display for Reason {
             Self::AlreadyLoaded => f.write_str("a module of this name is loaded already"),
             Self::UnknownSymbol { names } => write!(
                 f,
-                "the kernel and the loaded modules do not offer it: {} (another kernel, a missing dependency, or a symbol \
-                 for GPL modules only)",
+                "it needs {}, which neither the kernel nor a loaded module offers (another kernel, a missing dependency, or a \
+                 symbol for GPL modules only)",
                 names.join(", ")
             ),
             Self::ProprietarySymbols { owner } => {

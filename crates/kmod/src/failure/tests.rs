@@ -231,8 +231,9 @@ fn the_message_is_one_line_with_the_kernels_words() {
     let failure = classify(Errno::ENOENT, &["lab_driver: Unknown symbol lab_open (err -2)"]);
     assert_eq!(
         failure.to_string(),
-        "lab_driver did not load: the kernel and the loaded modules do not offer it: lab_open (another kernel, a missing \
-         dependency, or a symbol for GPL modules only) [ENOENT]; the kernel says: \"lab_driver: Unknown symbol lab_open (err -2)\""
+        "lab_driver did not load: it needs lab_open, which neither the kernel nor a loaded module offers (another kernel, a \
+         missing dependency, or a symbol for GPL modules only) [ENOENT]; the kernel says: \"lab_driver: Unknown symbol lab_open \
+         (err -2)\""
     );
     let failure =
         classify(Errno::ENODEV, &["lab_driver: no device on bus 7", "lab_driver 0000:00:01.0: giving up"]);

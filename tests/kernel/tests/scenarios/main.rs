@@ -7,6 +7,13 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a helper of tests fails like a test")]
 
 mod agent;
+mod boots;
 mod bundle;
+mod changes;
+mod confinement;
 mod drivers;
+mod failures;
+mod in_tree;
+mod kills;
 mod node;
+mod orders;

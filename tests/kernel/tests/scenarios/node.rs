@@ -74,7 +74,7 @@ pub(crate) struct Node {
     pub(crate) depot: Depot,
     /// The current order; its generation is the last one that was given out.
     pub(crate) order: Order,
-    /// What was loaded before the first order.
+    /// What was loaded before the loader ran.
     before: Vec<String>,
     bench: Arc<Bench>,
     _dir: LabDir,
@@ -104,15 +104,19 @@ impl Node {
             generation: Generation(0),
             modules: Vec::new(),
         };
-        let mut node =
-            Self { guest, key, depot: Depot::new(), order, before: Vec::new(), bench, _dir: dir };
-        node.start_loader().await;
+        let mut node = Self { guest, key, depot: Depot::new(), order, before: Vec::new(), bench, _dir: dir };
+        node.start().await;
         node.order.store = node.hello().await.store;
-        node.before = node.proc_modules().await;
         node
     }
 
-    /// Runs the loader's container as a kubelet would.
+    /// What a kubelet does on a node that has just booted.
+    async fn start(&mut self) {
+        self.before = self.proc_modules().await;
+        self.start_loader().await;
+    }
+
+    /// Runs the loader's container.
     pub(crate) async fn start_loader(&self) {
         self.guest.prepare_volumes(&LOADER).await.unwrap();
         self.write_keys(&[&self.key]).await;
@@ -132,7 +136,7 @@ impl Node {
     /// Boots it anew with the disk it has; its loader runs and has heard nothing yet.
     pub(crate) async fn reset(&mut self) {
         self.guest.reset().await.unwrap();
-        self.start_loader().await;
+        self.start().await;
     }
 
     /// Pulls the plug from it and boots another kernel.
