@@ -68,8 +68,7 @@ fn judge(facts: &Facts<'_>, modules: &[NodeModuleStatus]) -> Verdict {
 
 fn without_order(facts: &Facts<'_>) -> Verdict {
     if facts.spec.modules.is_empty() {
-        let message = "nothing is asked of this node".to_owned();
-        Verdict { is_ready: true, reason: reasons::NO_ORDER, message }
+        nothing_asked()
     } else {
         not_ready(
             reasons::NO_ORDER,
@@ -78,9 +77,14 @@ fn without_order(facts: &Facts<'_>) -> Verdict {
     }
 }
 
+/// Also of an order that only had things removed: what follows is that it goes, and that is no news.
+fn nothing_asked() -> Verdict {
+    Verdict { is_ready: true, reason: reasons::NO_ORDER, message: "nothing is asked of this node".to_owned() }
+}
+
 fn all_loaded(count: usize) -> Verdict {
     let message = match count {
-        0 => "nothing is to be loaded".to_owned(),
+        0 => return nothing_asked(),
         1 => "the module is loaded".to_owned(),
         _ => format!("all {count} modules are loaded"),
     };

@@ -184,7 +184,7 @@ fn removed_modules_are_not_listed_and_orphaned_ones_are() {
     let modules = vec![module("gone", Phase::Removed, "a"), module("left", Phase::Orphaned, "b")];
     let status = status(&spec, &NodeModulesConfigStatus::default(), &report(9, modules));
     assert_eq!(status.modules.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>(), ["left"]);
-    assert_eq!(ready(&status), ("True", "Loaded", "nothing is to be loaded"));
+    assert_eq!(ready(&status), ("True", "NoOrder", "nothing is asked of this node"));
 }
 
 #[test]
