@@ -2,12 +2,16 @@
 CARGO ?= cargo
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: demo test lab lab-down check build
+# Built at once, as the lab does it itself: built one by one, what they share would be built for each.
+PROGRAMS = --bins --package tenon-lab --package tenon-operator --package tenon-agent --package tenon-loader --package kubectl-tenon
+LAB = $${CARGO_TARGET_DIR:-target}/$$(rustc --print host-tuple)/debug/tenon-lab
+
+.PHONY: demo test lab lab-down check
 
 demo:            ## load, change and remove a real driver on two virtual-machine nodes, and watch it
 	@./.ci/prepare
-	@$(CARGO) build --quiet --package tenon-operator --package tenon-agent --package tenon-loader --package kubectl-tenon
-	@$(CARGO) run --quiet --package tenon-lab --bin tenon-lab -- demo
+	@$(CARGO) build --quiet $(PROGRAMS)
+	@$(LAB) demo
 
 test:            ## every tier of tests
 	@./.ci/prepare
@@ -15,11 +19,11 @@ test:            ## every tier of tests
 
 lab:             ## a cluster to play with: prints its kubeconfig and what to try
 	@./.ci/prepare
-	@$(CARGO) build --quiet --package tenon-operator --package tenon-agent --package tenon-loader --package kubectl-tenon
-	@$(CARGO) run --quiet --package tenon-lab --bin tenon-lab -- up
+	@$(CARGO) build --quiet $(PROGRAMS)
+	@$(LAB) up
 
 lab-down:        ## takes that cluster away
-	@$(CARGO) run --quiet --package tenon-lab --bin tenon-lab -- down
+	@$(LAB) down
 
 check:           ## what needs nothing but Rust: format, lints, unit tests, documentation, generated files
 	@$(CARGO) xtask ci

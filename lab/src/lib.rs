@@ -7,6 +7,7 @@
 pub mod bench;
 pub mod cache;
 pub mod child;
+pub mod claim;
 pub mod cluster;
 pub mod command;
 pub mod control_plane;
@@ -14,12 +15,15 @@ pub mod debian;
 pub mod dir;
 pub mod drivers;
 pub mod guest;
+pub mod images;
+pub mod journey;
 pub mod kernel;
 pub mod node;
 pub mod programs;
 pub mod registry;
 pub mod session;
 pub mod setup;
+pub mod state;
 pub mod wait;
 
 pub use bench::Bench;

@@ -1,5 +1,7 @@
 //! The lab as a command: a cluster to try things on.
 
+mod demo;
+
 use std::fs::File;
 use std::path::Path;
 use std::process::{ExitCode, Stdio};
@@ -19,6 +21,8 @@ use tokio::signal::unix::{SignalKind, signal};
 enum Command {
     /// Gets everything that the lab needs: packages, kernels, the control plane. As root on a fresh machine.
     Setup,
+    /// Loads, changes and removes a driver on two nodes of different kernels, and checks that each step is true.
+    Demo,
     /// Starts a cluster with Tenon installed, and stays until it is interrupted.
     Up(Up),
     /// Ends the cluster that `up` started.
@@ -48,10 +52,15 @@ fn main() -> ExitCode {
 fn run(command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Setup => setup(),
+        Command::Demo => runtime()?.block_on(demo::run()),
         Command::Up(up) if up.detach => detach(up),
-        Command::Up(up) => tokio::runtime::Runtime::new().context("start")?.block_on(stay(up)),
+        Command::Up(up) => runtime()?.block_on(stay(up)),
         Command::Down => Ok(session::end()?),
     }
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Runtime::new().context("start")
 }
 
 fn setup() -> anyhow::Result<()> {

@@ -1,16 +1,16 @@
 //! The project's own programs, built when they are wanted: a test that boots a guest needs binaries of other packages.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use serde::Deserialize;
 
 use crate::command::{self, CommandError};
 
 /// One binary of the workspace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
     /// PID 1 of guests.
     Init,
@@ -25,6 +25,8 @@ pub enum Program {
 }
 
 impl Program {
+    const ALL: [Self; 5] = [Self::Init, Self::Operator, Self::Agent, Self::Loader, Self::Cli];
+
     fn package(self) -> &'static str {
         match self {
             Self::Init => "tenon-lab",
@@ -47,14 +49,8 @@ impl Program {
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
     /// cargo.
-    #[error("build {name}")]
-    Build {
-        /// Which.
-        name: &'static str,
-        /// What cargo said.
-        #[source]
-        source: CommandError,
-    },
+    #[error("build the project's programs")]
+    Build(#[source] CommandError),
     /// cargo built it and did not say where.
     #[error("find {name} in cargo's messages")]
     NotNamed {
@@ -63,36 +59,31 @@ pub enum ProgramError {
     },
 }
 
-/// Builds a program, once per process, and says where it is. `TENON_LAB_PROGRAMS` names a folder with finished ones.
+/// Builds the programs, once per process, and says where one is. `TENON_LAB_PROGRAMS` names a folder with finished ones.
 pub fn program(program: Program) -> Result<PathBuf, ProgramError> {
-    static BUILT: LazyLock<Mutex<HashMap<Program, PathBuf>>> = LazyLock::new(Mutex::default);
+    static BUILT: Mutex<BTreeMap<&str, PathBuf>> = Mutex::new(BTreeMap::new());
     if let Some(folder) = std::env::var_os("TENON_LAB_PROGRAMS") {
         return Ok(Path::new(&folder).join(program.name()));
     }
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(path) = built.get(&program) {
-        return Ok(path.clone());
+    if built.is_empty() {
+        *built = build()?;
     }
-    let path = build(program)?;
-    built.insert(program, path.clone());
-    Ok(path)
+    let name = program.name();
+    built.get(name).cloned().ok_or(ProgramError::NotNamed { name })
 }
 
-fn build(program: Program) -> Result<PathBuf, ProgramError> {
-    let name = program.name();
+/// All at once, as the Makefile does: built one by one, what they share would be built for each, with different features.
+fn build() -> Result<BTreeMap<&'static str, PathBuf>, ProgramError> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let said =
-        command::text(Command::new(cargo).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).args([
-            "build",
-            "--quiet",
-            "--message-format=json",
-            "--package",
-            program.package(),
-            "--bin",
-            name,
-        ]))
-        .map_err(|source| ProgramError::Build { name, source })?;
-    said.lines().rev().find_map(|line| executable(line, name)).ok_or(ProgramError::NotNamed { name })
+    let mut command = Command::new(cargo);
+    command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    command.args(["build", "--quiet", "--message-format=json", "--bins"]);
+    for program in Program::ALL {
+        command.args(["--package", program.package()]);
+    }
+    let said = command::text(&mut command).map_err(ProgramError::Build)?;
+    Ok(said.lines().filter_map(executable).collect())
 }
 
 #[derive(Deserialize)]
@@ -101,10 +92,13 @@ struct Message {
     executable: Option<PathBuf>,
 }
 
-/// The program that one of cargo's messages names, when it is this one.
-fn executable(message: &str, name: &str) -> Option<PathBuf> {
+/// Which program one of cargo's messages names, and where it is.
+fn executable(message: &str) -> Option<(&'static str, PathBuf)> {
     let path = serde_json::from_str::<Message>(message).ok()?.executable?;
-    (path.file_name()? == name).then_some(path)
+    let program = Program::ALL
+        .into_iter()
+        .find(|program| path.file_name().is_some_and(|name| name == program.name()))?;
+    Some((program.name(), path))
 }
 
 #[cfg(test)]
@@ -114,8 +108,8 @@ mod tests {
     #[test]
     fn cargo_says_where_a_program_is() {
         let message = r#"{"reason":"compiler-artifact","executable":"/t/debug/tenon-agent","fresh":true}"#;
-        assert_eq!(executable(message, "tenon-agent"), Some("/t/debug/tenon-agent".into()));
-        assert_eq!(executable(message, "tenon"), None);
-        assert_eq!(executable(r#"{"reason":"build-finished"}"#, "tenon"), None);
+        assert_eq!(executable(message), Some(("tenon-agent", "/t/debug/tenon-agent".into())));
+        assert_eq!(executable(r#"{"executable":"/t/debug/xtask"}"#), None);
+        assert_eq!(executable(r#"{"reason":"build-finished"}"#), None);
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -64,7 +64,8 @@ pub(crate) fn run() -> Result<String> {
     println!("{}", dependencies::check()?);
     println!("{}", generate::check()?);
     heading("set-up", "packages, kernels, drivers and the control plane's programs");
-    ci::succeed(&mut lab(["setup"]))?;
+    let folder = programs()?;
+    ci::succeed(Command::new(folder.join("tenon-lab")).arg("setup"))?;
     heading("build", "everything once");
     ci::succeed(&mut repository::cargo(["test", "--locked", "--workspace", "--no-run", "--quiet"]))?;
     let programs = test_programs()?;
@@ -73,7 +74,7 @@ pub(crate) fn run() -> Result<String> {
     for tier in Tier::ALL {
         heading(&format!("tier {}", tier as u8 + 1), tier.title());
         let begin = Instant::now();
-        let (results, success) = run_tier(tier, programs.get(&tier).map_or(&[], Vec::as_slice))?;
+        let (results, success) = run_tier(tier, programs.get(&tier).map_or(&[], Vec::as_slice), &folder)?;
         failed += usize::from(!success);
         lines.push(format!(
             "tier {} ({}): {} passed, {} failed in {} programs, {} s",
@@ -96,19 +97,15 @@ fn heading(what: &str, why: &str) {
     println!("\n== {what}: {why}");
 }
 
-fn lab<const N: usize>(arguments: [&str; N]) -> Command {
-    let mut command = repository::cargo([
-        "run",
-        "--locked",
-        "--quiet",
-        "--package",
-        "tenon-lab",
-        "--bin",
-        "tenon-lab",
-        "--",
-    ]);
-    command.args(arguments);
-    command
+/// The lab and all that it runs in nodes and beside them, built as the Makefile and the lab itself build it.
+fn programs() -> Result<PathBuf> {
+    let mut build = repository::cargo(["build", "--locked", "--quiet", "--bins"]);
+    for package in ["tenon-lab", "tenon-operator", "tenon-agent", "tenon-loader", "kubectl-tenon"] {
+        build.args(["--package", package]);
+    }
+    ci::succeed(&mut build)?;
+    let this = std::env::current_exe().context("find this program, which lies beside them")?;
+    Ok(this.parent().context("find the folder of this program")?.to_owned())
 }
 
 /// The parts of cargo's metadata that count here.
@@ -158,7 +155,7 @@ fn test_programs() -> Result<BTreeMap<Tier, Vec<String>>> {
     Ok(programs)
 }
 
-fn run_tier(tier: Tier, programs: &[String]) -> Result<(TestResults, bool)> {
+fn run_tier(tier: Tier, programs: &[String], folder: &Path) -> Result<(TestResults, bool)> {
     let mut command = repository::cargo(["test", "--locked", "--workspace", "--no-fail-fast"]);
     if tier == Tier::Units {
         command.args(["--lib", "--bins"]);
@@ -166,6 +163,8 @@ fn run_tier(tier: Tier, programs: &[String]) -> Result<(TestResults, bool)> {
         bail!("tier {} has no test program", tier as u8 + 1);
     }
     command.args(programs.iter().flat_map(|name| ["--test", name.as_str()]));
+    // So that no test builds anything.
+    command.env("TENON_LAB_PROGRAMS", folder);
     if let Some(threads) = tier.threads() {
         command.env("RUST_TEST_THREADS", threads);
     }

@@ -1,0 +1,253 @@
+//! A driver's life on two nodes, for someone to watch: every claim is checked, and the first that is not true ends it.
+
+mod terminal;
+mod watch;
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, ensure};
+use kube::Api;
+use tenon_api::NodeModulesConfig;
+use tenon_lab::claim::comes_true;
+use tenon_lab::command::Tail;
+use tenon_lab::drivers::Driver;
+use tenon_lab::images::{self, Destination};
+use tenon_lab::journey::{COST_OF_CHANGE, COST_OF_LOAD, Journey};
+use tenon_lab::kernel::Origin;
+use tenon_lab::{Lab, Node};
+use tokio::signal::unix::{SignalKind, signal};
+
+use terminal::Terminal;
+use watch::Watch;
+
+/// The manifest, from the repository's root.
+const MANIFEST: &str = "examples/modules/upgrade.yaml";
+/// What stands in the manifest for a registry.
+const REGISTRY: &str = "registry.example:5000";
+/// The Module in it.
+const MODULE: &str = "default/simple-procfs-kmod";
+/// Its module, as the kernel names it, and what the driver shows.
+const KERNEL_MODULE: &str = "simple_procfs_kmod";
+const PROC_FILE: &str = "/proc/simple-procfs-kmod";
+/// What `kubectl get` is asked for.
+const KINDS: &str = "modules,moduleimages,nodemodulesconfigs";
+/// Versions, and the most writes per node that each may cost.
+const VERSIONS: [(&str, u64); 2] = [("1.0", COST_OF_LOAD), ("2.0", COST_OF_CHANGE)];
+
+/// Shows all of it, unless it is interrupted.
+pub(crate) async fn run() -> anyhow::Result<()> {
+    let mut interrupted = signal(SignalKind::interrupt()).context("listen for interruption")?;
+    let mut ended = signal(SignalKind::terminate()).context("listen for termination")?;
+    let interruption = async {
+        tokio::select! { _ = interrupted.recv() => {}, _ = ended.recv() => {} }
+    };
+    tokio::select! {
+        () = interruption => anyhow::bail!("interrupted"),
+        result = show() => result,
+    }
+}
+
+async fn show() -> anyhow::Result<()> {
+    let mut terminal = Terminal::new();
+    terminal.title("Tenon: a driver's life on two nodes with different kernels");
+    set_up(&mut terminal).await?;
+    let mut lab = start(&mut terminal).await?;
+    match live(&mut lab, &mut terminal).await {
+        Ok(()) => {
+            terminal.end();
+            Ok(())
+        }
+        Err(error) => {
+            lab.keep_folder();
+            terminal.failure(&format!("{error:#}"));
+            for log in lab.logs() {
+                terminal.log(&log, &Tail::of_file(&log));
+            }
+            anyhow::bail!("a claim is not true; all logs are in {}", lab.folder().display())
+        }
+    }
+}
+
+/// Everything after the start: what needs the lab's logs when it fails.
+async fn live(lab: &mut Lab, terminal: &mut Terminal) -> anyhow::Result<()> {
+    nodes(lab, terminal).await?;
+    push(lab, terminal).await?;
+    let mut journey = Journey::new(MODULE.parse().context("name the Module")?, KERNEL_MODULE);
+    let mut watch = Watch::default();
+    for (version, most) in VERSIONS {
+        load(lab, terminal, &mut journey, &mut watch, version, most).await?;
+    }
+    unload(lab, terminal, &mut journey, &mut watch).await?;
+    Ok(lab.check()?)
+}
+
+async fn set_up(terminal: &mut Terminal) -> anyhow::Result<()> {
+    terminal.stage("What the lab is made of: packages, kernels, a control plane (built the first time only)");
+    let (sender, mut steps) = tokio::sync::mpsc::unbounded_channel();
+    let done = tokio::task::spawn_blocking(move || {
+        // Nobody listens any more when the demonstration is interrupted.
+        tenon_lab::setup::setup(&mut |step| drop(sender.send(step.to_owned())))
+    });
+    while let Some(step) = steps.recv().await {
+        terminal.event(step);
+    }
+    done.await.context("set up the lab")?.context("set up the lab")?;
+    Ok(())
+}
+
+async fn start(terminal: &mut Terminal) -> anyhow::Result<Lab> {
+    terminal.stage("A cluster with two nodes: virtual machines with stock Debian kernels");
+    let mut lab = Lab::start().await?;
+    terminal.event("API server, registry and Tenon's operator run");
+    for (number, origin) in (1..).zip(Origin::ALL) {
+        let node = lab.add_node(&format!("node-{number}"), origin).await?;
+        terminal.event(format!("node-{number} has booted {}", node.guest().kernel().release));
+    }
+    Ok(lab)
+}
+
+async fn nodes(lab: &Lab, terminal: &mut Terminal) -> anyhow::Result<()> {
+    let configs: Api<NodeModulesConfig> = Api::all(lab.plane().client());
+    comes_true("the agents of both nodes have registered", async || {
+        for node in lab.nodes() {
+            let config = configs.get(node.name()).await.map_err(|error| error.to_string())?;
+            let status = config.status.unwrap_or_default();
+            let said = status.conditions.first().map(|condition| condition.message.clone());
+            status.store_id.ok_or(format!("{}: {}", node.name(), said.unwrap_or_default()))?;
+        }
+        Ok(())
+    })
+    .await?;
+    terminal.event("the agents on both have registered");
+    kubectl(lab, terminal, &["get", "nodes,nodemodulesconfigs"]).await?;
+    let mut releases = Vec::new();
+    for node in lab.nodes() {
+        releases.push(in_node(terminal, node, "uname -r").await?);
+    }
+    Terminal::space();
+    ensure!(releases.len() == 2 && releases.first() != releases.last(), "both nodes run {releases:?}");
+    terminal.held("the nodes run different kernels");
+    Ok(())
+}
+
+async fn push(lab: &Lab, terminal: &mut Terminal) -> anyhow::Result<()> {
+    terminal.stage("The driver as images: two versions, each for both kernels");
+    let registry = lab.registry().host();
+    for (version, _) in VERSIONS {
+        let content = images::content(lab, Driver::SimpleProcfsKmod, version).await?;
+        let name = &format!("simple-procfs-kmod:{version}");
+        let pushed =
+            images::push(lab, &content, Destination { registry: &registry, name, user: None }).await?;
+        terminal.command("", &pushed.line, &pushed.reference);
+    }
+    Ok(())
+}
+
+async fn load(
+    lab: &Lab,
+    terminal: &mut Terminal,
+    journey: &mut Journey,
+    watch: &mut Watch,
+    version: &str,
+    most: u64,
+) -> anyhow::Result<()> {
+    terminal.stage(&format!(
+        "Version {version}: the Module is {}",
+        if watch.is_empty() { "applied" } else { "changed" }
+    ));
+    let mark = lab.plane().audit().mark()?;
+    apply(lab, terminal, version).await?;
+    Terminal::space();
+    journey.loaded(lab, |state| watch.tell(state, terminal)).await?;
+    kubectl(lab, terminal, &["get", KINDS]).await?;
+    labels(lab, terminal).await?;
+    for node in lab.nodes() {
+        in_node(terminal, node, &format!("grep {KERNEL_MODULE} /proc/modules")).await?;
+        let said = in_node(terminal, node, &format!("cat {PROC_FILE}")).await?;
+        let wanted = format!("simple-procfs-kmod {version}");
+        ensure!(said == wanted, "{} on {} says {said:?}, not {wanted:?}", PROC_FILE, node.name());
+    }
+    Terminal::space();
+    terminal.held(format!("both nodes run version {version} and are labelled; every object says so"));
+    tell_costs(lab, terminal, journey, mark, most)
+}
+
+async fn unload(
+    lab: &Lab,
+    terminal: &mut Terminal,
+    journey: &mut Journey,
+    watch: &mut Watch,
+) -> anyhow::Result<()> {
+    terminal.stage("Nothing: the Module is deleted");
+    let mark = lab.plane().audit().mark()?;
+    let name = journey.key().name().to_owned();
+    kubectl(lab, terminal, &["delete", "module", &name, "--wait=false"]).await?;
+    Terminal::space();
+    journey.unloaded(lab, |state| watch.tell(state, terminal)).await?;
+    kubectl(lab, terminal, &["get", KINDS]).await?;
+    labels(lab, terminal).await?;
+    let mut left = Vec::new();
+    for node in lab.nodes() {
+        in_node(terminal, node, &format!("grep {KERNEL_MODULE} /proc/modules; ls {PROC_FILE}")).await?;
+        left.push(in_node(terminal, node, "find /var/lib/tenon -type f").await?);
+    }
+    Terminal::space();
+    terminal.held("no Module, no image, no entry, no order and no label of it is left in the cluster");
+    let of_the_driver =
+        |line: &&str| ["/files/", "/bundles/", "/modules/", "/marks/"].iter().any(|part| line.contains(part));
+    let remains: Vec<_> = left.iter().flat_map(|list| list.lines()).filter(of_the_driver).collect();
+    ensure!(remains.is_empty(), "the nodes' disks still hold {remains:?}");
+    terminal.held("no kernel has it, and no disk holds a file or a record of it");
+    tell_costs(lab, terminal, journey, mark, COST_OF_CHANGE)
+}
+
+fn tell_costs(
+    lab: &Lab,
+    terminal: &mut Terminal,
+    journey: &Journey,
+    mark: tenon_lab::control_plane::audit::Mark,
+    most: u64,
+) -> anyhow::Result<()> {
+    let costs = journey.costs(lab, mark, most)?;
+    let costs: Vec<_> = costs.iter().map(|(node, writes)| format!("{node} {writes}")).collect();
+    terminal.held(format!("writes to the API server per node: {} (at most {most})", costs.join(", ")));
+    Ok(())
+}
+
+/// Applies the example as its README says, with another tag where another version is wished for.
+async fn apply(lab: &Lab, terminal: &Terminal, version: &str) -> anyhow::Result<()> {
+    let registry = lab.registry().host();
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(MANIFEST);
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let text = text.replace(REGISTRY, &registry).replace(":1.0", &format!(":{version}"));
+    let said = lab.plane().kubectl_with_input(&["apply", "-f", "-"], &text).await?;
+    let tag = if version == "1.0" { String::new() } else { format!("; s|:1.0|:{version}|") };
+    terminal.command(
+        "",
+        &format!("sed 's|{REGISTRY}|{registry}|{tag}' {MANIFEST} | kubectl apply -f -"),
+        &said,
+    );
+    Ok(())
+}
+
+async fn kubectl(lab: &Lab, terminal: &Terminal, args: &[&str]) -> anyhow::Result<()> {
+    let said = lab.plane().kubectl(args).await?;
+    terminal.command("", &format!("kubectl {}", args.join(" ")), &said);
+    Ok(())
+}
+
+/// Only the labels that are about modules: a node has many.
+async fn labels(lab: &Lab, terminal: &Terminal) -> anyhow::Result<()> {
+    let said = lab.plane().kubectl(&["label", "nodes", "--all", "--list"]).await?;
+    let lines: Vec<_> = said.lines().filter(|line| line.contains("Node") || line.contains("kmm")).collect();
+    terminal.command("", "kubectl label nodes --all --list | grep -e Node -e kmm", &lines.join("\n"));
+    Ok(())
+}
+
+/// Runs a line in a node and shows what it says, complaints included.
+async fn in_node(terminal: &Terminal, node: &Node, line: &str) -> anyhow::Result<String> {
+    let output = node.guest().exec(&["/bin/sh", "-c", line]).await?;
+    terminal.command(node.name(), line, &format!("{}{}", output.stdout, output.stderr));
+    Ok(output.stdout.trim_end().to_owned())
+}
