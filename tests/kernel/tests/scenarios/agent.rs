@@ -9,7 +9,7 @@ use tenon_order::{NodeReport, read_unverified};
 use crate::bundle::Depot;
 
 /// A loader that says nothing for so long is stuck: a loaded machine emulates slowly.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A conversation with the loader.
 pub(crate) struct Agent {

@@ -35,7 +35,7 @@ impl Bundle {
 
     /// The module that it has under this name.
     pub(crate) fn module(&self, name: &str) -> &[u8] {
-        &self.files[&format!("modules/extra/{name}.ko")]
+        self.files.get(&format!("modules/extra/{name}.ko")).unwrap()
     }
 
     /// The bytes with this digest.

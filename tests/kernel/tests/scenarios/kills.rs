@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rstest::rstest;
+use tenon_api::node_pod::LOADER;
 use tenon_lab::drivers::{Driver, Recipe};
 use tenon_lab::kernel::Origin;
 use tenon_lab::wait;
@@ -90,7 +91,7 @@ async fn a_killed_loader_ends_where_it_would_have_ended(
 }
 
 async fn starts(node: &Node) -> u32 {
-    node.guest.containers().await.unwrap()["loader"].starts
+    node.guest.containers().await.unwrap().get(LOADER.name).unwrap().starts
 }
 
 /// Brings the order, and kills the loader meanwhile. Says whether the report came all the same.

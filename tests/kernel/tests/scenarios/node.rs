@@ -1,18 +1,12 @@
 //! A node: a virtual machine whose loader obeys the test.
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tenon_api::node_pod::LOADER;
-use tenon_lab::dir::LabDir;
 use tenon_lab::drivers::{Driver, Recipe};
-use tenon_lab::guest::oci::{self, Placement};
-use tenon_lab::guest::seccomp::Profile;
-use tenon_lab::guest::{Guest, Program, Settings, root_disk};
+use tenon_lab::guest::{Guest, Program, Settings, oci};
 use tenon_lab::kernel::{Kernel, Origin};
-use tenon_lab::setup::Supplies;
-use tenon_lab::{programs, wait};
+use tenon_lab::{Bench, programs, wait};
 use tenon_order::wire::{Hello, Request};
 use tenon_order::{
     Generation, Load, ModuleKey, ModuleReport, NodeReport, Order, OrderedModule, SigningKey, Wish, sign,
@@ -22,50 +16,11 @@ use crate::agent::Agent;
 use crate::bundle::{Bundle, Depot};
 
 /// For what takes a moment on an idle machine.
-pub(crate) const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_mins(1);
 /// The node's name.
 pub(crate) const NAME: &str = "press-7";
 /// Where `firmware_class.path` shows.
 pub(crate) const FIRMWARE_PATH: &str = "/sys/module/firmware_class/parameters/path";
-
-/// What all guests of this process share.
-struct Bench {
-    supplies: Supplies,
-    init: PathBuf,
-    root: PathBuf,
-    seccomp: Profile,
-    /// Last: it is removed when nothing lies in it any more.
-    _dir: LabDir,
-}
-
-impl Bench {
-    /// The one that is in use, or a new one, with the loader built from what its sources are now.
-    fn get() -> Arc<Self> {
-        static BENCH: Mutex<Weak<Bench>> = Mutex::new(Weak::new());
-        let mut bench = BENCH.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bench) = bench.upgrade() {
-            return bench;
-        }
-        let made = Arc::new(Self::make());
-        *bench = Arc::downgrade(&made);
-        made
-    }
-
-    fn make() -> Self {
-        let supplies = Supplies::get().unwrap();
-        let dir = LabDir::create().unwrap();
-        let init = programs::program(programs::Program::Init).unwrap();
-        let loader = Program {
-            container: LOADER.name.to_owned(),
-            path: LOADER.program.to_owned(),
-            binary: programs::program(programs::Program::Loader).unwrap(),
-        };
-        let root = dir.path().join("root.img");
-        root_disk(&root, &supplies, &init, &[loader]).unwrap();
-        let seccomp = std::fs::read_to_string(&supplies.seccomp_profile).unwrap();
-        Self { supplies, init, root, seccomp: Profile::parse(&seccomp).unwrap(), _dir: dir }
-    }
-}
 
 /// The machine, and what its operator knows of it.
 pub(crate) struct Node {
@@ -76,8 +31,7 @@ pub(crate) struct Node {
     pub(crate) order: Order,
     /// What was loaded before the loader ran.
     before: Vec<String>,
-    bench: Arc<Bench>,
-    _dir: LabDir,
+    bench: Bench,
 }
 
 impl Node {
@@ -87,16 +41,11 @@ impl Node {
 
     /// With more words on the kernel's command line.
     pub(crate) async fn boot_with(origin: Origin, arguments: &[&str]) -> Self {
-        let bench = tokio::task::spawn_blocking(Bench::get).await.unwrap();
-        let dir = LabDir::create().unwrap();
-        let settings = Settings {
-            name: NAME.to_owned(),
-            kernel: bench.supplies.kernel(origin).unwrap().clone(),
-            init: bench.init.clone(),
-            root: bench.root.clone(),
-            kernel_arguments: arguments.iter().map(ToString::to_string).collect(),
-        };
-        let guest = Guest::boot(settings, dir.path()).await.unwrap();
+        let bench = bench().await;
+        let arguments = arguments.iter().map(ToString::to_string);
+        let settings = bench.settings(NAME, origin).unwrap();
+        let settings = Settings { kernel_arguments: arguments.collect(), ..settings };
+        let guest = bench.boot_with(settings).await.unwrap();
         let key = SigningKey::from_pkcs8(&SigningKey::generate_pkcs8().unwrap()).unwrap();
         let order = Order {
             node: NAME.parse().unwrap(),
@@ -104,7 +53,7 @@ impl Node {
             generation: Generation(0),
             modules: Vec::new(),
         };
-        let mut node = Self { guest, key, depot: Depot::new(), order, before: Vec::new(), bench, _dir: dir };
+        let mut node = Self { guest, key, depot: Depot::new(), order, before: Vec::new(), bench };
         node.start().await;
         node.order.store = node.hello().await.store;
         node
@@ -118,11 +67,8 @@ impl Node {
 
     /// Runs the loader's container.
     pub(crate) async fn start_loader(&self) {
-        self.guest.prepare_volumes(&LOADER).await.unwrap();
         self.write_keys(&[&self.key]).await;
-        let placement = Placement { node: NAME, api_port: 1, seccomp: &self.bench.seccomp };
-        let config = oci::config(&LOADER, placement);
-        self.guest.start_container(LOADER.name, &config).await.unwrap();
+        self.bench.run(&self.guest, &LOADER).await.unwrap();
     }
 
     /// Makes the mounted list of public keys hold these.
@@ -142,7 +88,7 @@ impl Node {
     /// Pulls the plug from it and boots another kernel.
     pub(crate) async fn reset_to(&mut self, origin: Origin) {
         self.guest.unplug();
-        self.guest.set_kernel(self.bench.supplies.kernel(origin).unwrap().clone()).unwrap();
+        self.guest.set_kernel(self.bench.supplies().kernel(origin).unwrap().clone()).unwrap();
         self.reset().await;
     }
 
@@ -153,7 +99,7 @@ impl Node {
     /// The kernel that it does not run.
     pub(crate) fn other_kernel(&self) -> &Kernel {
         let other = |kernel: &&Kernel| kernel.origin != self.kernel().origin;
-        self.bench.supplies.kernels().iter().find(other).unwrap()
+        self.bench.supplies().kernels().iter().find(other).unwrap()
     }
 
     /// A conversation with the loader, as soon as it listens.
@@ -254,6 +200,17 @@ impl Node {
     pub(crate) async fn parameter(&self, module: &str, name: &str) -> String {
         self.text(&format!("/sys/module/{module}/parameters/{name}")).await
     }
+}
+
+/// With the loader as its sources are now; no agent runs.
+async fn bench() -> Bench {
+    let loader = tokio::task::spawn_blocking(|| programs::program(programs::Program::Loader));
+    let loader = Program {
+        container: LOADER.name.to_owned(),
+        path: LOADER.program.to_owned(),
+        binary: loader.await.unwrap().unwrap(),
+    };
+    Bench::with_programs(vec![loader]).await.unwrap()
 }
 
 /// The Modules of the scenarios live in one namespace.
