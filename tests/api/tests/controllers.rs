@@ -28,7 +28,9 @@ fn node_writes(cluster: &Cluster, since: tenon_lab::control_plane::audit::Mark) 
     writes
         .into_iter()
         .filter(|(write, _)| counted(&write.resource) && by_us(&write.user) && write.code < 300)
-        .map(|(write, count)| (format!("{} {} {}/{}", write.user, write.verb, write.resource, write.subresource), count))
+        .map(|(write, count)| {
+            (format!("{} {} {}/{}", write.user, write.verb, write.resource, write.subresource), count)
+        })
         .collect()
 }
 
@@ -37,7 +39,9 @@ fn tenon_writes(cluster: &Cluster, since: tenon_lab::control_plane::audit::Mark)
     let writes = cluster.plane.audit().writes_since(since).expect("the audit log");
     writes
         .into_iter()
-        .filter(|(write, _)| write.user.contains("tenon") && !matches!(write.resource.as_str(), "leases" | "events"))
+        .filter(|(write, _)| {
+            write.user.contains("tenon") && !matches!(write.resource.as_str(), "leases" | "events")
+        })
         .map(|(write, count)| format!("{count} x {write:?}"))
         .collect()
 }
@@ -55,14 +59,20 @@ async fn a_driver_comes_changes_and_goes_with_few_writes_and_leaves_nothing() {
 
     let mark = cluster.plane.audit().mark().expect("the audit log");
     cluster.apply_module("gauge", "gauge:v1", Value::Null).await;
-    let first = cluster.config_where("pine", "the driver is assigned", |config| order(config).is_some()).await;
+    let first =
+        cluster.config_where("pine", "the driver is assigned", |config| order(config).is_some()).await;
     let digest = first.spec.modules[0].image_digest.clone().expect("a digest");
     assert!(digest.starts_with("sha256:"), "nodes see digests only: {digest}");
     cluster.obey("pine", ModulePhase::Loaded).await;
     cluster.node_where("pine", "the ready label", |node| node.labels().contains_key(READY_LABEL)).await;
-    let module = cluster.module_where("gauge", "Ready", |m| condition(m, "Ready").is_some_and(|c| c.0 == "True")).await;
+    let module = cluster
+        .module_where("gauge", "Ready", |m| condition(m, "Ready").is_some_and(|c| c.0 == "True"))
+        .await;
     let numbers = module.status.as_ref().and_then(|status| status.module_loader).expect("numbers");
-    assert_eq!((numbers.nodes_matching_selector_number, numbers.desired_number, numbers.available_number), (1, 1, 1));
+    assert_eq!(
+        (numbers.nodes_matching_selector_number, numbers.desired_number, numbers.available_number),
+        (1, 1, 1)
+    );
     let writes = node_writes(&cluster, mark);
     assert_eq!(sum(&writes), 3, "assign, report, label: {writes:#?}");
 
@@ -97,7 +107,9 @@ async fn a_driver_comes_changes_and_goes_with_few_writes_and_leaves_nothing() {
     cluster.config_where("pine", "the removal is ordered", removal).await;
     assert!(cluster.modules().get_opt("gauge").await.expect("an answer").is_some(), "it waits for the node");
     cluster.obey("pine", ModulePhase::Loaded).await;
-    let gone = wait::until("nothing is left", SOON, async || cluster.leftovers().await.is_empty().then_some(())).await;
+    let gone =
+        wait::until("nothing is left", SOON, async || cluster.leftovers().await.is_empty().then_some(()))
+            .await;
     assert!(gone.is_ok(), "{:#?}", cluster.leftovers().await);
     let writes = node_writes(&cluster, mark);
     assert_eq!(sum(&writes), 4, "withdraw, order, report, tidy up: {writes:#?}");
@@ -123,7 +135,12 @@ async fn every_bad_image_is_a_named_state_of_its_own_module_and_heals() {
     cluster.push("truncated:1", &[("a.ko", half.as_slice())]);
     cluster.push("foreign:1", &[("a.ko", foreign.as_slice())]);
     cluster.push("text:1", &[("a.ko", b"#!/bin/sh\n".as_slice())]);
-    cluster.registry.put_image("other-kernel", "1", "amd64", &[layer(&[("opt/lib/modules/1.2.3/a.ko", &driver)])]);
+    cluster.registry.put_image(
+        "other-kernel",
+        "1",
+        "amd64",
+        &[layer(&[("opt/lib/modules/1.2.3/a.ko", &driver)])],
+    );
     cluster.registry.put_image("other-arch", "1", "arm64", &[layer(&[("opt/a", b"")])]);
     cluster.registry.put_image("climbing", "1", "amd64", &[layer(&[("opt/../../etc/passwd", b"root")])]);
     let troubles = [
@@ -141,13 +158,17 @@ async fn every_bad_image_is_a_named_state_of_its_own_module_and_heals() {
     cluster.apply_module("good", "good:1", Value::Null).await;
     for Trouble { name, reason, says } in &troubles {
         let module = cluster
-            .module_where(name, &format!("the state {reason}"), |m| condition(m, "Ready").is_some_and(|c| c.1 == *reason))
+            .module_where(name, &format!("the state {reason}"), |m| {
+                condition(m, "Ready").is_some_and(|c| c.1 == *reason)
+            })
             .await;
         let (_, _, message) = condition(&module, "Ready").expect("a condition");
         assert!(message.contains(says), "{name}: {message}");
     }
     let config = cluster
-        .config_where("oak", "the good Module is assigned", |c| c.spec.modules.iter().any(|m| m.name == "good"))
+        .config_where("oak", "the good Module is assigned", |c| {
+            c.spec.modules.iter().any(|m| m.name == "good")
+        })
         .await;
     assert_eq!(config.spec.modules.len(), 1, "and no other");
 
@@ -184,7 +205,9 @@ async fn a_registry_in_trouble_is_a_named_state_and_heals() {
             .await;
         cluster.registry.heal();
         cluster
-            .config_where("elm", "it is assigned once mended", |c| c.spec.modules.iter().any(|m| m.name == name))
+            .config_where("elm", "it is assigned once mended", |c| {
+                c.spec.modules.iter().any(|m| m.name == name)
+            })
             .await;
     }
     cluster.stop_operator().await;
@@ -197,7 +220,9 @@ async fn a_pull_secret_that_is_missing_or_malformed_is_waited_for() {
     cluster.push_driver("gauge:v1", "one");
     cluster.registry.require(Auth::Basic("user".to_owned(), "word".to_owned()));
     cluster.apply_module("gauge", "gauge:v1", json!({"spec": {"imageRepoSecret": {"name": "pull"}}})).await;
-    let reason = |reason: &'static str| move |m: &tenon_api::Module| condition(m, "Ready").is_some_and(|c| c.1 == reason);
+    let reason = |reason: &'static str| {
+        move |m: &tenon_api::Module| condition(m, "Ready").is_some_and(|c| c.1 == reason)
+    };
     let module = cluster.module_where("gauge", "the missing Secret", reason("SecretMissing")).await;
     assert!(condition(&module, "Waiting").expect("a condition").2.contains("Secret hall/pull"));
 
@@ -233,8 +258,9 @@ async fn a_failing_node_shows_in_the_modules_status() {
         cluster.config_where(node, "the driver is assigned", |config| order(config).is_some()).await;
         cluster.obey(node, phase).await;
     }
-    let module =
-        cluster.module_where("gauge", "Degraded", |m| condition(m, "Degraded").is_some_and(|c| c.0 == "True")).await;
+    let module = cluster
+        .module_where("gauge", "Degraded", |m| condition(m, "Degraded").is_some_and(|c| c.0 == "True"))
+        .await;
     let (_, _, message) = condition(&module, "Degraded").expect("a condition");
     assert!(message.contains("yew") && message.contains("as the kernel said"), "{message}");
     cluster.node_where("fir", "the good node is ready", |node| node.labels().contains_key(READY_LABEL)).await;
@@ -249,7 +275,8 @@ async fn a_node_made_anew_under_its_name_gets_an_order_of_its_own() {
     cluster.add_node("larch").await;
     cluster.push_driver("gauge:v1", "one");
     cluster.apply_module("gauge", "gauge:v1", Value::Null).await;
-    let first = cluster.config_where("larch", "the driver is assigned", |config| order(config).is_some()).await;
+    let first =
+        cluster.config_where("larch", "the driver is assigned", |config| order(config).is_some()).await;
     cluster.obey("larch", ModulePhase::Loaded).await;
     cluster.nodes().delete("larch", &DeleteParams::default()).await.expect("a deletion");
     wait::until("the old object is collected", SOON, async || {
@@ -259,7 +286,8 @@ async fn a_node_made_anew_under_its_name_gets_an_order_of_its_own() {
     .await
     .expect("garbage collection");
     cluster.add_node("larch").await;
-    let second = cluster.config_where("larch", "the new node's order", |config| order(config).is_some()).await;
+    let second =
+        cluster.config_where("larch", "the new node's order", |config| order(config).is_some()).await;
     assert_ne!(second.uid(), first.uid());
     assert!(second.status.expect("a status").modules.is_empty(), "nothing of the old node's report is left");
     let node = cluster.nodes().get("larch").await.expect("the node");

@@ -60,7 +60,10 @@ fn driver() -> &'static (String, Vec<u8>) {
 impl Cluster {
     pub(crate) async fn start() -> Self {
         // What the operator logs belongs to the test's output, which is shown when it fails.
-        let _ = tracing_subscriber::fmt().with_env_filter("warn,tenon_operator=debug").with_test_writer().try_init();
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter("warn,tenon_operator=debug")
+            .with_test_writer()
+            .try_init();
         let built = tokio::task::spawn_blocking(driver).await.expect("the driver");
         let plane = setup::plane_of_extent(Extent::Full).await;
         for file in ["namespace.yaml", "rbac/operator.yaml", "rbac/agent.yaml", "rbac/admission.yaml"] {
@@ -69,7 +72,10 @@ impl Cluster {
         let client = plane.client();
         let mut namespace = Namespace::default();
         namespace.metadata.name = Some(NAMESPACE.to_owned());
-        Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await.expect("a namespace");
+        Api::<Namespace>::all(client.clone())
+            .create(&PostParams::default(), &namespace)
+            .await
+            .expect("a namespace");
         let mut cluster = Self {
             registry: TestRegistry::start().await.expect("a registry"),
             kernel: built.0.clone(),
@@ -85,11 +91,10 @@ impl Cluster {
 
     /// The operator, with no more rights than its ServiceAccount has.
     pub(crate) async fn start_operator(&mut self) {
-        let token = self.plane.token("tenon-system", "tenon-operator", None, &Binding::None).await.expect("a token");
-        let kubeconfig = self
-            .plane
-            .write_kubeconfig_as("operator", &Credential::Token(token))
-            .expect("a kubeconfig");
+        let token =
+            self.plane.token("tenon-system", "tenon-operator", None, &Binding::None).await.expect("a token");
+        let kubeconfig =
+            self.plane.write_kubeconfig_as("operator", &Credential::Token(token)).expect("a kubeconfig");
         let flag = |name: &str, value: String| [format!("--{name}"), value];
         let path = |path: PathBuf| path.display().to_string();
         let flags = [
@@ -100,7 +105,8 @@ impl Cluster {
             flag("leader-election", "off".to_owned()),
             flag("registry", format!("{},plain-http", self.registry.host())),
         ];
-        let args = Args::parse_from(std::iter::once("tenon-operator".to_owned()).chain(flags.into_iter().flatten()));
+        let args =
+            Args::parse_from(std::iter::once("tenon-operator".to_owned()).chain(flags.into_iter().flatten()));
         let stop = CancellationToken::new();
         let until = stop.clone();
         let task = tokio::spawn(async move { run_until(args, until).await.expect("the operator ends well") });
@@ -145,7 +151,10 @@ impl Cluster {
             "containerRuntimeVersion": "", "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "",
             "osImage": "", "systemUUID": ""
         }}});
-        self.nodes().patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await.expect("a node's status");
+        self.nodes()
+            .patch_status(name, &PatchParams::default(), &Patch::Merge(status))
+            .await
+            .expect("a node's status");
         self.config_where(name, "the operator makes the node's object", |_| true).await;
         self.report(name, |status| {
             status.store_id = Some("000102030405060708090a0b0c0d0e0f".to_owned());
@@ -203,12 +212,19 @@ impl Cluster {
         what: &str,
         holds: impl Fn(&NodeModulesConfig) -> bool,
     ) -> NodeModulesConfig {
-        wait::until(&format!("{what} ({node})"), SOON, async || self.configs().get_opt(node).await.ok()?.filter(&holds))
-            .await
-            .unwrap_or_else(|late| panic!("{late}"))
+        wait::until(&format!("{what} ({node})"), SOON, async || {
+            self.configs().get_opt(node).await.ok()?.filter(&holds)
+        })
+        .await
+        .unwrap_or_else(|late| panic!("{late}"))
     }
 
-    pub(crate) async fn module_where(&self, name: &str, what: &str, holds: impl Fn(&Module) -> bool) -> Module {
+    pub(crate) async fn module_where(
+        &self,
+        name: &str,
+        what: &str,
+        holds: impl Fn(&Module) -> bool,
+    ) -> Module {
         let mut last = None;
         let found = wait::until(&format!("{what} ({name})"), SOON, async || {
             last = self.modules().get_opt(name).await.ok()?;
@@ -219,9 +235,11 @@ impl Cluster {
     }
 
     pub(crate) async fn node_where(&self, name: &str, what: &str, holds: impl Fn(&Node) -> bool) -> Node {
-        wait::until(&format!("{what} ({name})"), SOON, async || self.nodes().get_opt(name).await.ok()?.filter(&holds))
-            .await
-            .unwrap_or_else(|late| panic!("{late}"))
+        wait::until(&format!("{what} ({name})"), SOON, async || {
+            self.nodes().get_opt(name).await.ok()?.filter(&holds)
+        })
+        .await
+        .unwrap_or_else(|late| panic!("{late}"))
     }
 
     /// Creates or changes a Module that loads the driver from `image`, a repository and tag in the registry.
@@ -260,7 +278,10 @@ impl Cluster {
 
     /// Stores an image with the driver; `mark` makes its content another.
     pub(crate) fn push_driver(&self, image: &str, mark: &str) {
-        self.push(image, &[("extra/simple-kmod.ko", self.driver.as_slice()), ("modules.order", mark.as_bytes())]);
+        self.push(
+            image,
+            &[("extra/simple-kmod.ko", self.driver.as_slice()), ("modules.order", mark.as_bytes())],
+        );
     }
 
     pub(crate) fn driver(&self) -> &[u8] {
@@ -275,14 +296,24 @@ impl Cluster {
         let configs = self.configs().list(&all).await.expect("a list");
         let nodes = self.nodes().list(&all).await.expect("a list");
         let labels = |name: &str, labels: &std::collections::BTreeMap<String, String>| {
-            labels.keys().filter(|key| key.contains("kmm.node")).map(|key| format!("{name}: {key}")).collect::<Vec<_>>()
+            labels
+                .keys()
+                .filter(|key| key.contains("kmm.node"))
+                .map(|key| format!("{name}: {key}"))
+                .collect::<Vec<_>>()
         };
-        let mut left: Vec<String> = modules.iter().map(|module| format!("Module {}", module.name_any())).collect();
+        let mut left: Vec<String> =
+            modules.iter().map(|module| format!("Module {}", module.name_any())).collect();
         left.extend(images.iter().map(|image| format!("ModuleImage {}", image.name_any())));
         for config in &configs {
             let reported = config.status.as_ref().map_or(0, |status| status.modules.len());
             if config.spec.order.is_some() || !config.spec.modules.is_empty() || reported > 0 {
-                left.push(format!("NodeModulesConfig {}: {:?} {:?}", config.name_any(), config.spec, config.status));
+                left.push(format!(
+                    "NodeModulesConfig {}: {:?} {:?}",
+                    config.name_any(),
+                    config.spec,
+                    config.status
+                ));
             }
             left.extend(labels(&config.name_any(), config.labels()));
         }
@@ -300,8 +331,11 @@ pub(crate) fn order(config: &NodeModulesConfig) -> Option<Order> {
 pub(crate) fn condition<'m>(module: &'m Module, type_: &str) -> Option<(&'m str, &'m str, &'m str)> {
     let conditions = &module.status.as_ref()?.conditions;
     let condition = conditions.iter().find(|condition| condition.type_ == type_)?;
-    (condition.observed_generation == module.metadata.generation)
-        .then_some((condition.status.as_str(), condition.reason.as_str(), condition.message.as_str()))
+    (condition.observed_generation == module.metadata.generation).then_some((
+        condition.status.as_str(),
+        condition.reason.as_str(),
+        condition.message.as_str(),
+    ))
 }
 
 /// `over` into `base`, objects key by key.
