@@ -90,7 +90,11 @@ impl Journey {
                 return Err(self.broken(node, "the kernel is rid of it", "/proc/modules names it"));
             }
             let kept = self.kept.remove(node.name()).unwrap_or_default();
-            let left = format!("for file in {}; do [ -e $file ] && echo $file; done; true", kept.join(" "));
+            // A file that another Module's bundle lists, too, stays.
+            let left = format!(
+                "for file in {}; do [ -e $file ] && ! grep -qs ${{file##*/}} {STORE}/bundles/* && echo $file; done; true",
+                kept.join(" ")
+            );
             let left = node.guest().shell(&left).await?;
             if !left.is_empty() {
                 return Err(self.broken(node, "its disk is rid of it", &format!("there is still {left}")));

@@ -169,11 +169,17 @@ impl NodeState {
         self.node.labels().contains_key(&LabelKind::Ready.key(self.key.namespace(), self.key.name()))
     }
 
+    /// The node's present boot.
+    fn boot_id(&self) -> Option<&str> {
+        Some(self.node.status.as_ref()?.node_info.as_ref()?.boot_id.as_str())
+    }
+
     fn has(&self, entry: &NodeModule) -> bool {
         self.reported().is_some_and(|reported| {
             reported.phase == Some(ModulePhase::Loaded)
                 && reported.bundle == entry.bundle
                 && reported.config.as_ref() == Some(&entry.config)
+                && reported.boot_id.as_deref() == self.boot_id()
         })
     }
 
