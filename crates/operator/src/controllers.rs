@@ -23,8 +23,6 @@ use crate::run::Context;
 use crate::world::{Kind, Listed, World, follow};
 use crate::{modules, nodes, status};
 
-/// How long one piece of work may take before it counts as failed; it stands above every deadline inside.
-const PATIENCE: Duration = Duration::from_mins(10);
 /// How often the depth of the queues is read.
 const DEPTHS: Duration = Duration::from_secs(15);
 
@@ -64,6 +62,8 @@ pub trait Reconciler: Send + Sync + 'static {
     const CONTROLLER: Controller;
     /// How many keys are worked on at once.
     const CONCURRENCY: usize;
+    /// How long one piece of work may take before it counts as failed; it stands above every deadline inside.
+    const PATIENCE: Duration = Duration::from_mins(10);
 
     /// Where its keys come from.
     fn queue(world: &World) -> &Queue<Self::Key>;
@@ -157,10 +157,7 @@ async fn start(context: Context, world: Arc<World>, listed: [Listed; 4]) {
     let images = Arc::new(Images::new(&context));
     let mut tasks = JoinSet::new();
     // Every replica makes again what its own depot lacks.
-    tasks.spawn({
-        let (context, world, images) = (context.clone(), world.clone(), images.clone());
-        async move { images.supply(&context, &world).await }
-    });
+    tasks.spawn(images.clone().supply(context.clone(), world.clone()));
     tasks.spawn(report_depths(context.clone(), world.clone()));
     tasks.spawn(follow_keys(context.clone(), world.clone()));
     let mut claim = context.claim.clone();
@@ -194,11 +191,11 @@ async fn worker<R: Reconciler>(context: Context, world: Arc<World>, reconciler: 
 /// One reconcile: bounded in time, counted, its failure logged once.
 async fn attempt<R: Reconciler>(context: &Context, world: &World, reconciler: &R, key: R::Key) -> Next {
     let start = Instant::now();
-    let done = match tokio::time::timeout(PATIENCE, reconciler.reconcile(context, world, key)).await {
+    let done = match tokio::time::timeout(R::PATIENCE, reconciler.reconcile(context, world, key)).await {
         Ok(Ok(done)) => done,
         Ok(Err(error)) => failed(&error),
         Err(_) => {
-            warn!(seconds = PATIENCE.as_secs(), "gave up; it is tried again");
+            warn!(seconds = R::PATIENCE.as_secs(), "gave up; it is tried again");
             Done { outcome: Outcome::Failed, next: Next::Backoff }
         }
     };
@@ -224,6 +221,11 @@ async fn follow_keys(context: Context, world: Arc<World>) {
         let names = world.read().node_names();
         for name in names {
             world.queues.nodes.add(name);
+        }
+        // Whether a deleted Module is gone from a node is read off orders, which only the keys tell from forged ones.
+        let deleted = world.read().deleted_modules();
+        for key in deleted {
+            world.queues.modules.add(key);
         }
     }
 }

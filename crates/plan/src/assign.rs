@@ -347,7 +347,10 @@ fn order(
     let removed = removals.iter().map(|key| OrderedModule { key: key.clone(), wish: Wish::Removed });
     let mut modules: Vec<_> = loads.chain(removed).collect();
     modules.sort_by(|one, other| one.key.cmp(&other.key));
-    let says_so = observed.order.as_ref().filter(|known| known.store == store).is_some_and(|known| {
+    // A node that holds a later order than this one (etcd was restored) refuses it: it is signed anew.
+    let reported = Assigned::of(observed.config).reported_generation();
+    let in_force = |known: &&Order| known.store == store && known.generation.0 >= reported;
+    let says_so = observed.order.as_ref().filter(in_force).is_some_and(|known| {
         let confirmed = |module: &&OrderedModule| {
             module.wish != Wish::Removed || modules.iter().any(|wished| wished.key == module.key)
         };

@@ -17,6 +17,7 @@ use tenon_kmod::release::KernelRelease;
 use crate::assign::is_loaded;
 use crate::condition;
 use crate::node::{self, NodeFacts, Selection};
+use crate::provision;
 use crate::resolve;
 
 /// A Module, and all that bears on it.
@@ -67,6 +68,8 @@ struct Tally {
     matching: usize,
     desired: usize,
     available: usize,
+    /// Of the matching ones, those that have what the Module asks for now.
+    ready: usize,
     /// Nodes that have something of it, or are told to.
     holding: usize,
     unregistered: usize,
@@ -124,6 +127,9 @@ fn count(observed: &Observed<'_>) -> Tally {
         tally.matching += usize::from(wanted);
         tally.desired += usize::from(entry.is_some());
         tally.available += usize::from(loaded);
+        tally.ready += usize::from(
+            wanted && loaded && entry.is_some_and(|entry| is_current(observed, view.facts, entry)),
+        );
         tally.holding += usize::from(entry.is_some() || reported.is_some());
         tally.unregistered += usize::from(wanted && !view.is_registered());
         tally.other_version += usize::from(matches!(selection, Selection::OtherVersion(_)));
@@ -136,6 +142,22 @@ fn count(observed: &Observed<'_>) -> Tally {
         }
     }
     tally
+}
+
+/// Whether a node's entry is what the Module asks for now. While the entry is still to be written anew, what the node has
+/// loaded by it is no answer to the Module.
+fn is_current(observed: &Observed<'_>, node: &NodeFacts, entry: &NodeModule) -> bool {
+    let Ok(resolved) = resolve::resolve(observed.module, &node.kernel) else { return false };
+    let image = observed.images.iter().find(|image| {
+        image.spec.kernel == node.kernel.as_str()
+            && image.spec.architecture == node.architecture
+            && image.spec.image == resolved.image
+    });
+    let bundle = image.and_then(|image| provision::bundle(image)).map(|(bundle, _)| &bundle.digest);
+    entry.config.container_image == resolved.image
+        && entry.config.modprobe == resolved.modprobe
+        && entry.config.in_tree_modules_to_remove == resolved.in_tree_to_remove
+        && bundle.is_none_or(|bundle| entry.bundle.as_ref() == Some(bundle))
 }
 
 /// The node's trouble with the module, if it has any. What an earlier boot reported counts no more.
@@ -257,9 +279,9 @@ fn ready(module: &Module, tally: &Tally, degraded: Option<&Why>, waiting: Option
     }
     match tally.matching {
         0 => (false, why(reasons::NO_NODES, "no node matches spec.selector and is tolerated".to_owned())),
-        1 if tally.available >= 1 => (true, why(reasons::LOADED, "loaded on 1 node".to_owned())),
-        all if tally.available >= all => (true, why(reasons::LOADED, format!("loaded on all {all} nodes"))),
-        all => (false, why(reasons::LOADING, format!("loaded on {} of {}", tally.available, nodes(all)))),
+        1 if tally.ready >= 1 => (true, why(reasons::LOADED, "loaded on 1 node".to_owned())),
+        all if tally.ready >= all => (true, why(reasons::LOADED, format!("loaded on all {all} nodes"))),
+        all => (false, why(reasons::LOADING, format!("loaded on {} of {}", tally.ready, nodes(all)))),
     }
 }
 

@@ -6,15 +6,18 @@
 mod apply;
 mod find;
 mod inspect;
+mod misses;
 mod observe;
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tenon_api::ModuleImage;
 use tenon_plan::provision::{self, Finding};
 use tokio::sync::Semaphore;
-use tracing::{debug, info, warn};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
 
 use crate::controllers::{Done, Reconciler, WriteError};
 use crate::metrics::{Controller, Outcome};
@@ -23,6 +26,7 @@ use crate::run::Context;
 use crate::world::{ImageKey, World};
 
 use find::Finder;
+use misses::Misses;
 
 /// Bundles that are made again at once because nodes ask for them.
 const SUPPLIED_AT_ONCE: usize = 2;
@@ -31,9 +35,10 @@ const SUPPLIED_AT_ONCE: usize = 2;
 #[derive(Debug)]
 pub struct Images {
     finder: Arc<Finder>,
-    /// Why and how often in a row an image was not to be had. Another reason is a change: the count starts anew.
-    misses: Mutex<HashMap<ImageKey, (&'static str, u32)>>,
-    supplying: Semaphore,
+    misses: Misses,
+    /// Bundles that are being made again, and turns to do so.
+    supplying: Mutex<BTreeSet<String>>,
+    turns: Semaphore,
 }
 
 impl Images {
@@ -41,22 +46,39 @@ impl Images {
     pub fn new(context: &Context) -> Self {
         Self {
             finder: Arc::new(Finder::new(context)),
-            misses: Mutex::default(),
-            supplying: Semaphore::new(SUPPLIED_AT_ONCE),
+            misses: Misses::default(),
+            supplying: Mutex::default(),
+            turns: Semaphore::new(SUPPLIED_AT_ONCE),
         }
     }
 
-    /// Makes again what nodes are assigned and this replica's depot does not have.
-    pub async fn supply(&self, context: &Context, world: &World) {
+    /// Makes again what nodes are assigned and this replica's depot does not have. Each on its own: one slow registry
+    /// holds up no other bundle.
+    pub async fn supply(self: Arc<Self>, context: Context, world: Arc<World>) {
+        let mut tasks = JoinSet::new();
         while let Some(wanted) = context.shutdown.run_until_cancelled(context.wanted.take()).await {
+            while tasks.try_join_next().is_some() {}
             let images = observe::with_bundles(&world.read(), &wanted);
-            futures::future::join_all(images.iter().map(|image| self.supply_one(context, image))).await;
+            for image in images {
+                let (images, context) = (self.clone(), context.clone());
+                tasks.spawn(async move { images.supply_once(&context, &image).await });
+            }
+        }
+    }
+
+    /// Nodes ask again and again until they are served; one answer is enough.
+    async fn supply_once(&self, context: &Context, image: &Arc<ModuleImage>) {
+        let Some((bundle, _)) = provision::bundle(image) else { return };
+        let busy = || self.supplying.lock().unwrap_or_else(PoisonError::into_inner);
+        if busy().insert(bundle.digest.clone()) {
+            self.supply_one(context, image).await;
+            busy().remove(&bundle.digest);
         }
     }
 
     async fn supply_one(&self, context: &Context, image: &Arc<ModuleImage>) {
         let Some((bundle, digest)) = provision::bundle(image) else { return };
-        let Ok(_turn) = self.supplying.acquire().await else { return };
+        let Ok(_turn) = self.turns.acquire().await else { return };
         if bundle.digest.parse().is_ok_and(|digest| context.cache.contains(&digest)) {
             return;
         }
@@ -84,28 +106,6 @@ impl Images {
             }
         }
     }
-
-    fn count(&self, key: &ImageKey, finding: &Finding) -> u32 {
-        let mut misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
-        match finding {
-            Finding::Packed { .. } => {
-                misses.remove(key);
-                0
-            }
-            Finding::Missing { reason, .. } => {
-                let known =
-                    misses.get(key).filter(|(known, _)| known == reason).map_or(0, |(_, count)| *count);
-                let count = known.saturating_add(1);
-                misses.insert(key.clone(), (*reason, count));
-                debug!(image = %key, reason, misses = count, "not to be had");
-                count
-            }
-        }
-    }
-
-    fn forget(&self, key: &ImageKey) {
-        self.misses.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
-    }
 }
 
 impl Reconciler for Images {
@@ -115,6 +115,8 @@ impl Reconciler for Images {
     const CONTROLLER: Controller = Controller::Images;
     /// Each may hold a connection and spool files.
     const CONCURRENCY: usize = 4;
+    /// A driver's image may be gigabytes behind a slow line; what is downloaded should not be thrown away.
+    const PATIENCE: Duration = Duration::from_hours(6);
 
     fn queue(world: &World) -> &Queue<ImageKey> {
         &world.queues.images
@@ -123,18 +125,22 @@ impl Reconciler for Images {
     /// Looks for the image, unless its status says already what became of its present spec.
     async fn reconcile(&self, context: &Context, world: &World, key: ImageKey) -> Result<Done, WriteError> {
         let Some(image) = observe::image(&world.read(), &key) else {
-            self.forget(&key);
+            self.misses.forget(&key);
             return Ok(Done::settled(false));
         };
         if provision::bundle(&image).is_some() {
-            self.forget(&key);
+            self.misses.forget(&key);
             return Ok(Done::settled(false));
         }
+        let generation = image.metadata.generation;
+        if let Some(left) = self.misses.wait(&key, generation) {
+            return Ok(Done { outcome: Outcome::Waiting, next: Next::After(left) });
+        }
         let finding = self.finder.find(context, &image, None).await;
-        let misses = self.count(&key, &finding);
+        let again = self.misses.note(&key, generation, &finding);
         let changed = apply::apply(context, world, &image, &finding).await?;
         let done = Done::settled(changed);
-        Ok(match provision::retry_after(&finding, misses) {
+        Ok(match again {
             Some(after) => Done { outcome: Outcome::Waiting, next: Next::After(after) },
             None => done,
         })

@@ -6,16 +6,22 @@
 mod apply;
 mod observe;
 
+use std::time::Duration;
+
 use tenon_order::ModuleKey;
+use tenon_plan::removal::Finalizer;
 use tenon_plan::{provision, removal};
 
 use crate::controllers::{Done, Reconciler};
 use crate::metrics::Controller;
-use crate::queue::Queue;
+use crate::queue::{Next, Queue};
 use crate::run::Context;
 use crate::world::World;
 
 pub use apply::ApplyError;
+
+/// How often a deleted Module is looked at that waits for its nodes.
+const LEAVING_AGAIN: Duration = Duration::from_secs(30);
 
 /// The controller of one Module's finalizer and images.
 #[derive(Debug)]
@@ -39,6 +45,11 @@ impl Reconciler for Modules {
         let finalizer = removal::finalizer(&observed.module);
         let images: Vec<_> = observed.images.iter().map(AsRef::as_ref).collect();
         let images = provision::images(&observed.module, &observed.targets, &images);
-        apply::apply(context, world, &key, &observed, finalizer, images).await.map(Done::settled)
+        let leaving = finalizer == Finalizer::RemoveIfGone;
+        let changed = apply::apply(context, world, &key, &observed, finalizer, images).await?;
+        let settled = Done::settled(changed);
+        // Most of what a deleted Module waits for comes as an event; what does not (a node's object that is collected
+        // after its node) is looked for.
+        Ok(if leaving { Done { next: Next::After(LEAVING_AGAIN), ..settled } } else { settled })
     }
 }

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use kube::ResourceExt;
-use tenon_api::node_modules_config::NodeModulesConfig;
+use tenon_api::node_modules_config::{NodeModule, NodeModulesConfig};
 use tenon_api::{Module, ModuleImage};
-use tenon_order::{ModuleKey, NodeName};
+use tenon_order::{Digest, ModuleKey, NodeName};
 use tenon_plan::node::{NodeFacts, Selection, select};
 
 use super::ImageKey;
@@ -73,6 +73,22 @@ impl Index {
     /// All nodes' objects.
     pub fn configs(&self) -> impl Iterator<Item = &Arc<NodeModulesConfig>> {
         self.configs.values()
+    }
+
+    /// Modules that are to go.
+    pub fn deleted_modules(&self) -> Vec<ModuleKey> {
+        let deleted = self.modules.iter().filter(|(_, module)| module.metadata.deletion_timestamp.is_some());
+        deleted.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// The nodes whose objects name a bundle, with what they say of it.
+    pub fn entries_with(&self, bundle: Digest) -> impl Iterator<Item = (&Arc<NodeFacts>, &NodeModule)> {
+        let named = move |entry: &&NodeModule| {
+            entry.bundle.as_ref().and_then(|digest| digest.parse().ok()) == Some(bundle)
+        };
+        self.configs.iter().filter_map(move |(name, config)| {
+            self.nodes.get(name).zip(config.spec.modules.iter().find(named))
+        })
     }
 
     /// The names of all nodes.

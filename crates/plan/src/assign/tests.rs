@@ -243,6 +243,16 @@ fn an_order_is_newer_than_what_the_node_holds_and_a_node_far_ahead_is_left_alone
 }
 
 #[test]
+fn an_order_older_than_what_the_node_holds_is_signed_anew() {
+    let mut play = Play::registered();
+    play.settle();
+    let held = play.order.as_ref().unwrap().generation.0 + 30;
+    play.status().order_generation = i64::try_from(held).ok();
+    play.decide_and_apply();
+    assert!(play.order.as_ref().unwrap().generation.0 > held);
+}
+
+#[test]
 fn a_toleration_that_changes_reloads_nothing() {
     let mut play = Play::registered();
     play.settle();

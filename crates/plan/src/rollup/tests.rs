@@ -124,6 +124,30 @@ fn no_node_and_no_loader_are_told_apart() {
 }
 
 #[test]
+fn a_cordoned_node_that_has_the_module_does_not_stand_in_for_one_that_has_not() {
+    let mut cordoned = Play::registered();
+    cordoned.settle();
+    cordoned.node.taints = vec![
+        serde_json::from_str(r#"{"key":"node.kubernetes.io/unschedulable","effect":"NoSchedule"}"#).unwrap(),
+    ];
+    let mut fresh = Play::registered();
+    fresh.node.name = "n2".parse().unwrap();
+    fresh.decide_and_apply();
+    let status = rolled_up(cordoned.module.as_ref().unwrap(), &[&cordoned, &fresh]);
+    assert_eq!(said(&status, READY).unwrap().0, "False");
+    assert_eq!(numbers(&status), (1, 2, 1));
+}
+
+#[test]
+fn what_is_loaded_of_a_former_spec_is_no_answer_to_the_present_one() {
+    let mut play = Play::registered();
+    play.settle();
+    play.image = Some(default_image('b'));
+    let status = rolled_up(play.module.as_ref().unwrap(), &[&play]);
+    assert_eq!(said(&status, READY).unwrap().1, reasons::LOADING);
+}
+
+#[test]
 fn fields_without_effect_are_named() {
     let mut module = Play::registered().module.unwrap();
     module.spec.device_plugin = Some(tenon_api::module::DevicePlugin::default());
