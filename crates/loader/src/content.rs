@@ -10,7 +10,7 @@ use tenon_kmod::{ModuleName, ModuleObject, parameters};
 use tenon_order::{BundleManifest, Digest, KmodName, Load, Phase, Reason};
 
 use crate::kernel;
-use crate::record::{Piece, Record, Source};
+use crate::record::{Part, Piece, Record, Source};
 use crate::settings::Settings;
 use crate::situation::Target;
 use crate::store::{Store, StoreError};
@@ -36,6 +36,16 @@ pub enum ContentError {
         path: String,
         /// What is wrong with it.
         source: ObjectError,
+    },
+    /// A file of the bundle is another module than its name says.
+    #[error("{path} of the bundle is module {found}, not {wanted}")]
+    Misnamed {
+        /// The file.
+        path: String,
+        /// What the kernel would list it as.
+        found: ModuleName,
+        /// What it was to be.
+        wanted: KmodName,
     },
     /// The bundle's index cannot be read.
     #[error("modules.dep of the bundle: {0}")]
@@ -232,19 +242,32 @@ impl Bundle {
     }
 
     fn piece(&self, step: &Step, store: &Store, host: &Host, record: &Record) -> Result<Piece, ContentError> {
-        let modules = self.modules();
         let name = kmod_name(&step.module)?;
-        let (path, digest) =
-            modules.get(&step.module).copied().ok_or_else(|| ContentError::NoModule(name.clone()))?;
+        let (path, digest) = self.module(step).ok_or_else(|| ContentError::NoModule(name.clone()))?;
         let source = Source::Store(digest);
-        let remembered =
-            record.live.iter().flat_map(|live| &live.parts).find(|part| part.piece.source == source);
+        let is_it = |part: &&Part| part.piece.source == source && part.piece.name == name;
+        let remembered = record.live.iter().flat_map(|live| &live.parts).find(is_it);
         let build_id = match remembered {
             Some(part) => part.piece.build_id.clone(),
-            None => object(path, digest, store)?.build_id.map(|id| kernel::hex(&id)),
+            None => {
+                let object = object(path, digest, store)?;
+                if object.name != step.module {
+                    let path = path.to_owned();
+                    return Err(ContentError::Misnamed { path, found: object.name, wanted: name });
+                }
+                object.build_id.map(|id| kernel::hex(&id))
+            }
         };
         let parameters = host.parameters(&step.module);
         Ok(Piece { name, source, parameters, build_id, soft: step.role == Role::Soft })
+    }
+
+    /// The file that the index names, which may have been packed when the index was made; else the one with the name.
+    fn module<'a>(&'a self, step: &'a Step) -> Option<(&'a str, Digest)> {
+        let packed = [".xz", ".zst", ".gz"].iter().find_map(|suffix| step.path.strip_suffix(suffix));
+        let path = packed.unwrap_or(&step.path);
+        let entry = self.manifest.entries().iter().find(|entry| entry.path.in_modules() == Some(path));
+        entry.map(|entry| (path, entry.digest)).or_else(|| self.modules().get(&step.module).copied())
     }
 
     fn firmware(&self) -> BTreeMap<String, Digest> {

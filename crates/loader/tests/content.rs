@@ -189,3 +189,31 @@ fn a_broken_index_and_a_broken_module_are_named() {
     node.keep(&twice);
     assert_eq!(node.resolve(&load(&twice)).unwrap_err().outcome(), (Phase::Failed, Reason::ModuleInvalid));
 }
+
+#[test]
+fn of_two_files_with_one_name_the_index_chooses() {
+    let node = Node::new();
+    let (first, second) = (module("nic", "", *b"aaaa"), module("nic", "", *b"bbbb"));
+    for dep in ["updates/nic.ko:\n", "updates/nic.ko.zst:\n"] {
+        let files: [(&str, &[u8]); 3] = [
+            ("modules/extra/nic.ko", &first),
+            ("modules/updates/nic.ko", &second),
+            ("modules/modules.dep", dep.as_bytes()),
+        ];
+        node.keep(&files);
+        let target = node.resolve(&load(&files)).unwrap();
+        assert_eq!(target.pieces[0].source, Source::Store(Digest::of(&second)));
+        assert_eq!(target.pieces[0].build_id.as_deref(), Some("62626262"));
+    }
+}
+
+#[test]
+fn a_file_that_is_another_module_is_refused() {
+    let node = Node::new();
+    let other = module("other", "", *b"aaaa");
+    let files: [(&str, &[u8]); 2] = [("modules/nic.ko", &other), ("modules/modules.dep", b"nic.ko:\n")];
+    node.keep(&files);
+    let error = node.resolve(&load(&files)).unwrap_err();
+    assert_eq!(error.outcome(), (Phase::Failed, Reason::ModuleInvalid));
+    assert_eq!(error.to_string(), "nic.ko of the bundle is module other, not nic");
+}
