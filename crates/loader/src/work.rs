@@ -219,12 +219,10 @@ impl<'a> Work<'a> {
         // Where the old could not be unloaded, the new was not tried.
         let begun =
             matches!(&error, LoadError::Step { cause, .. } if !matches!(cause, StepError::Remove { .. }));
-        // What was put back is live again; where nothing was loaded before, the predecessor is brought from the store.
-        let predecessor = match (record.live_in(&self.boot_id), or_else) {
-            (Some(live), _) => (live.content != *content).then_some(Ok(())),
-            (None, Some(kept)) => Some(self.bring(record, kept).map(drop)),
-            (None, None) => None,
-        };
+        // The record's word for what is live is not taken: a run that was killed in the middle may have removed it.
+        let live = record.live_in(&self.boot_id).map(|live| live.content.clone());
+        let predecessor = live.or_else(|| or_else.cloned()).filter(|old| old != content);
+        let predecessor = predecessor.map(|old| self.bring(record, &old).map(drop));
         match predecessor {
             Some(Ok(())) if begun => {
                 outcome.phase = Phase::RolledBack;

@@ -14,6 +14,7 @@ use self::fixture::{manifest, note};
 use tempfile::TempDir;
 use tenon_loader::serve::{Chores, talk};
 use tenon_loader::settings::Settings;
+use tenon_loader::store::Store;
 use tenon_order::wire::{Client, Hello, NeededFile, Refusal, Reply, Request};
 use tenon_order::{
     Digest, Generation, Load, ModuleReport, NodeName, NodeReport, Order, OrderedModule, Phase, Reason,
@@ -329,6 +330,25 @@ fn a_module_found_loaded_is_adopted_kept_and_missed() {
     node.write("proc/modules", "");
     let missed = only(node.connect().report());
     assert_eq!((missed.phase, missed.reason), (Phase::Failed, Reason::Disappeared));
+}
+
+#[test]
+fn a_predecessor_is_back_when_the_kernel_has_it_and_not_when_the_record_says_so() {
+    let node = Node::new();
+    let (old, new) = (module(BUILD_ID), module([1, 2, 3, 4]));
+    let old: [(&str, &[u8]); 1] = [("modules/fixture_nic.ko", &old)];
+    let new: [(&str, &[u8]); 1] = [("modules/fixture_nic.ko", &new)];
+    node.has_loaded(BUILD_ID);
+    let adopted = node.apply(&node.order(1, wished(Wish::Loaded(load(&old)))), &old);
+    assert_eq!(only(adopted).phase, Phase::Loaded);
+    // As a run leaves it that is killed when it has unloaded the old one.
+    node.write("proc/modules", "");
+    let failed = node.apply(&node.order(2, wished(Wish::Loaded(load(&new)))), &new);
+    assert_eq!(only(failed).phase, Phase::Failed);
+    let (_, record) = Store::open(&node.settings.store).unwrap().records().unwrap().remove(0);
+    let record = record.unwrap();
+    assert!(record.outcome.message.contains("; its predecessor: "), "{}", record.outcome.message);
+    assert_eq!((record.outcome.phase, record.failed), (Phase::Failed, None));
 }
 
 #[test]
