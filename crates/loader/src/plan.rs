@@ -177,7 +177,7 @@ pub fn plan(target: Option<&Target>, situation: &Situation<'_>) -> Result<Plan, 
     steps.extend(link);
     steps.extend(target.pieces.iter().filter(|piece| !sorted.stays(&piece.name)).cloned().map(Step::Insert));
     let in_tree = sorted.in_tree_after(target, situation);
-    let afterwards = afterwards(situation, &sorted, &in_tree);
+    let afterwards = afterwards(target, situation, &sorted, &in_tree);
     let parts = target.pieces.iter().map(|piece| sorted.part(piece, situation)).collect();
     Ok(Plan { steps, afterwards, parts, in_tree })
 }
@@ -218,6 +218,9 @@ impl Sorted {
         for name in &target.in_tree_to_remove {
             let loaded = situation.kernel.loaded.contains_key(name);
             if loaded && !sorted.keep.contains(name) && !sorted.replace.contains(name) {
+                if let Some((other, true)) = situation.others.parts.get(name) {
+                    return Err(Block::Shared { name: name.clone(), other: other.clone() });
+                }
                 sorted.make_room.insert(name.clone());
             }
         }
@@ -428,7 +431,12 @@ fn firmware(target: &Target, situation: &Situation<'_>) -> Result<(Vec<Step>, Ve
 }
 
 /// What is done when all is done, as far as the kernel lets: in-tree modules come back, prerequisites go.
-fn afterwards(situation: &Situation<'_>, sorted: &Sorted, in_tree: &[KmodName]) -> Vec<Step> {
+fn afterwards(
+    target: &Target,
+    situation: &Situation<'_>,
+    sorted: &Sorted,
+    in_tree: &[KmodName],
+) -> Vec<Step> {
     let loaded = &situation.kernel.loaded;
     let goes = |name: &KmodName| sorted.replace.contains(name) || sorted.make_room.contains(name);
     let mut released: Vec<&KmodName> = Vec::new();
@@ -446,7 +454,8 @@ fn afterwards(situation: &Situation<'_>, sorted: &Sorted, in_tree: &[KmodName]) 
         released.into_iter().map(|name| Step::Remove { name: name.clone(), back: None }).collect();
     if situation.record.in_tree.iter().any(|name| !in_tree.contains(name)) {
         let back = situation.in_tree.iter().filter(|piece| {
-            !in_tree.contains(&piece.name) && (!loaded.contains_key(&piece.name) || goes(&piece.name))
+            let stays_away = in_tree.contains(&piece.name) || target.in_tree_to_remove.contains(&piece.name);
+            !stays_away && (!loaded.contains_key(&piece.name) || goes(&piece.name))
         });
         steps.extend(back.cloned().map(Step::Insert));
     }

@@ -207,6 +207,26 @@ fn in_tree_modules_make_room_and_come_back() {
 }
 
 #[test]
+fn an_in_tree_module_that_is_still_named_does_not_come_back_with_another() {
+    let nic = bundled("nic", 1);
+    let wanted = Target { in_tree_to_remove: [name("new")].into(), ..target(vec![nic.clone()]) };
+    let known = Record { in_tree: vec![name("old")], ..record(vec![ours(nic.clone())]) };
+    let found = kernel(vec![loaded(&nic, &[], 0)]);
+    let in_tree = [hosted("old"), hosted("new")];
+    let plan = decide_among(Some(&wanted), &known, &found, &Others::default(), &in_tree).unwrap();
+    assert_eq!((plan.steps, plan.afterwards), (vec![], vec![insert(&hosted("old"))]));
+}
+
+#[test]
+fn what_another_module_has_loaded_makes_no_room() {
+    let wanted = Target { in_tree_to_remove: [name("lib")].into(), ..target(vec![bundled("nic", 1)]) };
+    let found = kernel(vec![loaded(&bundled("lib", 1), &[], 0)]);
+    let others = Others { parts: [(name("lib"), (key("drivers/other"), true))].into(), ..Others::default() };
+    let block = decide_among(Some(&wanted), &fresh(), &found, &others, &[]).unwrap_err();
+    assert_eq!(block, Block::Shared { name: name("lib"), other: key("drivers/other") });
+}
+
+#[test]
 fn an_in_tree_module_in_use_stays() {
     let wanted = Target { in_tree_to_remove: [name("old")].into(), ..target(vec![bundled("nic", 1)]) };
     let found = kernel(vec![loaded(&hosted("old"), &[], 1)]);
