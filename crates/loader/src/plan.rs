@@ -29,6 +29,8 @@ pub enum Step {
         path: String,
         /// Its bytes in the store.
         digest: Digest,
+        /// Whether the same file was there before, this Module's or another's: then it stays when the run fails.
+        had: bool,
     },
     /// Take a firmware file away.
     Unlink {
@@ -50,8 +52,9 @@ impl Step {
         Some(match self {
             Self::Insert(piece) => Self::Remove { name: piece.name.clone(), back: Some(piece.clone()) },
             Self::Remove { back, .. } => Self::Insert(back.clone()?),
-            Self::Link { path, digest } => Self::Unlink { path: path.clone(), digest: *digest },
-            Self::Unlink { path, digest } => Self::Link { path: path.clone(), digest: *digest },
+            Self::Link { had: true, .. } => return None,
+            Self::Link { path, digest, .. } => Self::Unlink { path: path.clone(), digest: *digest },
+            Self::Unlink { path, digest } => Self::Link { path: path.clone(), digest: *digest, had: false },
             Self::FirmwarePath { set } => Self::FirmwarePath { set: !set },
         })
     }
@@ -415,8 +418,10 @@ fn firmware(target: &Target, situation: &Situation<'_>) -> Result<(Vec<Step>, Ve
     // Of an interrupted run it is not known how far it came.
     let unsure = situation.record.pending.is_some();
     let link = target.firmware.iter().filter(|(path, digest)| unsure || mine.get(*path) != Some(digest));
-    let mut link: Vec<_> =
-        link.map(|(path, digest)| Step::Link { path: path.clone(), digest: *digest }).collect();
+    let had = |path: &String, digest| mine.get(path) == Some(digest) || others.contains_key(path);
+    let link =
+        link.map(|(path, digest)| Step::Link { path: path.clone(), digest: *digest, had: had(path, digest) });
+    let mut link: Vec<_> = link.collect();
     let (found, ours) = (situation.kernel.firmware_path.as_str(), situation.firmware_dir);
     if !target.firmware.is_empty() && found != ours {
         if !found.is_empty() {

@@ -128,7 +128,7 @@ fn perform(step: &Step, store: &Store, settings: &Settings) -> Result<(), StepEr
             error,
             disabled: kernel::modules_disabled(settings),
         }),
-        Step::Link { path, digest } => Ok(store.link_firmware(path, *digest)?),
+        Step::Link { path, digest, .. } => Ok(store.link_firmware(path, *digest)?),
         Step::Unlink { path, .. } => Ok(store.unlink_firmware(path)?),
         Step::FirmwarePath { set } => {
             let path = set.then(|| store.firmware_directory());

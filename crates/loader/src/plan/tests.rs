@@ -316,7 +316,7 @@ fn firmware_is_there_before_the_module_and_gone_after_it() {
     let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
     let wanted = Target { firmware: [("nic/a.bin".to_owned(), a)].into(), ..target(vec![nic.clone()]) };
     let plan = decide(Some(&wanted), &fresh(), &kernel(vec![])).unwrap();
-    let link = |digest| Step::Link { path: "nic/a.bin".to_owned(), digest };
+    let link = |digest| Step::Link { path: "nic/a.bin".to_owned(), digest, had: false };
     let unlink = |digest| Step::Unlink { path: "nic/a.bin".to_owned(), digest };
     assert_eq!(plan.steps, [link(a), Step::FirmwarePath { set: true }, insert(&nic)]);
 
@@ -328,6 +328,25 @@ fn firmware_is_there_before_the_module_and_gone_after_it() {
     assert_eq!(decide(Some(&changed), &known, &found).unwrap().steps, [unlink(a), link(b)]);
     let removal = decide(None, &known, &found).unwrap();
     assert_eq!(removal.steps, [remove(&nic), Step::FirmwarePath { set: false }, unlink(a)]);
+}
+
+#[test]
+fn a_failed_load_leaves_the_firmware_that_was_there() {
+    let digest = Digest::of(b"a");
+    let firmware: BTreeMap<_, _> = [("nic/a.bin".to_owned(), digest)].into();
+    let wanted = Target { firmware: firmware.clone(), ..target(vec![]) };
+    let mut found = kernel(vec![]);
+    found.firmware_path = FIRMWARE.to_owned();
+    let link = Step::Link { path: "nic/a.bin".to_owned(), digest, had: true };
+    let theirs = [("nic/a.bin".to_owned(), (key("drivers/other"), digest))].into();
+    let others = Others { firmware: theirs, ..Others::default() };
+    let shared = decide_among(Some(&wanted), &fresh(), &found, &others, &[]).unwrap();
+    let pending = Some(Pending { boot_id: BOOT.to_owned(), pieces: vec![] });
+    let interrupted = Record { firmware, pending, ..fresh() };
+    let repeated = decide(Some(&wanted), &interrupted, &found).unwrap();
+    for plan in [shared, repeated] {
+        assert_eq!((undo(&plan.steps), plan.steps), (vec![], vec![link.clone()]));
+    }
 }
 
 #[test]
