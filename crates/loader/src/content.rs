@@ -247,16 +247,15 @@ impl Bundle {
         let source = Source::Store(digest);
         let is_it = |part: &&Part| part.piece.source == source && part.piece.name == name;
         let remembered = record.live.iter().flat_map(|live| &live.parts).find(is_it);
-        let build_id = match remembered {
-            Some(part) => part.piece.build_id.clone(),
-            None => {
-                let object = object(path, digest, store)?;
-                if object.name != step.module {
-                    let path = path.to_owned();
-                    return Err(ContentError::Misnamed { path, found: object.name, wanted: name });
-                }
-                object.build_id.map(|id| kernel::hex(&id))
+        let build_id = if let Some(part) = remembered {
+            part.piece.build_id.clone()
+        } else {
+            let object = object(path, digest, store)?;
+            if object.name != step.module {
+                let path = path.to_owned();
+                return Err(ContentError::Misnamed { path, found: object.name, wanted: name });
             }
+            object.build_id.map(|id| kernel::hex(&id))
         };
         let parameters = host.parameters(&step.module);
         Ok(Piece { name, source, parameters, build_id, soft: step.role == Role::Soft })

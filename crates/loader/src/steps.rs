@@ -88,6 +88,14 @@ pub struct Interrupted {
     pub undo: Vec<Step>,
 }
 
+impl Interrupted {
+    /// Whether code of the modules that were to be loaded has run: of the one that failed, or of those before it.
+    pub fn has_run(&self) -> bool {
+        let began = matches!(self.cause.reason(), Reason::InitFailed | Reason::FirmwareMissing);
+        began || self.undo.iter().any(|step| matches!(step, Step::Remove { .. }))
+    }
+}
+
 /// Looks at every byte that the steps would need, before the first is done.
 pub fn verify(steps: &[Step], store: &Store) -> Result<(), StoreError> {
     for step in steps {
@@ -166,4 +174,28 @@ fn host_file(path: &str, store: &Store, settings: &Settings) -> Result<File, Ste
     let bytes = compression::decompress(&packed, MAX_UNPACKED)
         .map_err(|source| StepError::Unpack { path: path.clone(), source })?;
     Ok(store.unnamed(|file| file.write_all(&bytes))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use tenon_kmod::failure::Attempt;
+
+    use super::*;
+
+    fn refused(errno: Errno) -> StepError {
+        let module = &ModuleName::new("nic").unwrap();
+        let attempt =
+            Attempt { module, errno, lines: &[], firmware: &[], modules_disabled: false, capable: true };
+        StepError::Insert(Box::new(LoadFailure::classify(&attempt)))
+    }
+
+    #[test]
+    fn code_has_run_when_init_gave_up_or_another_was_loaded_before() {
+        let has_run = |errno, undo| Interrupted { cause: refused(errno), undo }.has_run();
+        let lib = || Step::Remove { name: "lib".parse().unwrap(), back: None };
+        assert!(has_run(Errno(19), vec![]), "ENODEV of an init");
+        assert!(!has_run(Errno::ENOEXEC, vec![]), "the kernel does not run what does not fit it");
+        assert!(!has_run(Errno::ENOEXEC, vec![Step::FirmwarePath { set: false }]));
+        assert!(has_run(Errno::ENOEXEC, vec![lib()]));
+    }
 }

@@ -370,8 +370,13 @@ impl<'a> Work<'a> {
 
     /// Takes back a run that failed; what cannot be put back is no longer live.
     fn take_back(&self, record: &mut Record, content: &Load, interrupted: Interrupted) -> LoadError {
+        // Code that has run may still take the node down: such a mark is cleared after its time like that of a load.
+        let mut trouble = if interrupted.has_run() {
+            self.mark_loaded(&record.key, content).err()
+        } else {
+            self.store.clear_mark(fingerprint(&record.key, content)).err()
+        };
         let Interrupted { cause, undo } = interrupted;
-        let mut trouble = self.store.clear_mark(fingerprint(&record.key, content)).err();
         let reloads = undo.iter().any(|step| matches!(step, Step::Insert(_)));
         let live = record.live_in(&self.boot_id).map(|live| live.content.clone());
         if let Some(live) = live.as_ref().filter(|_| reloads) {
@@ -395,7 +400,7 @@ impl<'a> Work<'a> {
         Ok(self.store.write_mark(fingerprint, &mark.ok_or(LoadError::CrashSuspected)?)?)
     }
 
-    /// The time that a load must survive begins when it has ended.
+    /// The time that a load must survive begins when it has ended, well or not.
     fn mark_loaded(&self, key: &ModuleKey, content: &Load) -> Result<(), StoreError> {
         let fingerprint = fingerprint(key, content);
         match self.store.mark(fingerprint)? {

@@ -342,7 +342,7 @@ fn a_failed_load_leaves_the_firmware_that_was_there() {
     let others = Others { firmware: theirs, ..Others::default() };
     let shared = decide_among(Some(&wanted), &fresh(), &found, &others, &[]).unwrap();
     let pending = Some(Pending { boot_id: BOOT.to_owned(), pieces: vec![] });
-    let interrupted = Record { firmware, pending, ..fresh() };
+    let interrupted = Record { pending, firmware, ..fresh() };
     let repeated = decide(Some(&wanted), &interrupted, &found).unwrap();
     for plan in [shared, repeated] {
         assert_eq!((undo(&plan.steps), plan.steps), (vec![], vec![link.clone()]));
