@@ -292,13 +292,16 @@ impl<'a> Work<'a> {
         if plan.inserts() {
             self.mark(&record.key, content)?;
         }
-        self.intend(record, plan, firmware)?;
+        let pending = self.intend(record, plan, firmware)?;
         match steps::run(&plan.steps, self.store, self.settings) {
             Ok(left_out) => {
-                self.mark_loaded(&record.key, content)?;
+                // What is loaded is owned all the same; its mark only ends a little early.
+                if let Err(error) = self.mark_loaded(&record.key, content) {
+                    log(&format!("{}: begin the time of its mark: {error}", record.key));
+                }
                 Ok(left_out)
             }
-            Err(interrupted) => Err(self.take_back(record, content, interrupted)),
+            Err(interrupted) => Err(self.take_back(record, content, interrupted, pending)),
         }
     }
 
@@ -318,11 +321,11 @@ impl<'a> Work<'a> {
     fn take_out(&self, record: &mut Record) -> Result<Vec<StepError>, LoadError> {
         let (plan, _) = self.plan(None, record)?;
         if !plan.steps.is_empty() {
-            self.intend(record, &plan, &BTreeMap::new())?;
+            let pending = self.intend(record, &plan, &BTreeMap::new())?;
             if let Err(interrupted) = steps::run(&plan.steps, self.store, self.settings) {
                 let content = record.live.as_ref().map(|live| live.content.clone());
                 return Err(match content {
-                    Some(content) => self.take_back(record, &content, interrupted),
+                    Some(content) => self.take_back(record, &content, interrupted, pending),
                     None => LoadError::Step { cause: interrupted.cause, stuck: Vec::new() },
                 });
             }
@@ -354,22 +357,32 @@ impl<'a> Work<'a> {
         record: &mut Record,
         plan: &Plan,
         firmware: &BTreeMap<String, Digest>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Pending, StoreError> {
         let inserted = plan.steps.iter().filter_map(|step| match step {
             Step::Insert(piece) => Some(piece.clone()),
             _ => None,
         });
-        let pending = Pending { boot_id: self.boot_id.clone(), pieces: inserted.collect() };
-        let mut intended = Record { pending: Some(pending), in_tree: plan.in_tree.clone(), ..record.clone() };
+        let earlier = record.pending_in(&self.boot_id).into_iter().flat_map(|pending| &pending.pieces);
+        let pieces = earlier.cloned().chain(inserted).collect();
+        let pending = Pending { boot_id: self.boot_id.clone(), pieces };
+        let mut intended =
+            Record { pending: Some(pending.clone()), in_tree: plan.in_tree.clone(), ..record.clone() };
         intended.in_tree.extend(record.in_tree.iter().filter(|name| !plan.in_tree.contains(name)).cloned());
         for (path, digest) in firmware {
             intended.firmware.entry(path.clone()).or_insert(*digest);
         }
-        self.store.write_record(&intended)
+        self.store.write_record(&intended)?;
+        Ok(pending)
     }
 
-    /// Takes back a run that failed; what cannot be put back is no longer live.
-    fn take_back(&self, record: &mut Record, content: &Load, interrupted: Interrupted) -> LoadError {
+    /// Takes back a run that failed. What cannot be put back is no longer live, but what is loaded of it stays known.
+    fn take_back(
+        &self,
+        record: &mut Record,
+        content: &Load,
+        interrupted: Interrupted,
+        mut pending: Pending,
+    ) -> LoadError {
         // Code that has run may still take the node down: such a mark is cleared after its time like that of a load.
         let mut trouble = if interrupted.has_run() {
             self.mark_loaded(&record.key, content).err()
@@ -386,10 +399,15 @@ impl<'a> Work<'a> {
         }
         let mut stuck = steps::run_each(&undo, self.store, self.settings);
         if !stuck.is_empty() {
-            record.live = None;
+            let live = record.live.take().filter(|live| live.boot_id == self.boot_id);
+            let parts = live.into_iter().flat_map(|live| live.parts);
+            pending.pieces.extend(parts.filter(|part| part.ours).map(|part| part.piece));
+            if let Ok(kernel) = kernel::observe(self.settings, &BTreeSet::new()) {
+                pending.pieces.retain(|piece| kernel.loaded.contains_key(&piece.name));
+            }
+            record.pending = Some(pending);
         }
         stuck.extend(trouble.map(StepError::Store));
-        record.pending = None;
         LoadError::Step { cause, stuck }
     }
 

@@ -12,6 +12,7 @@ use std::thread::{self, JoinHandle};
 
 use self::fixture::{manifest, note};
 use tempfile::TempDir;
+use tenon_loader::record::{Pending, Piece, Record, Source};
 use tenon_loader::serve::{Chores, talk};
 use tenon_loader::settings::Settings;
 use tenon_loader::store::Store;
@@ -349,6 +350,29 @@ fn a_predecessor_is_back_when_the_kernel_has_it_and_not_when_the_record_says_so(
     let record = record.unwrap();
     assert!(record.outcome.message.contains("; its predecessor: "), "{}", record.outcome.message);
     assert_eq!((record.outcome.phase, record.failed), (Phase::Failed, None));
+}
+
+#[test]
+fn what_an_interrupted_run_left_is_known_until_it_is_gone() {
+    let node = Node::new();
+    let nic = module(BUILD_ID);
+    let files: [(&str, &[u8]); 1] = [("modules/fixture_nic.ko", &nic)];
+    let order = node.order(1, wished(Wish::Loaded(load(&files))));
+    let left = Piece {
+        name: "fixture_lib".parse().unwrap(),
+        source: Source::Store(Digest::of(b"lib")),
+        parameters: vec![],
+        build_id: None,
+        soft: false,
+    };
+    let pending = Some(Pending { boot_id: "first".to_owned(), pieces: vec![left] });
+    let record = Record { pending: pending.clone(), ..Record::new("drivers/nic".parse().unwrap()) };
+    Store::open(&node.settings.store).unwrap().write_record(&record).unwrap();
+    // The kernel does not unload what it does not have.
+    node.write("proc/modules", "fixture_lib 16384 0 - Live 0x0 (OE)\n");
+    assert_eq!(only(node.apply(&order, &files)).phase, Phase::Failed);
+    let (_, record) = Store::open(&node.settings.store).unwrap().records().unwrap().remove(0);
+    assert_eq!(record.unwrap().pending, pending);
 }
 
 #[test]
