@@ -4,7 +4,8 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 # Built at once, as the lab does it itself: built one by one, what they share would be built for each.
 PROGRAMS = --bins --package tenon-lab --package tenon-operator --package tenon-agent --package tenon-loader --package kubectl-tenon
-LAB = $${CARGO_TARGET_DIR:-target}/$$(rustc --print host-tuple)/debug/tenon-lab
+BUILT = $${CARGO_TARGET_DIR:-$(CURDIR)/target}/$$(rustc --print host-tuple)/debug
+LAB = TENON_LAB_PROGRAMS=$(BUILT) $(BUILT)/tenon-lab
 
 .PHONY: demo test lab lab-down check
 

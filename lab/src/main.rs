@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Args, Parser};
-use tenon_lab::Lab;
 use tenon_lab::command::Tail;
+use tenon_lab::drivers::Driver;
+use tenon_lab::images::{self, Destination};
 use tenon_lab::kernel::Origin;
 use tenon_lab::session::{self, Session};
+use tenon_lab::{Lab, programs};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A cluster on one machine, with virtual machines for nodes.
@@ -92,9 +94,13 @@ async fn serve(up: &Up, session: &Session, say: &mut impl FnMut(&str)) -> anyhow
         let node = lab.add_node(&format!("node-{number}"), origin).await?;
         say(&format!("node-{number}: {}", node.guest().kernel().release));
     }
+    say("the images of examples/modules");
+    for image in EXAMPLES {
+        push(&lab, image).await?;
+    }
     session.announce(lab.plane().kubeconfig())?;
     say("ready");
-    println!("{}", advice(&lab));
+    println!("{}", advice(&lab)?);
     let mut period = tokio::time::interval(Duration::from_secs(1));
     loop {
         period.tick().await;
@@ -102,16 +108,55 @@ async fn serve(up: &Up, session: &Session, say: &mut impl FnMut(&str)) -> anyhow
     }
 }
 
-fn advice(lab: &Lab) -> String {
-    let kubeconfig = lab.plane().kubeconfig();
+/// A driver of the examples, its image's name and tag, and the firmware file that the image brings.
+type Example = (Driver, &'static str, Option<&'static str>);
+
+/// What the manifests in `examples/modules` name.
+const EXAMPLES: [Example; 8] = [
+    (Driver::SimpleKmod, "simple-kmod:1.0", None),
+    (Driver::SimpleProcfsKmod, "simple-procfs-kmod:1.0", None),
+    (Driver::SimpleProcfsKmod, "simple-procfs-kmod:2.0", None),
+    (Driver::Pair, "lab-pair:1.0", None),
+    (Driver::Firmware, "lab-firmware:1.0", Some("lab-firmware.bin")),
+    (Driver::Chardev, "lab-chardev:1.0", None),
+    (Driver::Broken, "lab-broken:1.0", None),
+    (Driver::InTreeUser, "lab-intree-user:1.0", None),
+];
+
+async fn push(lab: &Lab, (driver, name, firmware): Example) -> anyhow::Result<()> {
+    let version = name.rsplit_once(':').map_or("", |(_, version)| version);
+    let mut content = images::content(lab, driver, version).await?;
+    if let Some(file) = firmware {
+        content = content.with_firmware(file, b"hello from a file");
+    }
+    let registry = &lab.registry().host();
+    images::push(lab, &content, Destination { registry, name, user: None }).await?;
+    Ok(())
+}
+
+fn advice(lab: &Lab) -> anyhow::Result<String> {
     let kubectl = lab.plane().kubectl_command();
-    format!(
-        "\nexport KUBECONFIG={}\n{} get nodes\n\nregistry {}\nlogs     {}\nend      tenon-lab down, or Ctrl-C\n",
-        kubeconfig.display(),
-        Path::new(kubectl.get_program()).display(),
-        lab.registry().host(),
+    let plugin = programs::program(programs::Program::Cli)?;
+    let folder = |program: &Path| program.parent().unwrap_or(program).display().to_string();
+    let registry = lab.registry().host();
+    Ok(format!(
+        "
+export KUBECONFIG={}
+export PATH={}:{}:$PATH
+
+kubectl get nodes,nodemodulesconfigs
+sed 's|registry.example:5000|{registry}|' examples/modules/parameters.yaml | kubectl apply -f -
+kubectl get modules --watch
+
+registry {registry}
+logs     {}
+end      tenon-lab down, or Ctrl-C
+",
+        lab.plane().kubeconfig().display(),
+        folder(Path::new(kubectl.get_program())),
+        folder(&plugin),
         lab.folder().display(),
-    )
+    ))
 }
 
 /// Starts the same command in the background, with its words in a file, and waits until it is ready.
