@@ -3,7 +3,7 @@
 //! In come orders, signed by the operator and carried by an agent that is not trusted; out goes a report. Read in this
 //! order: [`session`] (what is accepted from the agent), [`store`] (what is remembered), [`decide`] (what an order
 //! means for a Module), [`content`] (which files that is), [`situation`] and [`plan`] (which steps), [`work`] (doing
-//! them, remembering, reporting), [`steps`] and [`kernel`] (the calls themselves), [`serve`], [`peer`] and [`filter`] (the resident process, whom
+//! them, remembering, reporting) on a [`machine`], [`steps`] and [`kernel`] (the calls themselves), [`serve`], [`peer`] and [`filter`] (the resident process, whom
 //! it hears, and what it gives up).
 //!
 //! Deliberately absent: network, Kubernetes, threads, child processes, forced unloading, and any way to load something
@@ -16,6 +16,7 @@ pub mod failure;
 pub mod filter;
 pub mod kernel;
 pub mod kernel_log;
+pub mod machine;
 pub mod peer;
 pub mod plan;
 pub mod record;

@@ -5,7 +5,9 @@ use std::error::Error;
 use std::io::{self, Read};
 
 use tenon_order::wire::{Hello, NeededFile, Refusal, Reply, Request};
-use tenon_order::{BundleManifest, Digest, NodeName, Order, SignedOrderError, Wish, verify};
+use tenon_order::{
+    BundleManifest, Digest, Generation, NodeName, Order, SignedOrderError, StoreId, Wish, verify,
+};
 
 use crate::kernel;
 use crate::settings::Settings;
@@ -39,18 +41,18 @@ pub enum RequestError {
     },
     /// The order is for another store.
     #[error("the order is for another store, this is {0}")]
-    WrongStore(tenon_order::StoreId),
+    WrongStore(StoreId),
     /// A later order is held.
     #[error("the order has generation {ordered}, {held} is held")]
     Older {
         /// The generation offered.
-        ordered: tenon_order::Generation,
+        ordered: Generation,
         /// The generation held.
-        held: tenon_order::Generation,
+        held: Generation,
     },
     /// Two orders of one generation.
     #[error("another order of generation {0} is held")]
-    SameGeneration(tenon_order::Generation),
+    SameGeneration(Generation),
     /// The list is not the bundle's.
     #[error("the manifest is not that of bundle {0}")]
     WrongManifest(Digest),
@@ -69,7 +71,8 @@ pub enum RequestError {
 }
 
 impl RequestError {
-    fn refusal(&self) -> Refusal {
+    /// The word for it on the wire.
+    pub fn refusal(&self) -> Refusal {
         match self {
             Self::NoKeys(_) => Refusal::NoKeys,
             Self::Signed(SignedOrderError::UnknownKey(_) | SignedOrderError::Signature(_)) => {
@@ -175,25 +178,9 @@ impl<'a> Session<'a> {
 
     /// Refuses what is not meant for here and now.
     fn check(&self, text: &str, order: &Order, store: &Store) -> Result<(), RequestError> {
-        let here = || self.node.clone();
-        if order.node != *self.node {
-            return Err(RequestError::WrongNode { ordered: order.node.clone(), here: here() });
-        }
-        if let Some(kept) = store.node()?.filter(|kept| kept != self.node) {
-            return Err(RequestError::NodeChanged { kept, here: here() });
-        }
-        if order.store != store.id() {
-            return Err(RequestError::WrongStore(store.id()));
-        }
-        match store.order()? {
-            Some((_, held)) if order.generation < held.generation => {
-                Err(RequestError::Older { ordered: order.generation, held: held.generation })
-            }
-            Some((bytes, held)) if order.generation == held.generation && bytes != text => {
-                Err(RequestError::SameGeneration(held.generation))
-            }
-            _ => Ok(()),
-        }
+        let (kept, held) = (store.node()?, store.order()?);
+        let held = held.as_ref().map(|(text, order)| (text.as_str(), order.generation));
+        Holder { node: self.node, kept: kept.as_ref(), store: store.id(), held }.admit(text, order)
     }
 
     fn bundle(&mut self, digest: Digest, text: &str, store: &Store) -> Result<Reply, RequestError> {
@@ -236,6 +223,43 @@ impl<'a> Session<'a> {
         }
         self.wanted.remove(&digest);
         Ok(Reply::Stored)
+    }
+}
+
+/// Who is asked to take an order, and what it holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Holder<'a> {
+    /// The node that this is.
+    pub node: &'a NodeName,
+    /// The node that the store belongs to.
+    pub kept: Option<&'a NodeName>,
+    /// The store.
+    pub store: StoreId,
+    /// The order held: its text and its place in the sequence.
+    pub held: Option<(&'a str, Generation)>,
+}
+
+impl Holder<'_> {
+    /// Refuses an order whose signature is good but which is not meant for here and now.
+    pub fn admit(&self, text: &str, order: &Order) -> Result<(), RequestError> {
+        if order.node != *self.node {
+            return Err(RequestError::WrongNode { ordered: order.node.clone(), here: self.node.clone() });
+        }
+        if let Some(kept) = self.kept.filter(|kept| *kept != self.node) {
+            return Err(RequestError::NodeChanged { kept: kept.clone(), here: self.node.clone() });
+        }
+        if order.store != self.store {
+            return Err(RequestError::WrongStore(self.store));
+        }
+        match self.held {
+            Some((_, held)) if order.generation < held => {
+                Err(RequestError::Older { ordered: order.generation, held })
+            }
+            Some((bytes, held)) if order.generation == held && bytes != text => {
+                Err(RequestError::SameGeneration(held))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

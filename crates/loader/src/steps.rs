@@ -10,6 +10,7 @@ use tenon_kmod::failure::{Errno, LoadFailure};
 use tenon_kmod::name::ModuleNameError;
 use tenon_order::{KmodName, Reason};
 
+use crate::machine::Machine;
 use crate::plan::{Step, undo};
 use crate::record::{Piece, Source};
 use crate::settings::Settings;
@@ -97,11 +98,11 @@ impl Interrupted {
 }
 
 /// Looks at every byte that the steps would need, before the first is done.
-pub fn verify(steps: &[Step], store: &Store) -> Result<(), StoreError> {
+pub fn verify(steps: &[Step], machine: &dyn Machine) -> Result<(), StoreError> {
     for step in steps {
         match step {
             Step::Insert(Piece { source: Source::Store(digest), .. }) | Step::Link { digest, .. } => {
-                drop(store.verified(*digest)?);
+                machine.verify(*digest)?;
             }
             _ => {}
         }
@@ -110,11 +111,11 @@ pub fn verify(steps: &[Step], store: &Store) -> Result<(), StoreError> {
 }
 
 /// Does the steps up to the first that cannot be done. Returns the soft pieces that did not load, which fails nothing.
-pub fn run(steps: &[Step], store: &Store, settings: &Settings) -> Result<Vec<KmodName>, Interrupted> {
+pub fn run(steps: &[Step], machine: &dyn Machine) -> Result<Vec<KmodName>, Interrupted> {
     let mut done = Vec::new();
     let mut left_out = Vec::new();
     for step in steps {
-        match (perform(step, store, settings), step) {
+        match (machine.perform(step), step) {
             (Ok(()), _) => done.push(step.clone()),
             (Err(_), Step::Insert(piece)) if piece.soft => left_out.push(piece.name.clone()),
             (Err(cause), _) => return Err(Interrupted { cause, undo: undo(&done) }),
@@ -124,11 +125,12 @@ pub fn run(steps: &[Step], store: &Store, settings: &Settings) -> Result<Vec<Kmo
 }
 
 /// Does each of the steps that can be done, whatever stands in the way of another; returns what could not.
-pub fn run_each(steps: &[Step], store: &Store, settings: &Settings) -> Vec<StepError> {
-    steps.iter().filter_map(|step| perform(step, store, settings).err()).collect()
+pub fn run_each(steps: &[Step], machine: &dyn Machine) -> Vec<StepError> {
+    steps.iter().filter_map(|step| machine.perform(step).err()).collect()
 }
 
-fn perform(step: &Step, store: &Store, settings: &Settings) -> Result<(), StepError> {
+/// Does one step on the machine that this program runs on.
+pub(crate) fn perform(step: &Step, store: &Store, settings: &Settings) -> Result<(), StepError> {
     match step {
         Step::Insert(piece) => insert(piece, store, settings),
         Step::Remove { name, .. } => kernel::remove(name).map_err(|error| StepError::Remove {

@@ -9,10 +9,11 @@ use tenon_order::{
     Digest, KmodName, Load, ModuleKey, ModuleReport, NodeReport, Order, Phase, Reason, Wish, clip,
 };
 
-use crate::content::{ContentError, Host, resolve};
+use crate::content::ContentError;
 use crate::decide::{Choice, GONE, ORPHANED, decide};
-use crate::kernel::{self, ObserveError};
+use crate::kernel::ObserveError;
 use crate::log;
+use crate::machine::{Here, Machine};
 use crate::plan::{Block, Plan, Step, plan};
 use crate::record::{Failure, Live, Mark, Outcome, Part, Pending, Record, fingerprint};
 use crate::settings::Settings;
@@ -73,7 +74,12 @@ fn not_put_back(errors: &[StepError]) -> String {
 
 /// Does what the order in the store says and reports. One Module's trouble is its own.
 pub fn apply(store: &Store, settings: &Settings) -> Result<NodeReport, WorkError> {
-    let mut work = Work::begin(store, settings)?;
+    apply_on(&Here::new(store, settings))
+}
+
+/// The same on any machine.
+pub fn apply_on(machine: &dyn Machine) -> Result<NodeReport, WorkError> {
+    let mut work = Work::begin(machine)?;
     for key in work.keys() {
         work.module(&key)?;
     }
@@ -81,23 +87,28 @@ pub fn apply(store: &Store, settings: &Settings) -> Result<NodeReport, WorkError
     if let Err(error) = work.collect() {
         log(&format!("remove what is no longer needed: {error}"));
     }
-    report(store, settings)
+    report_on(machine)
 }
 
 /// Reports how things stand, and changes nothing.
 pub fn report(store: &Store, settings: &Settings) -> Result<NodeReport, WorkError> {
-    let order = store.order()?.map(|(_, order)| order);
-    let records: BTreeMap<_, _> = store.records()?.into_iter().collect();
-    let kernel = kernel::observe(settings, &BTreeSet::new())?;
+    report_on(&Here::new(store, settings))
+}
+
+/// The same on any machine.
+pub fn report_on(machine: &dyn Machine) -> Result<NodeReport, WorkError> {
+    let order = machine.order()?;
+    let records: BTreeMap<_, _> = machine.records()?.into_iter().collect();
+    let kernel = machine.observe(&BTreeSet::new())?;
     let wishes = order.iter().flat_map(|order| &order.modules).map(|module| &module.key);
     let keys: BTreeSet<_> = records.keys().chain(wishes).cloned().collect();
     let wish = |key| order.as_ref().and_then(|order| order.wish(key));
-    let modules = keys.iter().map(|key| module_report(key, wish(key), records.get(key), store, &kernel));
+    let modules = keys.iter().map(|key| module_report(key, wish(key), records.get(key), machine, &kernel));
     Ok(NodeReport {
-        store: store.id(),
+        store: machine.store_id(),
         generation: order.as_ref().map(|order| order.generation),
         modules: modules.collect(),
-        key_ids: store.keys().unwrap_or_default().ids(),
+        key_ids: machine.key_ids(),
         boot_id: kernel.boot_id,
         kernel: kernel.release,
     })
@@ -105,11 +116,16 @@ pub fn report(store: &Store, settings: &Settings) -> Result<NodeReport, WorkErro
 
 /// Clears the marks of loads that the node has survived. Returns the seconds until the next can be cleared.
 pub fn clear_marks(store: &Store, settings: &Settings) -> Result<Option<u64>, WorkError> {
-    let (boot_id, now) = (kernel::boot_id(settings)?, kernel::uptime());
+    clear_marks_on(&Here::new(store, settings))
+}
+
+/// The same on any machine.
+pub fn clear_marks_on(machine: &dyn Machine) -> Result<Option<u64>, WorkError> {
+    let (boot_id, now) = (machine.boot_id()?, machine.uptime());
     let mut next = None;
-    for (fingerprint, mark) in store.marks()? {
+    for (fingerprint, mark) in machine.marks()? {
         match mark.due_in(&boot_id, now) {
-            Some(0) => store.clear_mark(fingerprint)?,
+            Some(0) => machine.clear_mark(fingerprint)?,
             Some(due) => next = Some(next.map_or(due, |next: u64| next.min(due))),
             None => {}
         }
@@ -119,35 +135,31 @@ pub fn clear_marks(store: &Store, settings: &Settings) -> Result<Option<u64>, Wo
 
 /// One run over all Modules.
 struct Work<'a> {
-    store: &'a Store,
-    settings: &'a Settings,
+    machine: &'a dyn Machine,
     order: Option<Order>,
     records: BTreeMap<ModuleKey, Record>,
     /// Modules whose record cannot be read: they are left alone.
     damaged: BTreeSet<ModuleKey>,
-    host: Host,
     release: String,
     boot_id: String,
 }
 
 impl<'a> Work<'a> {
-    fn begin(store: &'a Store, settings: &'a Settings) -> Result<Self, WorkError> {
+    fn begin(machine: &'a dyn Machine) -> Result<Self, WorkError> {
         let (mut records, mut damaged) = (BTreeMap::new(), BTreeSet::new());
-        for (key, record) in store.records()? {
+        for (key, record) in machine.records()? {
             match record {
                 Ok(record) => drop(records.insert(key, record)),
                 Err(_) => drop(damaged.insert(key)),
             }
         }
         Ok(Self {
-            store,
-            settings,
-            order: store.order()?.map(|(_, order)| order),
+            machine,
+            order: machine.order()?,
             records,
             damaged,
-            host: Host::read(settings),
-            release: kernel::release(),
-            boot_id: kernel::boot_id(settings)?,
+            release: machine.release(),
+            boot_id: machine.boot_id()?,
         })
     }
 
@@ -175,7 +187,7 @@ impl<'a> Work<'a> {
             }
             Choice::Forget => {
                 self.records.remove(key);
-                return Ok(self.store.forget(key)?);
+                return Ok(self.machine.forget(key)?);
             }
             Choice::Remove => self.remove(&mut record),
             Choice::Load { content, or_else } => self.load(&mut record, content, or_else),
@@ -191,10 +203,10 @@ impl<'a> Work<'a> {
         if record.is_tombstone() && record.outcome.message == GONE {
             // The order itself says what became of it.
             self.records.remove(key);
-            return Ok(known.map_or(Ok(()), |_| self.store.forget(key))?);
+            return Ok(known.map_or(Ok(()), |_| self.machine.forget(key))?);
         }
         if known.as_ref() != Some(&record) {
-            self.store.write_record(&record)?;
+            self.machine.write_record(&record)?;
         }
         self.records.insert(key.clone(), record);
         Ok(())
@@ -253,7 +265,7 @@ impl<'a> Work<'a> {
 
     /// Makes the kernel and the record agree with `content`; both are as they were when that fails.
     fn bring(&self, record: &mut Record, content: &Load) -> Result<Reason, LoadError> {
-        let target = resolve(content, self.store, &self.host, record)?;
+        let target = self.machine.resolve(content, record)?;
         let (plan, kernel) = self.plan(Some(&target), record)?;
         let live = record.live_in(&self.boot_id);
         // A soft dependency that did not load with the rest is not tried again and again.
@@ -263,10 +275,10 @@ impl<'a> Work<'a> {
             left_out = self.run(record, content, &plan, &target.firmware)?;
         }
         // What could not be brought back or released is no failure of this content.
-        drop(steps::run_each(&plan.afterwards, self.store, self.settings));
+        drop(steps::run_each(&plan.afterwards, self.machine));
         let live = record.live_in(&self.boot_id).filter(|_| settled || !plan.inserts());
         let (loaded_at, adopted) =
-            live.map_or_else(|| (kernel::now(), !plan.inserts()), |live| (live.loaded_at, live.adopted));
+            live.map_or_else(|| (self.machine.now(), !plan.inserts()), |live| (live.loaded_at, live.adopted));
         let parts = plan.parts.into_iter().filter(|part| !left_out.contains(&part.piece.name)).collect();
         record.live =
             Some(Live { boot_id: kernel.boot_id, content: content.clone(), parts, loaded_at, adopted });
@@ -288,12 +300,12 @@ impl<'a> Work<'a> {
         if plan.steps.is_empty() {
             return Ok(Vec::new());
         }
-        steps::verify(&plan.steps, self.store)?;
+        steps::verify(&plan.steps, self.machine)?;
         if plan.inserts() {
             self.mark(&record.key, content)?;
         }
         let pending = self.intend(record, plan, firmware)?;
-        match steps::run(&plan.steps, self.store, self.settings) {
+        match steps::run(&plan.steps, self.machine) {
             Ok(left_out) => {
                 // What is loaded is owned all the same; its mark only ends a little early.
                 if let Err(error) = self.mark_loaded(&record.key, content) {
@@ -322,7 +334,7 @@ impl<'a> Work<'a> {
         let (plan, _) = self.plan(None, record)?;
         if !plan.steps.is_empty() {
             let pending = self.intend(record, &plan, &BTreeMap::new())?;
-            if let Err(interrupted) = steps::run(&plan.steps, self.store, self.settings) {
+            if let Err(interrupted) = steps::run(&plan.steps, self.machine) {
                 let content = record.live.as_ref().map(|live| live.content.clone());
                 return Err(match content {
                     Some(content) => self.take_back(record, &content, interrupted, pending),
@@ -330,16 +342,17 @@ impl<'a> Work<'a> {
                 });
             }
         }
-        Ok(steps::run_each(&plan.afterwards, self.store, self.settings))
+        Ok(steps::run_each(&plan.afterwards, self.machine))
     }
 
     fn plan(&self, target: Option<&Target>, record: &Record) -> Result<(Plan, Kernel), LoadError> {
         let in_tree_names = target.map(|target| target.in_tree_to_remove.clone()).unwrap_or_default();
-        let in_tree = self.host.pieces(record.in_tree.iter().chain(&in_tree_names));
+        let in_tree =
+            self.machine.host_pieces(&record.in_tree.iter().cloned().chain(in_tree_names).collect());
         let wanted = target.iter().flat_map(|target| &target.pieces).map(|piece| piece.name.clone());
-        let kernel = kernel::observe(self.settings, &wanted.collect())?;
+        let kernel = self.machine.observe(&wanted.collect())?;
         let others = Others::of(self.records.values(), &record.key, &self.boot_id);
-        let firmware_dir = self.store.firmware_directory();
+        let firmware_dir = self.machine.firmware_directory();
         let situation = Situation {
             record,
             others: &others,
@@ -371,7 +384,7 @@ impl<'a> Work<'a> {
         for (path, digest) in firmware {
             intended.firmware.entry(path.clone()).or_insert(*digest);
         }
-        self.store.write_record(&intended)?;
+        self.machine.write_record(&intended)?;
         Ok(pending)
     }
 
@@ -387,22 +400,22 @@ impl<'a> Work<'a> {
         let mut trouble = if interrupted.has_run() {
             self.mark_loaded(&record.key, content).err()
         } else {
-            self.store.clear_mark(fingerprint(&record.key, content)).err()
+            self.machine.clear_mark(fingerprint(&record.key, content)).err()
         };
         let Interrupted { cause, undo } = interrupted;
         let reloads = undo.iter().any(|step| matches!(step, Step::Insert(_)));
         let live = record.live_in(&self.boot_id).map(|live| live.content.clone());
         if let Some(live) = live.as_ref().filter(|_| reloads) {
             // It ran until a moment ago: a suspicion would be about something else.
-            let mark = Mark { boot_id: self.boot_id.clone(), tries: 1, at: kernel::uptime() };
-            trouble = trouble.or(self.store.write_mark(fingerprint(&record.key, live), &mark).err());
+            let mark = Mark { boot_id: self.boot_id.clone(), tries: 1, at: self.machine.uptime() };
+            trouble = trouble.or(self.machine.write_mark(fingerprint(&record.key, live), &mark).err());
         }
-        let mut stuck = steps::run_each(&undo, self.store, self.settings);
+        let mut stuck = steps::run_each(&undo, self.machine);
         if !stuck.is_empty() {
             let live = record.live.take().filter(|live| live.boot_id == self.boot_id);
             let parts = live.into_iter().flat_map(|live| live.parts);
             pending.pieces.extend(parts.filter(|part| part.ours).map(|part| part.piece));
-            if let Ok(kernel) = kernel::observe(self.settings, &BTreeSet::new()) {
+            if let Ok(kernel) = self.machine.observe(&BTreeSet::new()) {
                 pending.pieces.retain(|piece| kernel.loaded.contains_key(&piece.name));
             }
             record.pending = Some(pending);
@@ -413,16 +426,16 @@ impl<'a> Work<'a> {
 
     fn mark(&self, key: &ModuleKey, content: &Load) -> Result<(), LoadError> {
         let fingerprint = fingerprint(key, content);
-        let previous = self.store.mark(fingerprint)?;
-        let mark = Mark::next(previous.as_ref(), &self.boot_id, kernel::uptime());
-        Ok(self.store.write_mark(fingerprint, &mark.ok_or(LoadError::CrashSuspected)?)?)
+        let previous = self.machine.mark(fingerprint)?;
+        let mark = Mark::next(previous.as_ref(), &self.boot_id, self.machine.uptime());
+        Ok(self.machine.write_mark(fingerprint, &mark.ok_or(LoadError::CrashSuspected)?)?)
     }
 
     /// The time that a load must survive begins when it has ended, well or not.
     fn mark_loaded(&self, key: &ModuleKey, content: &Load) -> Result<(), StoreError> {
         let fingerprint = fingerprint(key, content);
-        match self.store.mark(fingerprint)? {
-            Some(mark) => self.store.write_mark(fingerprint, &Mark { at: kernel::uptime(), ..mark }),
+        match self.machine.mark(fingerprint)? {
+            Some(mark) => self.machine.write_mark(fingerprint, &Mark { at: self.machine.uptime(), ..mark }),
             None => Ok(()),
         }
     }
@@ -442,8 +455,9 @@ impl<'a> Work<'a> {
             let live = record.live.as_ref().map(|live| &live.content);
             contents.extend(record.kept.iter().chain(live).map(|load| (&record.key, load)));
         }
-        self.store.collect(&contents.iter().map(|(_, load)| load.bundle).collect())?;
-        self.store.collect_marks(&contents.iter().map(|(key, load)| fingerprint(key, load)).collect())
+        let bundles = contents.iter().map(|(_, load)| load.bundle).collect();
+        let marks = contents.iter().map(|(key, load)| fingerprint(key, load)).collect();
+        self.machine.collect(&bundles, &marks)
     }
 }
 
@@ -451,7 +465,7 @@ fn module_report(
     key: &ModuleKey,
     wish: Option<&Wish>,
     record: Option<&Result<Record, StoreError>>,
-    store: &Store,
+    machine: &dyn Machine,
     kernel: &Kernel,
 ) -> ModuleReport {
     let ordered = match wish {
@@ -461,7 +475,7 @@ fn module_report(
     let fallback = match (record, wish) {
         (Some(Err(error)), _) => Outcome::new(Phase::Failed, Reason::StoreFailed, &error.to_string()),
         (_, Some(Wish::Removed)) => Outcome::new(Phase::Removed, Reason::Removed, GONE),
-        (_, Some(Wish::Loaded(load))) if !store.has_bundle(load.bundle) => {
+        (_, Some(Wish::Loaded(load))) if !machine.has_bundle(load.bundle) => {
             let message = format!("bundle {} is not on the node yet", load.bundle);
             Outcome::new(Phase::WaitingForBundle, Reason::BundleMissing, &message)
         }
