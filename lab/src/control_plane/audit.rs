@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 
 /// Every request once, when it is answered, without bodies.
@@ -41,9 +42,12 @@ pub struct AuditLog {
     path: PathBuf,
 }
 
-/// A place in a log: what was written before it is not counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Mark(usize);
+/// A moment in a log: what the API server was asked for before it is not counted.
+///
+/// A moment and no place, because a request enters the log after its answer was sent: what a test has awaited already
+/// may still be on its way into the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Mark(Timestamp);
 
 /// Why a log could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -80,15 +84,15 @@ impl AuditLog {
         &self.path
     }
 
-    /// The end of the log as it is now.
-    pub fn mark(&self) -> Result<Mark, AuditError> {
-        Ok(Mark(self.read()?.len()))
+    /// Now: the API server runs on this machine, so its clock is ours.
+    pub fn mark(&self) -> Mark {
+        Mark(Timestamp::now())
     }
 
     /// The writes after a mark, counted.
     pub fn writes_since(&self, mark: Mark) -> Result<BTreeMap<Write, u64>, AuditError> {
         let text = self.read()?;
-        count(text.get(mark.0..).unwrap_or_default()).map_err(|(line, source)| AuditError::Line {
+        count(&text, mark).map_err(|(line, source)| AuditError::Line {
             path: self.path.clone(),
             line,
             source,
@@ -109,11 +113,14 @@ impl AuditLog {
     }
 }
 
-/// Counts the writes in a log's text; an error names the line, from 1.
-pub fn count(text: &str) -> Result<BTreeMap<Write, u64>, (usize, serde_json::Error)> {
+/// Counts the writes in a log's text that were asked for after a mark; an error names the line, from 1.
+pub fn count(text: &str, since: Mark) -> Result<BTreeMap<Write, u64>, (usize, serde_json::Error)> {
     let mut writes = BTreeMap::new();
     for (index, line) in text.lines().enumerate() {
         let event: Event = serde_json::from_str(line).map_err(|error| (index + 1, error))?;
+        if event.request_received_timestamp < since.0 {
+            continue;
+        }
         if let Some(write) = event.into_write() {
             *writes.entry(write).or_default() += 1;
         }
@@ -125,6 +132,8 @@ pub fn count(text: &str) -> Result<BTreeMap<Write, u64>, (usize, serde_json::Err
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Event {
+    #[serde(default)]
+    request_received_timestamp: Timestamp,
     verb: String,
     user: User,
     #[serde(default)]
@@ -185,7 +194,7 @@ mod tests {
 
     #[test]
     fn equal_writes_are_counted_together_and_reads_not_at_all() {
-        let writes = count(LOG).unwrap();
+        let writes = count(LOG, Mark::default()).unwrap();
         let write = Write {
             user: "a".into(),
             verb: "patch".into(),
@@ -206,13 +215,24 @@ mod tests {
         fs::write(file.path(), format!("{LOG}{{\"verb\":\"cre")).unwrap();
         let log = AuditLog::at(file.path().to_owned());
         assert_eq!(log.writes().unwrap().len(), 2);
-        let mark = log.mark().unwrap();
-        assert!(log.writes_since(mark).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_request_that_enters_the_log_late_counts_for_when_it_was_made() {
+        let line = |second: u32| {
+            format!(
+                r#"{{"verb":"patch","user":{{}},"objectRef":{{"name":"n{second}"}},"requestReceivedTimestamp":"2026-01-01T00:00:0{second}.500000Z"}}"#
+            )
+        };
+        let mark = Mark("2026-01-01T00:00:02Z".parse().unwrap());
+        let text = format!("{}\n{}\n", line(3), line(1));
+        let names: Vec<_> = count(&text, mark).unwrap().into_keys().map(|write| write.name).collect();
+        assert_eq!(names, ["n3"]);
     }
 
     #[test]
     fn a_broken_line_is_named() {
-        let error = count("{\"verb\":\"get\",\"user\":{}}\nrubbish\n").unwrap_err();
+        let error = count("{\"verb\":\"get\",\"user\":{}}\nrubbish\n", Mark::default()).unwrap_err();
         assert_eq!(error.0, 2);
     }
 }

@@ -156,7 +156,7 @@ async fn load(
         "Version {version}: the Module is {}",
         if watch.is_empty() { "applied" } else { "changed" }
     ));
-    let mark = lab.plane().audit().mark()?;
+    let mark = lab.plane().audit().mark();
     apply(lab, terminal, version).await?;
     Terminal::space();
     journey.loaded(lab, |state| watch.tell(state, terminal)).await?;
@@ -180,7 +180,7 @@ async fn unload(
     watch: &mut Watch,
 ) -> anyhow::Result<()> {
     terminal.stage("Nothing: the Module is deleted");
-    let mark = lab.plane().audit().mark()?;
+    let mark = lab.plane().audit().mark();
     let name = journey.key().name().to_owned();
     kubectl(lab, terminal, &["delete", "module", &name, "--wait=false"]).await?;
     Terminal::space();

@@ -22,14 +22,14 @@ fn a_driver_is_loaded_changed_and_removed_for_few_writes_and_leaves_nothing() {
         let (first, second) = versions(&site).await;
         let mut journey = site.journey("gauge", KERNEL_MODULE);
         for (image, version, most) in [(&first, "1.0", COST_OF_LOAD), (&second, "2.0", COST_OF_CHANGE)] {
-            let mark = site.lab.plane().audit().mark().unwrap();
+            let mark = site.lab.plane().audit().mark();
             site.apply_module(&Wanted::new("gauge", KERNEL_MODULE, image)).await;
             site.loaded(&mut journey).await;
             let told = format!("simple-procfs-kmod {version}");
             assert_eq!(site.everywhere(VERSION).await, [told.as_str(), told.as_str()]);
             journey.costs(site.lab, mark, most).unwrap();
         }
-        let mark = site.lab.plane().audit().mark().unwrap();
+        let mark = site.lab.plane().audit().mark();
         site.remove(&mut journey).await;
         journey.costs(site.lab, mark, COST_OF_CHANGE).unwrap();
     });
