@@ -11,15 +11,18 @@ LAB = TENON_LAB_PROGRAMS=$(BUILT) $(BUILT)/tenon-lab
 
 demo:            ## load, change and remove a real driver on two virtual-machine nodes, and watch it
 	@./.ci/prepare
+	@echo "building the programs (the first time takes minutes)"
 	@$(CARGO) build --quiet $(PROGRAMS)
 	@$(LAB) demo
 
 test:            ## every tier of tests
 	@./.ci/prepare
+	@echo "building the test runner (the first time takes minutes)"
 	@$(CARGO) xtask test
 
 lab:             ## a cluster to play with: prints its kubeconfig and what to try
 	@./.ci/prepare
+	@echo "building the programs (the first time takes minutes)"
 	@$(CARGO) build --quiet $(PROGRAMS)
 	@$(LAB) up
 
