@@ -340,6 +340,9 @@ fn reason_of(observed: &Observed<'_>, kernel: &KernelStatus) -> String {
     reason.unwrap_or_else(|| reasons::RESOLVING.to_owned())
 }
 
+/// The pull policy that KMM's definition gives to a container without one.
+const IF_NOT_PRESENT: &str = "IfNotPresent";
+
 /// Fields that are accepted because manifests have them, and that nothing acts upon yet.
 fn without_effect(module: &Module) -> Vec<&'static str> {
     let spec = &module.spec;
@@ -355,6 +358,10 @@ fn without_effect(module: &Module) -> Vec<&'static str> {
         note(builds, "spec.moduleLoader.container.build");
         note(signs, "spec.moduleLoader.container.sign");
         note(container.modprobe.modprobed_dir.is_some(), "spec.moduleLoader.container.modprobe.modprobedDir");
+        // Nodes run no pod of the Module's and pull no image; what is KMM's default says nothing about a wish.
+        let policy = container.image_pull_policy.as_deref().unwrap_or(IF_NOT_PRESENT);
+        note(policy != IF_NOT_PRESENT, "spec.moduleLoader.container.imagePullPolicy");
+        note(loader.service_account_name.is_some(), "spec.moduleLoader.serviceAccountName");
     }
     fields
 }

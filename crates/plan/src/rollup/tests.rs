@@ -158,6 +158,18 @@ fn fields_without_effect_are_named() {
 }
 
 #[test]
+fn only_a_pull_policy_that_was_chosen_is_named_as_without_effect() {
+    let unsupported = |policy: &str| {
+        let module = crate::fixture::module(&format!(
+            "imagePullPolicy: {policy}\nmodprobe: {{moduleName: gauge}}\nkernelMappings: [{{regexp: '^.+$', containerImage: 'registry.test/gauge'}}]"
+        ));
+        said(&rolled_up(&module, &[]), UNSUPPORTED).map(|(_, _, message)| message.to_owned())
+    };
+    assert_eq!(unsupported("IfNotPresent"), None);
+    assert!(unsupported("Always").unwrap().contains("container.imagePullPolicy"));
+}
+
+#[test]
 fn a_kernel_without_a_mapping_does_not_hide_the_others() {
     let mut loaded = Play::registered();
     loaded.module = Some(crate::fixture::module(&format!(
