@@ -29,6 +29,25 @@ pub fn spread(least: Duration, most: Duration, dice: u64) -> Duration {
     least + span / 1024 * share
 }
 
+/// Random numbers for decisions that can be repeated: where they begin comes from outside.
+#[derive(Debug, Clone)]
+pub struct Dice(u64);
+
+impl Dice {
+    /// Equal seeds roll equal numbers.
+    pub const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next number (`SplitMix64`).
+    pub const fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
 /// A random number, good enough to keep nodes apart: the hasher's keys come from the system.
 pub fn roll() -> u64 {
     RandomState::new().hash_one(())

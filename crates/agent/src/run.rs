@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
 use crate::args::Args;
+use crate::backoff::{Dice, roll};
 use crate::client::ApiServer;
 use crate::cycle::{Cycle, Rest, Step};
 use crate::depot::{Depot, Fetched, Interrupted, Transfer};
@@ -96,7 +97,7 @@ impl Agent {
             api: Api::all(client),
             socket,
             depot,
-            cycle: Cycle::new(Instant::now()),
+            cycle: Cycle::new(Instant::now(), Dice::new(roll())),
             seen,
             link: None,
             talk: JoinSet::new(),

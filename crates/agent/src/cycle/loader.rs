@@ -69,7 +69,7 @@ impl Cycle {
         let retry = match before.failures {
             // It may just be started anew.
             0 => Retry { at: now, failures: 1 },
-            _ => Retry::after(Some(before), RECONNECT, now),
+            _ => Retry::after(Some(before), RECONNECT, now, &mut self.dice),
         };
         self.link = Link::Down { since, problem, retry };
     }
@@ -117,8 +117,8 @@ impl Cycle {
     fn refuse(&mut self, order: Digest, reason: Refusal, message: String, now: Instant) {
         self.refusals = self.refusals.saturating_add(1);
         let failures = self.refusals - 1;
-        let retry =
-            mends_itself(reason).then(|| Retry::after(Some(Retry { at: now, failures }), REFUSED, now));
+        let before = Some(Retry { at: now, failures });
+        let retry = mends_itself(reason).then(|| Retry::after(before, REFUSED, now, &mut self.dice));
         self.refused = Some(Refused { order, reason, message, retry });
     }
 
@@ -136,7 +136,7 @@ impl Cycle {
         self.unapplied = false;
         self.refusals = 0;
         let hindered = report.modules.iter().any(|module| self.is_hindered(module));
-        self.again = hindered.then(|| Retry::after(self.again, HINDERED, now));
+        self.again = hindered.then(|| Retry::after(self.again, HINDERED, now, &mut self.dice));
         self.report = Some(report);
     }
 

@@ -16,7 +16,7 @@ use tenon_api::node_modules_config::{NodeModulesConfig, NodeModulesConfigStatus}
 use tenon_order::wire::Refusal;
 use tenon_order::{Digest, NodeReport};
 
-use crate::backoff::{Backoff, roll};
+use crate::backoff::{Backoff, Dice};
 use crate::watch::Seen;
 
 /// For how long the API server may be silent before the loader is told to do with what it has. Less than the loader's
@@ -100,6 +100,7 @@ pub struct Cycle {
     /// Whether the loader may know more keys than it reported.
     must_look: bool,
     write: Option<Retry>,
+    dice: Dice,
 }
 
 #[derive(Debug)]
@@ -153,15 +154,15 @@ impl Retry {
     }
 
     /// After one more failure.
-    fn after(before: Option<Self>, backoff: Backoff, now: Instant) -> Self {
+    fn after(before: Option<Self>, backoff: Backoff, now: Instant, dice: &mut Dice) -> Self {
         let failures = before.map_or(0, |retry| retry.failures).saturating_add(1);
-        Self { at: now + backoff.delay(failures, roll()), failures }
+        Self { at: now + backoff.delay(failures, dice.roll()), failures }
     }
 }
 
 impl Cycle {
-    /// Nothing is known yet.
-    pub fn new(now: Instant) -> Self {
+    /// Nothing is known yet. `dice` spreads what is tried again, so that no two nodes do so together.
+    pub fn new(now: Instant, dice: Dice) -> Self {
         let problem = "it has not answered yet".to_owned();
         Self {
             started: now,
@@ -181,6 +182,7 @@ impl Cycle {
             talked: now,
             must_look: false,
             write: None,
+            dice,
         }
     }
 
@@ -230,10 +232,10 @@ impl Cycle {
         let Some(fetch) = self.fetches.get_mut(&bundle) else { return };
         let since = fetch.trouble.as_ref().map_or(now, |(since, _)| *since);
         fetch.trouble = Some((since, problem));
-        fetch.retry = Retry::after(Some(fetch.retry), FETCH, now);
+        fetch.retry = Retry::after(Some(fetch.retry), FETCH, now, &mut self.dice);
         // A busy depot says how long; who asks it at once and who a little later is left to chance.
         if let Some(after) = after {
-            let delay = crate::backoff::spread(after, after + after / 2, roll());
+            let delay = crate::backoff::spread(after, after + after / 2, self.dice.roll());
             fetch.retry.at = fetch.retry.at.max(now + delay);
         }
     }

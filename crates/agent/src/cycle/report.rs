@@ -30,7 +30,7 @@ impl Cycle {
 
     /// A status was not written; the object may have been read again ([`Cycle::see`]).
     pub fn write_failed(&mut self, now: Instant) {
-        self.write = Some(Retry::after(self.write, WRITE, now));
+        self.write = Some(Retry::after(self.write, WRITE, now, &mut self.dice));
     }
 
     /// What to write now, if anything.

@@ -79,7 +79,7 @@ impl Node {
         let mut object = NodeModulesConfig::new("node-7", NodeModulesConfigSpec::default());
         object.metadata.uid = Some("uid".to_owned());
         object.metadata.resource_version = Some("1".to_owned());
-        Self { cycle: Cycle::new(now), now, object, writes: 0 }
+        Self { cycle: Cycle::new(now, Dice::new(7)), now, object, writes: 0 }
     }
 
     /// The operator wishes the bundle; the API server tells.

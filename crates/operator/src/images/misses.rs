@@ -11,7 +11,7 @@ use crate::world::ImageKey;
 
 /// The images that were not to be had.
 #[derive(Debug, Default)]
-pub(super) struct Misses(Mutex<HashMap<ImageKey, Miss>>);
+pub struct Misses(Mutex<HashMap<ImageKey, Miss>>);
 
 #[derive(Debug)]
 struct Miss {
@@ -26,7 +26,7 @@ struct Miss {
 impl Misses {
     /// How long to leave an image alone. Events come for many reasons, our own status among them; a registry that asked
     /// for patience is not asked again because of them.
-    pub(super) fn wait(&self, key: &ImageKey, generation: Option<i64>) -> Option<Duration> {
+    pub fn wait(&self, key: &ImageKey, generation: Option<i64>) -> Option<Duration> {
         let misses = self.lock();
         let miss = misses.get(key).filter(|miss| miss.generation == generation)?;
         let left = miss.not_before.saturating_duration_since(Instant::now());
@@ -34,12 +34,7 @@ impl Misses {
     }
 
     /// Takes note of what came out, and says when to look again.
-    pub(super) fn note(
-        &self,
-        key: &ImageKey,
-        generation: Option<i64>,
-        finding: &Finding,
-    ) -> Option<Duration> {
+    pub fn note(&self, key: &ImageKey, generation: Option<i64>, finding: &Finding) -> Option<Duration> {
         let mut misses = self.lock();
         let Finding::Missing { reason, .. } = finding else {
             misses.remove(key);
@@ -53,7 +48,7 @@ impl Misses {
     }
 
     /// The image is gone, or had.
-    pub(super) fn forget(&self, key: &ImageKey) {
+    pub fn forget(&self, key: &ImageKey) {
         self.lock().remove(key);
     }
 

@@ -6,7 +6,7 @@
 mod apply;
 mod find;
 mod inspect;
-mod misses;
+pub mod misses;
 mod observe;
 
 use std::collections::BTreeSet;

@@ -19,6 +19,7 @@ use crate::run::Context;
 use crate::world::World;
 
 pub use apply::ApplyError;
+pub use observe::Provision;
 
 /// How often a deleted Module is looked at that waits for its nodes.
 const LEAVING_AGAIN: Duration = Duration::from_secs(30);
@@ -39,7 +40,7 @@ impl Reconciler for Modules {
     }
 
     async fn reconcile(&self, context: &Context, world: &World, key: ModuleKey) -> Result<Done, ApplyError> {
-        let Some(observed) = observe::Provision::of(&world.read(), &key) else {
+        let Some(observed) = Provision::of(&world.read(), &key) else {
             return Ok(Done::settled(false));
         };
         let finalizer = removal::finalizer(&observed.module);

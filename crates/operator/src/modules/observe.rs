@@ -13,14 +13,18 @@ use crate::world::Index;
 
 /// A Module and what it may need images for.
 #[derive(Debug)]
-pub(super) struct Provision {
-    pub(super) module: Arc<Module>,
-    pub(super) targets: BTreeSet<Target>,
-    pub(super) images: Vec<Arc<ModuleImage>>,
+pub struct Provision {
+    /// The Module.
+    pub module: Arc<Module>,
+    /// The kernels of its nodes.
+    pub targets: BTreeSet<Target>,
+    /// The images that it has.
+    pub images: Vec<Arc<ModuleImage>>,
 }
 
 impl Provision {
-    pub(super) fn of(index: &Index, key: &ModuleKey) -> Option<Self> {
+    /// `None` when there is no such Module.
+    pub fn of(index: &Index, key: &ModuleKey) -> Option<Self> {
         let module = index.module(key)?.clone();
         // A node that repels new modules may have this one, and a label or taint may go at any time: its image is
         // kept at hand.

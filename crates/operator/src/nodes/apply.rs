@@ -17,7 +17,7 @@ use crate::events::{Notice, Severity};
 use crate::identity::order_keys::OrderKeys;
 use crate::metrics::{Resource, Verb};
 use crate::run::Context;
-use crate::world::{World, now};
+use crate::world::World;
 
 /// Why a node could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -133,7 +133,7 @@ async fn write_config(
             if is_conflict(&error)
                 && let (Ok(current), Ok(key)) = (configs.get_opt(name).await, name.parse())
             {
-                world.config(&key, current.map(without_managed_fields), now());
+                world.config(&key, current.map(without_managed_fields), world.now());
             }
             Err(error.into())
         }

@@ -20,6 +20,7 @@ use crate::run::Context;
 use crate::world::World;
 
 pub use apply::ApplyError;
+pub use observe::Node;
 
 /// The controller of one node's object, order and labels.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ impl Reconciler for Nodes {
             // The keys are read or made within moments of the start.
             return Ok(Done { outcome: Outcome::Waiting, next: Next::After(Duration::from_millis(200)) });
         };
-        let Some(observed) = observe::Node::of(&world.read(), &key, &keys) else {
+        let Some(observed) = Node::of(&world.read(), &key, |order| keys.read_own(order), world.now()) else {
             debug!("no such node, or not one for modules");
             return Ok(Done::settled(false));
         };

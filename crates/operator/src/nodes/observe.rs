@@ -10,14 +10,15 @@ use tenon_plan::assign::{Candidate, Observed};
 use tenon_plan::node::NodeFacts;
 use tenon_plan::resolve::{ResolveError, Resolved, resolve};
 
-use crate::identity::order_keys::OrderKeys;
-use crate::world::{ImageKey, Index, now};
+use crate::world::{ImageKey, Index};
 
 /// One node, held on to while it is decided about.
 #[derive(Debug)]
-pub(super) struct Node {
-    pub(super) facts: Arc<NodeFacts>,
-    pub(super) config: Option<Arc<NodeModulesConfig>>,
+pub struct Node {
+    /// The node.
+    pub facts: Arc<NodeFacts>,
+    /// Its object.
+    pub config: Option<Arc<NodeModulesConfig>>,
     order: Option<Order>,
     candidates: Vec<Held>,
     now: u64,
@@ -33,23 +34,23 @@ struct Held {
 }
 
 impl Node {
-    /// `None` when the node is gone or is none that loads modules.
-    pub(super) fn of(index: &Index, name: &NodeName, keys: &OrderKeys) -> Option<Self> {
+    /// `None` when the node is gone or is none that loads modules. `read_own` reads an order that bears one of our
+    /// signatures; `now` is in milliseconds since 1970.
+    pub fn of(
+        index: &Index,
+        name: &NodeName,
+        read_own: impl Fn(&str) -> Option<Order>,
+        now: u64,
+    ) -> Option<Self> {
         let facts = index.node(name)?.clone();
         let config = index.config(name).cloned();
         let order = config.as_ref().and_then(|config| config.spec.order.as_deref());
         let candidates = index.modules_of(name).map(|key| held(index, key, &facts)).collect();
-        Some(Self {
-            order: order.and_then(|order| keys.read_own(order)),
-            facts,
-            config,
-            candidates,
-            now: now(),
-        })
+        Some(Self { order: order.and_then(read_own), facts, config, candidates, now })
     }
 
     /// The same, as the decision takes it.
-    pub(super) fn view(&self) -> Observed<'_> {
+    pub fn view(&self) -> Observed<'_> {
         Observed {
             node: &self.facts,
             config: self.config.as_deref(),
@@ -60,7 +61,7 @@ impl Node {
     }
 
     /// The keys that the node's loader knows.
-    pub(super) fn known_keys(&self) -> Vec<KeyId> {
+    pub fn known_keys(&self) -> Vec<KeyId> {
         let status = self.config.as_ref().and_then(|config| config.status.as_ref());
         status.into_iter().flat_map(|status| &status.key_ids).filter_map(|id| id.parse().ok()).collect()
     }

@@ -15,6 +15,8 @@ use crate::queue::Queue;
 use crate::run::Context;
 use crate::world::World;
 
+pub use observe::Rollup;
+
 /// The controller of one Module's status.
 #[derive(Debug)]
 pub struct Status;
@@ -31,10 +33,10 @@ impl Reconciler for Status {
     }
 
     async fn reconcile(&self, context: &Context, world: &World, key: ModuleKey) -> Result<Done, WriteError> {
-        let Some(observed) = observe::Rollup::of(&world.read(), &key) else {
+        let Some(observed) = Rollup::of(&world.read(), &key) else {
             return Ok(Done::settled(false));
         };
-        let status = rollup::status(&observed.view());
+        let status = rollup::status(&observed.view(world.now()));
         if observed.module.status.as_ref() == Some(&status) {
             return Ok(Done::settled(false));
         }

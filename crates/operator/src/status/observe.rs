@@ -15,14 +15,16 @@ use crate::world::Index;
 
 /// A Module and its nodes, held on to while they are summed up.
 #[derive(Debug)]
-pub(super) struct Rollup {
-    pub(super) module: Arc<Module>,
+pub struct Rollup {
+    /// The Module.
+    pub module: Arc<Module>,
     nodes: Vec<(Arc<NodeFacts>, Option<Arc<NodeModulesConfig>>)>,
     images: Vec<Arc<ModuleImage>>,
 }
 
 impl Rollup {
-    pub(super) fn of(index: &Index, key: &ModuleKey) -> Option<Self> {
+    /// `None` when there is no such Module.
+    pub fn of(index: &Index, key: &ModuleKey) -> Option<Self> {
         let node = |name| Some((index.node(name)?.clone(), index.config(name).cloned()));
         Some(Self {
             module: index.module(key)?.clone(),
@@ -31,7 +33,9 @@ impl Rollup {
         })
     }
 
-    pub(super) fn view(&self) -> Observed<'_> {
+    /// The same, as the decision takes it. `now` is in milliseconds since 1970; statuses keep whole seconds.
+    pub fn view(&self, now: u64) -> Observed<'_> {
+        let second = i64::try_from(now / 1000).unwrap_or_default();
         Observed {
             module: &self.module,
             nodes: self
@@ -40,7 +44,7 @@ impl Rollup {
                 .map(|(facts, config)| NodeView { facts, config: config.as_deref() })
                 .collect(),
             images: self.images.iter().map(AsRef::as_ref).collect(),
-            now: Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default()),
+            now: Time(Timestamp::from_second(second).unwrap_or_default()),
         }
     }
 }

@@ -74,12 +74,26 @@ pub struct World {
     pub queues: Queues,
     /// Which node may have which bundle: follows the nodes' objects.
     assignments: Assignments,
+    clock: Clock,
 }
+
+/// Milliseconds since 1970.
+pub type Clock = fn() -> u64;
 
 impl World {
     /// An empty world, which keeps the depot's assignments.
     pub fn new(assignments: Assignments) -> Self {
-        Self { index: RwLock::default(), queues: Queues::default(), assignments }
+        Self::with_clock(assignments, now)
+    }
+
+    /// The same by another clock.
+    pub fn with_clock(assignments: Assignments, clock: Clock) -> Self {
+        Self { index: RwLock::default(), queues: Queues::default(), assignments, clock }
+    }
+
+    /// Milliseconds since 1970, by the world's clock.
+    pub fn now(&self) -> u64 {
+        (self.clock)()
     }
 
     /// What is known now. Hold it briefly: watches wait for it.
@@ -142,7 +156,7 @@ impl World {
         let Ok(name) = config.name_any().parse() else { return };
         let newer = self.read().config(&name).is_none_or(|known| is_newer(&config, &**known));
         if newer {
-            self.config(&name, Some(config), now());
+            self.config(&name, Some(config), self.now());
         }
     }
 

@@ -54,12 +54,12 @@ impl Kind for Node {
         let facts = node::project(self);
         // A heartbeat changes nothing that counts.
         if world.read().node(&name).map(|known| &**known) != facts.as_ref() {
-            world.node(&name, facts, now());
+            world.node(&name, facts, world.now());
         }
     }
 
     fn gone(key: &NodeName, world: &World) {
-        world.node(key, None, now());
+        world.node(key, None, world.now());
     }
 }
 
@@ -82,12 +82,12 @@ impl Kind for Module {
         if same {
             world.refresh_module(key, self);
         } else {
-            world.module(key, Some(self), now());
+            world.module(key, Some(self), world.now());
         }
     }
 
     fn gone(key: &ModuleKey, world: &World) {
-        world.module(key, None, now());
+        world.module(key, None, world.now());
     }
 }
 
@@ -128,12 +128,12 @@ impl Kind for NodeModulesConfig {
             .config(key)
             .is_none_or(|known| known.metadata.resource_version != self.metadata.resource_version)
         {
-            world.config(key, Some(self), now());
+            world.config(key, Some(self), world.now());
         }
     }
 
     fn gone(key: &NodeName, world: &World) {
-        world.config(key, None, now());
+        world.config(key, None, world.now());
     }
 }
 
