@@ -33,6 +33,7 @@ pub enum Next {
 pub struct Queue<K> {
     inner: Mutex<Inner<K>>,
     wake: Notify,
+    clock: fn() -> Instant,
 }
 
 #[derive(Debug)]
@@ -51,7 +52,15 @@ struct Inner<K> {
 
 impl<K: Clone + Ord + Hash> Default for Queue<K> {
     fn default() -> Self {
+        Self::with_clock(Instant::now)
+    }
+}
+
+impl<K: Clone + Ord + Hash> Queue<K> {
+    /// An empty queue whose times are of this clock.
+    pub fn with_clock(clock: fn() -> Instant) -> Self {
         Self {
+            clock,
             inner: Mutex::new(Inner {
                 ready: VecDeque::new(),
                 queued: HashSet::new(),
@@ -64,9 +73,7 @@ impl<K: Clone + Ord + Hash> Default for Queue<K> {
             wake: Notify::new(),
         }
     }
-}
 
-impl<K: Clone + Ord + Hash> Queue<K> {
     /// Asks for `key` to be worked on now.
     pub fn add(&self, key: K) {
         if self.lock().add(key) {
@@ -76,7 +83,7 @@ impl<K: Clone + Ord + Hash> Queue<K> {
 
     /// Asks for `key` to be worked on after `delay` at the latest; a burst of such calls is one piece of work.
     pub fn add_within(&self, key: K, delay: Duration) {
-        if self.lock().add_at(key, Instant::now() + delay) {
+        if self.lock().add_at(key, (self.clock)() + delay) {
             self.wake.notify_one();
         }
     }
@@ -90,7 +97,7 @@ impl<K: Clone + Ord + Hash> Queue<K> {
     pub async fn next(&self) -> K {
         loop {
             let wake = self.wake.notified();
-            let due = match self.lock().take(Instant::now()) {
+            let due = match self.try_next() {
                 Ok(key) => {
                     // One notification may stand for several keys: pass it on.
                     self.wake.notify_one();
@@ -105,8 +112,14 @@ impl<K: Clone + Ord + Hash> Queue<K> {
         }
     }
 
+    /// As [`next`](Self::next), without waiting: else when the next key is due, if any is.
+    pub fn try_next(&self) -> Result<K, Option<Instant>> {
+        self.lock().take((self.clock)())
+    }
+
     /// Gives `key` back with what is to happen next.
     pub fn done(&self, key: &K, next: Next) {
+        let now = (self.clock)();
         let mut inner = self.lock();
         inner.running.remove(key);
         let failures = match next {
@@ -123,9 +136,9 @@ impl<K: Clone + Ord + Hash> Queue<K> {
         let asked_again = inner.again.remove(key);
         let changed = match next {
             // An event does not shorten the wait after a failure: a hot loop of failures is worse than a late retry.
-            Next::Backoff => inner.add_at(key.clone(), Instant::now() + backoff(failures)),
+            Next::Backoff => inner.add_at(key.clone(), now + backoff(failures)),
             _ if asked_again => inner.add(key.clone()),
-            Next::After(delay) => inner.add_at(key.clone(), Instant::now() + delay),
+            Next::After(delay) => inner.add_at(key.clone(), now + delay),
             Next::AwaitChange => false,
         };
         drop(inner);

@@ -10,8 +10,17 @@ use tokio::time::Instant;
 use crate::world::ImageKey;
 
 /// The images that were not to be had.
-#[derive(Debug, Default)]
-pub struct Misses(Mutex<HashMap<ImageKey, Miss>>);
+#[derive(Debug)]
+pub struct Misses {
+    known: Mutex<HashMap<ImageKey, Miss>>,
+    clock: fn() -> Instant,
+}
+
+impl Default for Misses {
+    fn default() -> Self {
+        Self::with_clock(Instant::now)
+    }
+}
 
 #[derive(Debug)]
 struct Miss {
@@ -24,12 +33,17 @@ struct Miss {
 }
 
 impl Misses {
+    /// Nothing is remembered yet; times are of this clock.
+    pub fn with_clock(clock: fn() -> Instant) -> Self {
+        Self { known: Mutex::default(), clock }
+    }
+
     /// How long to leave an image alone. Events come for many reasons, our own status among them; a registry that asked
     /// for patience is not asked again because of them.
     pub fn wait(&self, key: &ImageKey, generation: Option<i64>) -> Option<Duration> {
         let misses = self.lock();
         let miss = misses.get(key).filter(|miss| miss.generation == generation)?;
-        let left = miss.not_before.saturating_duration_since(Instant::now());
+        let left = miss.not_before.saturating_duration_since((self.clock)());
         (!left.is_zero()).then_some(left)
     }
 
@@ -43,7 +57,7 @@ impl Misses {
         let same = |miss: &&Miss| miss.reason == *reason && miss.generation == generation;
         let count = misses.get(key).filter(same).map_or(0, |miss| miss.count).saturating_add(1);
         let after = provision::retry_after(finding, count)?;
-        misses.insert(key.clone(), Miss { generation, reason, count, not_before: Instant::now() + after });
+        misses.insert(key.clone(), Miss { generation, reason, count, not_before: (self.clock)() + after });
         Some(after)
     }
 
@@ -54,7 +68,7 @@ impl Misses {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ImageKey, Miss>> {
         // Nothing panics while it holds the lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

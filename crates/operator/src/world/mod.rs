@@ -18,6 +18,7 @@ use tenon_api::node_modules_config::NodeModulesConfig;
 use tenon_api::{Module, ModuleImage};
 use tenon_order::{Digest, ModuleKey, NodeName};
 use tenon_plan::node::NodeFacts;
+use tokio::time::Instant;
 
 pub use index::Index;
 pub use node::project;
@@ -54,7 +55,7 @@ impl fmt::Display for ImageKey {
 }
 
 /// What is to be looked at.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Queues {
     /// Modules whose finalizer and images may have to change.
     pub modules: Queue<ModuleKey>,
@@ -64,6 +65,17 @@ pub struct Queues {
     pub nodes: Queue<NodeName>,
     /// Modules whose status may have to change.
     pub status: Queue<ModuleKey>,
+}
+
+impl Queues {
+    fn with_clock(clock: fn() -> Instant) -> Self {
+        Self {
+            modules: Queue::with_clock(clock),
+            images: Queue::with_clock(clock),
+            nodes: Queue::with_clock(clock),
+            status: Queue::with_clock(clock),
+        }
+    }
 }
 
 /// What is known, and what is to be looked at.
@@ -77,23 +89,29 @@ pub struct World {
     clock: Clock,
 }
 
-/// Milliseconds since 1970.
-pub type Clock = fn() -> u64;
+/// Where the world's times come from.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    /// Milliseconds since 1970.
+    pub wall: fn() -> u64,
+    /// For what is to happen later.
+    pub steady: fn() -> Instant,
+}
 
 impl World {
     /// An empty world, which keeps the depot's assignments.
     pub fn new(assignments: Assignments) -> Self {
-        Self::with_clock(assignments, now)
+        Self::with_clock(assignments, Clock { wall: now, steady: Instant::now })
     }
 
     /// The same by another clock.
     pub fn with_clock(assignments: Assignments, clock: Clock) -> Self {
-        Self { index: RwLock::default(), queues: Queues::default(), assignments, clock }
+        Self { index: RwLock::default(), queues: Queues::with_clock(clock.steady), assignments, clock }
     }
 
     /// Milliseconds since 1970, by the world's clock.
     pub fn now(&self) -> u64 {
-        (self.clock)()
+        (self.clock.wall)()
     }
 
     /// What is known now. Hold it briefly: watches wait for it.
