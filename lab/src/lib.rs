@@ -14,6 +14,8 @@ pub mod control_plane;
 pub mod debian;
 pub mod dir;
 pub mod drivers;
+pub mod faults;
+pub mod fleet;
 pub mod guest;
 pub mod images;
 pub mod journey;

@@ -62,6 +62,11 @@ pub struct Args {
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub writes_per_second: u32,
 
+    /// Seconds that the API server may take to begin an answer; then the request counts as failed and its turn comes again
+    #[arg(long, env = "TENON_API_TIMEOUT", default_value_t = 15, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u16).range(1..=300))]
+    pub api_timeout: u16,
+
     /// Settings of one registry; repeatable: host[:port][,plain-http][,insecure-skip-verify][,ca-file=PATH]
     #[arg(long = "registry", env = "TENON_REGISTRY", value_name = "SETTINGS", value_delimiter = ' ')]
     pub registries: Vec<RegistrySettings>,

@@ -3,8 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+
+use crate::deadline::Deadline;
 
 /// The API server cannot be spoken to.
 #[derive(Debug, thiserror::Error)]
@@ -34,9 +37,14 @@ pub async fn config(kubeconfig: Option<&Path>) -> Result<Config, ClientError> {
     Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(error)
 }
 
-/// A client for everything but the lease.
-pub fn client(config: Config) -> Result<Client, ClientError> {
-    Client::try_from(config).map_err(ClientError::Client)
+/// A client for everything but the lease: a request whose answer has not begun within `patience` has failed.
+///
+/// Nothing is tried again behind its user's back. A write is tried again by deciding anew, with what is known by then,
+/// and each object waits longer after each failure; hidden retries would do neither.
+pub fn client(mut config: Config, patience: Duration) -> Result<Client, ClientError> {
+    config.default_retry = false;
+    let builder = ClientBuilder::try_from(config).map_err(ClientError::Client)?;
+    Ok(builder.with_layer(&Deadline(patience)).build())
 }
 
 /// A client that answers or fails within `deadline`: its own connections, no retries behind its user's back.
@@ -44,6 +52,5 @@ pub fn impatient(mut config: Config, deadline: Duration) -> Result<Client, Clien
     config.connect_timeout = Some(deadline);
     config.read_timeout = Some(deadline);
     config.write_timeout = Some(deadline);
-    config.default_retry = false;
-    client(config)
+    client(config, deadline)
 }

@@ -13,6 +13,7 @@ pub mod args;
 pub mod budget;
 pub mod client;
 pub mod controllers;
+pub mod deadline;
 pub mod depot;
 pub mod events;
 pub mod identity;

@@ -129,8 +129,8 @@ pub async fn run_until(args: Args, shutdown: CancellationToken) -> Result<(), Er
     info!(version = env!("CARGO_PKG_VERSION"), identity, namespace = args.namespace, "starting");
     let config = client::config(args.kubeconfig.as_deref()).await?;
     let mut election = Election::stand(&args, &config, &identity)?;
-    let work =
-        Work::start(args, identity, client::client(config)?, election.claim.clone(), &shutdown).await?;
+    let client = client::client(config, Duration::from_secs(args.api_timeout.into()))?;
+    let work = Work::start(args, identity, client, election.claim.clone(), &shutdown).await?;
     supervise(work, &mut election, &shutdown).await
 }
 

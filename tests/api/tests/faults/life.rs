@@ -1,0 +1,300 @@
+//! One life of a Module on two nodes, from their joining to the Module's end, in stages that each come to rest.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{Namespace, Node};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::{Value, json};
+use tenon_api::labels::{LabelKind, ModuleLabel};
+use tenon_api::{Module, ModuleImage, NodeModulesConfig};
+use tenon_lab::fleet::{Machine, SimNode};
+use tenon_lab::wait;
+
+use crate::stand::{Stand, until};
+
+/// For how long nothing may be written before a stage counts as at rest. The controllers gather events for 300 ms.
+const QUIET: Duration = Duration::from_millis(800);
+
+/// A part of a life. A fault strikes in one stage and is over when the stage is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Stage {
+    /// Two nodes come.
+    Join,
+    /// The Module is created, and loaded on both.
+    Load,
+    /// It gets another image.
+    Change,
+    /// One of the nodes starts anew.
+    Reboot,
+    /// The Module is deleted, and nothing is left of it.
+    Unload,
+}
+
+impl Stage {
+    pub(crate) const ALL: [Self; 5] = [Self::Join, Self::Load, Self::Change, Self::Reboot, Self::Unload];
+}
+
+/// The namespace, nodes and Module of one life; all names hold the life's.
+pub(crate) struct Life<'s> {
+    stand: &'s Stand,
+    /// No part of any other name: it is replaced when lives are compared.
+    pub(crate) name: String,
+    pub(crate) nodes: Vec<SimNode>,
+}
+
+impl<'s> Life<'s> {
+    pub(crate) fn new(stand: &'s Stand, name: String) -> Self {
+        Self { stand, name, nodes: Vec::new() }
+    }
+
+    /// Does what begins a stage and waits until the stage has come to its end and everything is at rest.
+    pub(crate) async fn play(&mut self, stage: Stage) -> Result<(), String> {
+        match stage {
+            Stage::Join => self.join().await,
+            Stage::Load => self.apply("v1").await,
+            Stage::Change => self.apply("v2").await,
+            Stage::Reboot => self.reboot().await,
+            Stage::Unload => self.unload().await,
+        }
+        .map_err(|error| format!("{stage:?}: {error}"))?;
+        self.rest().await.map_err(|error| format!("{stage:?}: {error}"))
+    }
+
+    async fn join(&mut self) -> Result<(), String> {
+        let mut namespace = Namespace::default();
+        namespace.metadata.name = Some(self.name.clone());
+        let namespaces: Api<Namespace> = Api::all(self.stand.client.clone());
+        namespaces.create(&PostParams::default(), &namespace).await.map_err(text)?;
+        for tree in ["oak", "yew"] {
+            let machine = Machine {
+                name: format!("{}-{tree}", self.name),
+                kernel: self.stand.kernel.clone(),
+                labels: BTreeMap::from([("hall".to_owned(), self.name.clone())]),
+                api_port: self.stand.agents.port(),
+            };
+            self.nodes.push(self.stand.fleet.join(&machine).await.map_err(text)?);
+        }
+        until("both nodes are registered", async || {
+            let configs = self.configs().await?;
+            let registered = |config: &NodeModulesConfig| {
+                config
+                    .status
+                    .as_ref()
+                    .is_some_and(|status| status.store_id.is_some() && !status.key_ids.is_empty())
+            };
+            (configs.len() == 2 && configs.iter().all(registered)).then_some(())
+        })
+        .await
+    }
+
+    async fn apply(&self, version: &str) -> Result<(), String> {
+        let image = format!("{}/gauge:{version}", self.stand.registry.host());
+        let manifest = json!({
+            "apiVersion": "kmm.sigs.x-k8s.io/v1beta1", "kind": "Module", "metadata": {"name": "gauge"},
+            "spec": {
+                "selector": {"hall": self.name},
+                // No kubelet runs, so the nodes are soon tainted as unreachable.
+                "tolerations": [{"operator": "Exists"}],
+                "moduleLoader": {"container": {
+                    "modprobe": {"moduleName": "simple-kmod"},
+                    "kernelMappings": [{"regexp": "^.+$", "containerImage": image}]
+                }}
+            }
+        });
+        let params = PatchParams::apply("a-user").force();
+        self.modules().patch("gauge", &params, &Patch::Apply(manifest)).await.map_err(text)?;
+        self.is_ready_everywhere(&image).await
+    }
+
+    async fn reboot(&mut self) -> Result<(), String> {
+        let node = &mut self.nodes[1];
+        node.power_off();
+        node.boot().await.map_err(text)?;
+        let (name, boot) = (node.name().to_owned(), node.boot_id());
+        // As long as the machine needs to come up: the operator has seen the new boot by then.
+        let nodes: Api<Node> = Api::all(self.stand.client.clone());
+        until("the label is withdrawn", async || {
+            (ready_labels(&nodes.get(&name).await.ok()?) == 0).then_some(())
+        })
+        .await?;
+        self.nodes[1].switch_on().map_err(text)?;
+        until("the rebooted node reports", async || {
+            let configs = self.configs().await?;
+            let config = configs.iter().find(|config| config.name_any() == name)?;
+            (config.status.as_ref()?.boot_id.as_deref() == Some(boot.as_str())).then_some(())
+        })
+        .await?;
+        self.is_ready_everywhere("gauge:v2").await
+    }
+
+    async fn unload(&self) -> Result<(), String> {
+        self.modules().delete("gauge", &DeleteParams::default()).await.map_err(text)?;
+        until("nothing is left", async || {
+            let gone = self.modules().get_opt("gauge").await.ok()?.is_none()
+                && self.images().list(&ListParams::default()).await.ok()?.items.is_empty();
+            let empty = |config: &NodeModulesConfig| {
+                let reported = config.status.as_ref().map_or(0, |status| status.modules.len());
+                config.spec.order.is_none() && config.spec.modules.is_empty() && reported == 0
+            };
+            let nodes = self.node_objects().await?;
+            let clean =
+                self.configs().await?.iter().all(empty) && nodes.iter().all(|node| ready_labels(node) == 0);
+            (gone && clean).then_some(())
+        })
+        .await
+    }
+
+    async fn is_ready_everywhere(&self, image: &str) -> Result<(), String> {
+        let mut instead = String::new();
+        let ready = until("the Module is ready on both nodes", async || {
+            let module = self.modules().get("gauge").await.ok()?;
+            instead = format!("{:#?}", module.status);
+            let status = module.status.as_ref()?;
+            let condition = status.conditions.iter().find(|condition| condition.type_ == "Ready")?;
+            let current =
+                condition.status == "True" && condition.observed_generation == module.metadata.generation;
+            let loaded = |config: &NodeModulesConfig| {
+                let reported = config.status.as_ref().and_then(|status| status.modules.first());
+                let config = reported.and_then(|reported| reported.config.as_ref());
+                config.is_some_and(|config| config.container_image.ends_with(image))
+            };
+            let nodes = self.node_objects().await?;
+            let all =
+                self.configs().await?.iter().all(loaded) && nodes.iter().all(|node| ready_labels(node) == 1);
+            (current && all && status.module_loader.as_ref()?.available_number == 2).then_some(())
+        })
+        .await;
+        ready.map_err(|late| format!("{late}; the Module says {instead}"))
+    }
+
+    /// Waits until neither the operator nor an agent has written anything for a while.
+    async fn rest(&self) -> Result<(), String> {
+        let mut last = String::new();
+        until("nobody writes any more", async || {
+            let mut writes = Vec::new();
+            for proxy in [&self.stand.proxy, &self.stand.agents] {
+                writes.extend(proxy.journal().writes().next_back().cloned());
+            }
+            let newest = writes.into_iter().max_by_key(|seen| seen.at)?;
+            last = newest.line();
+            (newest.at + QUIET < Instant::now()).then_some(())
+        })
+        .await
+        .map_err(|late| format!("{late}; the last write is {last}"))
+    }
+
+    /// Takes everything away that a life leaves or, when it went wrong, has left.
+    pub(crate) async fn end(self) {
+        let strip = json!({"metadata": {"finalizers": null}});
+        let modules = self.modules();
+        let _ = modules.delete("gauge", &DeleteParams::default()).await;
+        let _ = modules.patch("gauge", &PatchParams::default(), &Patch::Merge(&strip)).await;
+        let configs: Api<NodeModulesConfig> = Api::all(self.stand.client.clone());
+        for node in self.nodes {
+            let name = node.name().to_owned();
+            let _ = node.remove().await;
+            let _ = configs.delete(&name, &DeleteParams::default()).await;
+            let gone = async || configs.get_opt(&name).await.ok()?.is_none().then_some(());
+            let _ = wait::until("the node's object is gone", Duration::from_secs(30), gone).await;
+        }
+    }
+
+    pub(crate) fn modules(&self) -> Api<Module> {
+        Api::namespaced(self.stand.client.clone(), &self.name)
+    }
+
+    pub(crate) fn images(&self) -> Api<ModuleImage> {
+        Api::namespaced(self.stand.client.clone(), &self.name)
+    }
+
+    /// This life's nodes.
+    pub(crate) async fn node_objects(&self) -> Option<Vec<Node>> {
+        let nodes: Api<Node> = Api::all(self.stand.client.clone());
+        Some(nodes.list(&ListParams::default().labels(&format!("hall={}", self.name))).await.ok()?.items)
+    }
+
+    /// Their objects.
+    pub(crate) async fn configs(&self) -> Option<Vec<NodeModulesConfig>> {
+        let configs: Api<NodeModulesConfig> = Api::all(self.stand.client.clone());
+        let mut items = configs.list(&ListParams::default()).await.ok()?.items;
+        items.retain(|config| config.name_any().starts_with(&format!("{}-", self.name)));
+        Some(items)
+    }
+
+    /// Every event of this life: what it is about and why, and how often it was told.
+    pub(crate) async fn events(&self) -> Result<BTreeMap<String, u64>, String> {
+        use k8s_openapi::api::events::v1::Event;
+        let events: Api<Event> = Api::all(self.stand.client.clone());
+        let mut counts = BTreeMap::new();
+        for event in events.list(&ListParams::default()).await.map_err(text)? {
+            let about = event.regarding.clone().unwrap_or_default();
+            let (kind, name) = (about.kind.unwrap_or_default(), about.name.unwrap_or_default());
+            let ours = name.starts_with(&self.name) || about.namespace.as_deref() == Some(self.name.as_str());
+            let by_us = event.reporting_controller.as_deref() == Some("tenon-operator");
+            if ours && by_us {
+                let key = format!("{kind} {name}: {}", event.reason.unwrap_or_default());
+                let times = event.series.map_or(1, |series| u64::try_from(series.count).unwrap_or(1));
+                *counts.entry(key.replace(&self.name, "LIFE")).or_default() += times;
+            }
+        }
+        Ok(counts)
+    }
+
+    /// What one could look at in the cluster, as JSON, for a life to be compared with another.
+    pub(crate) async fn objects(&self) -> Result<Value, String> {
+        let none = || "the API server does not answer".to_owned();
+        let nodes = self.node_objects().await.ok_or_else(none)?;
+        let labels: BTreeMap<_, _> =
+            nodes.iter().map(|node| (node.name_any(), node.labels().clone())).collect();
+        let configs = self.configs().await.ok_or_else(none)?;
+        let orders: BTreeMap<_, _> = configs
+            .iter()
+            .map(|config| {
+                let order =
+                    config.spec.order.as_deref().and_then(|order| tenon_order::read_unverified(order).ok());
+                (config.name_any(), order.map(|order| order.content().modules))
+            })
+            .collect();
+        let loaders: BTreeMap<_, _> = self
+            .nodes
+            .iter()
+            .map(|node| {
+                let deeds: Vec<_> = node.loader().deeds().iter().map(|deed| format!("{deed:?}")).collect();
+                (node.name().to_owned(), deeds)
+            })
+            .collect();
+        Ok(json!({
+            "labels": labels,
+            "configs": configs,
+            "orders": orders,
+            "loaders": loaders,
+            "modules": self.modules().list(&ListParams::default()).await.map_err(text)?.items,
+            "images": self.images().list(&ListParams::default()).await.map_err(text)?.items,
+        }))
+    }
+
+    /// The uids of what the operator creates: an object that was deleted and made anew has another.
+    pub(crate) async fn uids(&self) -> Result<BTreeMap<String, String>, String> {
+        let mut uids = BTreeMap::new();
+        for image in self.images().list(&ListParams::default()).await.map_err(text)? {
+            uids.insert(format!("ModuleImage {}", image.name_any()), image.uid().unwrap_or_default());
+        }
+        for config in self.configs().await.unwrap_or_default() {
+            uids.insert(format!("NodeModulesConfig {}", config.name_any()), config.uid().unwrap_or_default());
+        }
+        Ok(uids)
+    }
+}
+
+fn ready_labels(node: &Node) -> usize {
+    let is_ready =
+        |key: &&String| ModuleLabel::parse(key).is_some_and(|label| label.kind == LabelKind::Ready);
+    node.labels().keys().filter(is_ready).count()
+}
+
+fn text(error: impl std::error::Error) -> String {
+    let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

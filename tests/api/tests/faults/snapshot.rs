@@ -1,0 +1,51 @@
+//! What two lives must have in common: objects without what differs in any two lives.
+
+use serde_json::Value;
+
+/// Fields that say when, in which version or under which random name, and nothing that counts.
+const INCIDENTAL: [&str; 16] = [
+    "resourceVersion",
+    "uid",
+    "creationTimestamp",
+    "managedFields",
+    "lastTransitionTime",
+    "order",
+    "orderGeneration",
+    "resolvedAt",
+    "storeId",
+    "bootId",
+    "kernelBuildId",
+    "keyIds",
+    "loadedAt",
+    "since",
+    "lastUpdateTime",
+    "lastChecked",
+];
+
+/// The objects as text, of which equal lives have equal ones.
+pub(crate) fn of(mut objects: Value, life: &str) -> String {
+    strip(&mut objects);
+    let text = serde_json::to_string_pretty(&objects).expect("JSON");
+    text.replace(life, "LIFE")
+}
+
+fn strip(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|key, _| !INCIDENTAL.contains(&key.as_str()));
+            fields.values_mut().for_each(strip);
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip),
+        _ => {}
+    }
+}
+
+/// The lines that are in one and not in the other, few enough to be read.
+pub(crate) fn difference(expected: &str, found: &str) -> String {
+    let lacking = |of: &str, sign: char, within: &str| {
+        let known: std::collections::HashSet<_> = within.lines().collect();
+        let lines = of.lines().filter(|line| !known.contains(line)).take(20);
+        lines.map(|line| format!("{sign} {}", line.trim())).collect::<Vec<_>>()
+    };
+    [lacking(expected, '-', found), lacking(found, '+', expected)].concat().join("\n")
+}
