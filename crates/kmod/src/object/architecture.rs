@@ -39,6 +39,23 @@ impl Architecture {
         })
     }
 
+    /// From the name in `kubernetes.io/arch`.
+    pub fn named(name: &str) -> Option<Self> {
+        const ALL: [Architecture; 10] = [
+            Architecture::Amd64,
+            Architecture::Arm,
+            Architecture::Arm64,
+            Architecture::I386,
+            Architecture::Loong64,
+            Architecture::Mips,
+            Architecture::Ppc64,
+            Architecture::Ppc64le,
+            Architecture::Riscv64,
+            Architecture::S390x,
+        ];
+        ALL.into_iter().find(|architecture| architecture.as_str() == name)
+    }
+
     /// The name in `kubernetes.io/arch` and in image indexes.
     pub fn as_str(self) -> &'static str {
         match self {

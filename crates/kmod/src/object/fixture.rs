@@ -65,6 +65,39 @@ impl Fixture {
         self
     }
 
+    /// In the place of every value that the key has; none takes it away.
+    pub(crate) fn replace_info(mut self, key: &str, value: Option<&str>) -> Self {
+        let start = format!("{key}=");
+        let others = self.modinfo.split_inclusive(|&byte| byte == 0);
+        self.modinfo =
+            others.filter(|field| !field.starts_with(start.as_bytes())).flatten().copied().collect();
+        match value {
+            Some(value) => self.info(key, value),
+            None => self,
+        }
+    }
+
+    /// A checksum of a symbol that is not in the symbol table.
+    pub(crate) fn version(mut self, name: &str, crc: u32) -> Self {
+        self.versions.push((name.to_owned(), crc));
+        self
+    }
+
+    pub(crate) fn this_module_size(mut self, size: usize) -> Self {
+        let sections = &mut self.sections;
+        let section = sections.iter_mut().find(|section| section.name == ".gnu.linkonce.this_module");
+        section.unwrap().data.resize(size, 0);
+        self
+    }
+
+    /// A symbol with a value of its own in a section of its own.
+    pub(crate) fn constant(mut self, name: &str, value: u32) -> Self {
+        let data = self.u32(value);
+        let section = self.section(&format!(".rodata.{name}"), elf::SHT_PROGBITS.0, data);
+        self.symbols.push(Symbol { name: name.into(), section, value: 0, bind: elf::STB_LOCAL.0 });
+        self
+    }
+
     pub(crate) fn without_info(mut self) -> Self {
         self.modinfo.clear();
         self

@@ -18,6 +18,8 @@ pub use modinfo::{ModInfo, ParameterInfo, SoftDependencies};
 pub use signature::Signature;
 pub use symbols::{Export, Import, Versions, VersionsForm};
 
+use std::collections::HashMap;
+
 use self::elf::{Elf, c_string};
 use crate::compression::Compression;
 use crate::name::{ModuleName, ModuleNameError};
@@ -38,6 +40,8 @@ pub struct ModuleObject {
     pub exports: Vec<Export>,
     /// Checksums of what it needs; none if it was compiled without.
     pub versions: Option<Versions>,
+    /// How many elements its array parameters take, and how many bytes its string parameters, as far as it tells.
+    pub parameter_limits: HashMap<String, u32>,
     /// The size of its `.gnu.linkonce.this_module`, in bytes: the kernel wants its own `sizeof(struct module)`.
     pub this_module_size: u64,
     /// The linker's identifier of this very build.
@@ -104,6 +108,13 @@ pub enum ObjectError {
 }
 
 impl ModuleObject {
+    /// Whether it has the basic form of checksums: the kernel then skips the release in its version magic.
+    pub fn has_basic_versions(&self) -> bool {
+        self.versions
+            .as_ref()
+            .is_some_and(|versions| versions.form == VersionsForm::Basic || versions.basic.is_some())
+    }
+
     /// Reads an unpacked `.ko`.
     pub fn parse(bytes: &[u8]) -> Result<Self, ObjectError> {
         if let Some(compression) = Compression::detect(bytes) {
@@ -121,6 +132,7 @@ impl ModuleObject {
             architecture,
             imports: symbols::imports(&file, versions.as_ref()),
             exports: symbols::exports(&file),
+            parameter_limits: symbols::parameter_limits(&file),
             versions,
             this_module_size: this_module.size,
             build_id: file.section(".note.gnu.build-id").and_then(|section| build_id(&file, section.data)),

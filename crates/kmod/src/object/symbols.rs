@@ -44,6 +44,8 @@ pub struct Versions {
     pub form: VersionsForm,
     /// Checksums by symbol, `module_layout` among them.
     pub crcs: HashMap<String, u32>,
+    /// Those of the basic form, where the extended one stands beside it: kernels before 6.14 know no other.
+    pub basic: Option<HashMap<String, u32>>,
 }
 
 /// How a module holds the checksums of its imports.
@@ -56,14 +58,19 @@ pub enum VersionsForm {
 }
 
 pub(super) fn versions(file: &Elf<'_>) -> Option<Versions> {
+    let basic = basic_versions(file);
     let extended = file.section("__version_ext_crcs").zip(file.section("__version_ext_names"));
     if let Some((crcs, names)) = extended {
         let crcs = (0..).step_by(4).map_while(|offset| file.u32(crcs.data, offset));
         // A zero ends each name; behind the last one stands nothing.
         let names = names.data.split(|&byte| byte == 0);
         let crcs = names.zip(crcs).map(|(name, crc)| (text(name), crc)).collect();
-        return Some(Versions { form: VersionsForm::Extended, crcs });
+        return Some(Versions { form: VersionsForm::Extended, crcs, basic });
     }
+    basic.map(|crcs| Versions { form: VersionsForm::Basic, crcs, basic: None })
+}
+
+fn basic_versions(file: &Elf<'_>) -> Option<HashMap<String, u32>> {
     let table = file.section("__versions")?;
     let entry = |entry: &[u8]| {
         // The checksum is an unsigned long of which 32 bits are used: the last ones where the byte order is big.
@@ -71,8 +78,7 @@ pub(super) fn versions(file: &Elf<'_>) -> Option<Versions> {
         let crc = file.u32(entry, if big { file.word() - 4 } else { 0 })?;
         Some((text(c_string(entry, file.word())?), crc))
     };
-    let crcs = table.data.chunks_exact(VERSION_ENTRY).filter_map(entry).collect();
-    Some(Versions { form: VersionsForm::Basic, crcs })
+    Some(table.data.chunks_exact(VERSION_ENTRY).filter_map(entry).collect())
 }
 
 /// In the order of the symbol table: when several are missing, the kernel's error is that of the last.
@@ -95,6 +101,21 @@ fn is_ignored(machine: u16, name: &[u8]) -> bool {
         elf::EM_PPC64 => name == b".TOC.",
         _ => false,
     }
+}
+
+/// How many elements an array parameter takes, and how many bytes a string parameter: the first member of
+/// `struct kparam_array` and of `struct kparam_string`, which `module_param_array` and `module_param_string` leave in
+/// the file under these names. A stripped symbol table has none.
+pub(super) fn parameter_limits(file: &Elf<'_>) -> HashMap<String, u32> {
+    let limit = |symbol: &Symbol<'_>| {
+        let name = ["__param_arr_", "__param_string_"]
+            .iter()
+            .find_map(|prefix| symbol.name.strip_prefix(prefix.as_bytes()));
+        let Place::Section(section) = symbol.place else { return None };
+        let value = file.u32(file.sections.get(section)?.data, usize::try_from(symbol.value).ok()?)?;
+        Some((text(name?), value))
+    };
+    file.symbols.iter().filter_map(limit).collect()
 }
 
 pub(super) fn exports(file: &Elf<'_>) -> Vec<Export> {

@@ -1,0 +1,46 @@
+//! Which of the rules for modules a kernel was built with.
+
+use crate::compression::Compression;
+
+/// The options of a kernel's configuration that decide over modules. None means that nobody said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KernelPolicy {
+    /// `CONFIG_MODULE_SIG`: signatures are looked at.
+    pub signatures: Option<bool>,
+    /// `CONFIG_MODULE_SIG_FORCE`: nothing loads without a signature of a trusted key. The kernel command line and Secure
+    /// Boot can ask for the same where this is off.
+    pub signatures_forced: Option<bool>,
+    /// `CONFIG_MODULE_FORCE_LOAD`: a module without version magic or without checksums loads, and taints the kernel.
+    pub force_load: Option<bool>,
+    /// `CONFIG_MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS`: a namespace that is not imported is only complained about.
+    pub missing_imports_allowed: Option<bool>,
+    /// `CONFIG_MODULE_DECOMPRESS`.
+    pub decompression: Option<Decompression>,
+}
+
+/// Whether a kernel unpacks modules itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decompression {
+    /// It does not.
+    None,
+    /// It does, of one kind that is not known.
+    Some,
+    /// It does, this kind only.
+    Of(Compression),
+}
+
+impl KernelPolicy {
+    /// What another source says, where this one is silent.
+    pub(super) fn or(self, other: Self) -> Self {
+        Self {
+            signatures: self.signatures.or(other.signatures),
+            signatures_forced: self.signatures_forced.or(other.signatures_forced),
+            force_load: self.force_load.or(other.force_load),
+            missing_imports_allowed: self.missing_imports_allowed.or(other.missing_imports_allowed),
+            decompression: match (self.decompression, other.decompression) {
+                (Some(Decompression::Some) | None, Some(told)) => Some(told),
+                (told, _) => told,
+            },
+        }
+    }
+}
