@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::labels;
-use crate::module::RegistryTls;
+use crate::module::{Predicted, RegistryTls};
 use crate::serde_forms::empty_is_absent;
 
 /// Which image, and how to get at it.
@@ -31,6 +31,12 @@ use crate::serde_forms::empty_is_absent;
     printcolumn(name = "Kernel", type_ = "string", json_path = ".spec.kernel"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason"),
+    printcolumn(
+        name = "Predicted",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Predicted\")].reason",
+        description = "Whether the kernel will load it, in a word"
+    ),
     printcolumn(name = "Image", type_ = "string", json_path = ".spec.image", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -125,7 +131,12 @@ pub struct ModuleImageStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Time>,
 
-    /// `Ready`.
+    /// Whether the builds of the kernel whose facts are known will load what the Module asks for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub verdicts: Vec<KernelVerdict>,
+
+    /// `Ready` and `Predicted`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -155,6 +166,56 @@ pub struct BundleStatus {
 
     /// Number of files.
     pub files: i64,
+}
+
+/// The most verdicts that a status holds.
+pub const MAX_VERDICTS: usize = 16;
+
+/// The most reasons that a verdict gives.
+pub const MAX_REASONS: usize = 4;
+
+/// Whether one build of a kernel will load the modules of a bundle, computed from facts about that build.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct KernelVerdict {
+    /// The kernel's GNU build-id in hexadecimal; absent when the facts are those of every build of the release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub build_id: Option<String>,
+
+    /// What is predicted.
+    pub result: Predicted,
+
+    /// The error with which the kernel will refuse it (`ENOEXEC`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub errno: Option<String>,
+
+    /// Why, the most telling first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    pub reasons: Vec<VerdictReason>,
+
+    /// Who says what the kernel is: `package`, `toolkit`, `admin`, or `node:<name>`.
+    #[schemars(length(max = 260))]
+    pub source: String,
+
+    /// What was asked of the kernel: the hash of bundle and settings, and that of the facts. Another
+    /// question makes another verdict.
+    #[schemars(length(max = 71))]
+    pub question: String,
+}
+
+/// One reason of a verdict.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct VerdictReason {
+    /// In a word.
+    #[schemars(length(max = 64))]
+    pub reason: String,
+
+    /// In a sentence, in the kernel's terms.
+    pub message: crate::ShortMessage,
 }
 
 #[cfg(test)]

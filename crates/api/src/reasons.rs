@@ -12,6 +12,9 @@ pub mod condition {
     pub const WAITING: &str = "Waiting";
     /// Parts of the object are accepted and have no effect in this version; only there when it is so.
     pub const UNSUPPORTED: &str = "Unsupported";
+    /// Whether the kernels concerned will load the driver, computed beforehand: `True`, `False`, or `Unknown`. On a Module
+    /// it is only there when a kernel is predicted to refuse the driver.
+    pub const PREDICTED: &str = "Predicted";
 }
 
 /// The module is loaded on every node that should have it.
@@ -66,6 +69,17 @@ pub const SECRET_MISSING: &str = "SecretMissing";
 pub const SECRET_MALFORMED: &str = "SecretMalformed";
 /// Looking at the image has not come to an end yet.
 pub const RESOLVING: &str = "Resolving";
+
+/// Every kernel whose facts are known will load the module.
+pub const WILL_LOAD: &str = "WillLoad";
+/// A kernel will refuse the module: with `inspection: Enforce` no node with it is touched.
+pub const WILL_NOT_LOAD: &str = "WillNotLoad";
+/// Whether the module will load is not known: facts about the kernel are missing or incomplete.
+pub const NOT_PREDICTED: &str = "NotPredicted";
+/// What is loaded has changed, and the prediction is being made anew.
+pub const INSPECTING: &str = "Inspecting";
+/// One node's facts say that the module will not load: another node of the same kernel tries it first.
+pub const WAITING_FOR_FIRST_NODE: &str = "WaitingForFirstNode";
 
 /// The kernel refused to load the module.
 pub const LOAD_FAILED: &str = "LoadFailed";

@@ -19,6 +19,7 @@ use tenon_api::node_modules_config::{
 use tenon_api::{Module, reasons};
 use tenon_order::{Generation, Load, ModuleKey, Order, OrderedModule, StoreId, Wish};
 
+use crate::inspect::{self, Peer};
 use crate::node::{self, DISCOVERY_GRACE, NodeFacts, Selection};
 use crate::provision;
 use crate::resolve::{ResolveError, Resolved, load_settings};
@@ -54,6 +55,8 @@ pub struct Candidate<'a> {
     pub image: Option<&'a ModuleImage>,
     /// Since when the node lacks a discovered label that the selector asks for, in milliseconds since 1970.
     pub undiscovered_since: Option<u64>,
+    /// The other nodes that it bears on, where [`inspect::asks_for_peers`] says so.
+    pub peers: Vec<Peer<'a>>,
 }
 
 /// What is to be written for one node.
@@ -213,6 +216,11 @@ fn wanted(
     match candidate.image.and_then(|image| provision::bundle(image).zip(Some(image))) {
         // The image object may still be about the Module's former spec.
         Some(((bundle, digest), image)) if image.spec.image == resolved.image => {
+            let me = Peer { node: observed.node, config: observed.config };
+            let peers = candidate.peers.iter().copied();
+            if let Some((reason, message)) = inspect::hold(module, resolved, image, me, peers) {
+                return Wanted::Keep(Some(Waiting::new(reason, message)));
+            }
             Wanted::Load(Box::new(entry(module, resolved, observed.node, &bundle.digest, digest)))
         }
         _ => Wanted::Keep(Some(waiting_for(candidate.image, resolved))),

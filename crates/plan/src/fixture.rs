@@ -136,6 +136,7 @@ impl Play {
                 resolved,
                 image: self.image.as_ref(),
                 undiscovered_since: self.undiscovered_since,
+                peers: Vec::new(),
             }],
             now: self.now,
         })

@@ -4,12 +4,13 @@
 //! written comes out as a value. The operator's controllers observe and apply; what Tenon *does* is decided here.
 //!
 //! ```text
-//! Module → resolve → provision (ModuleImage) → assign (NodeModulesConfig, order, labels) → rollup (status)
-//!                                                        removal (finalizer)
+//! Module → resolve → provision (ModuleImage) → inspect → assign (NodeModulesConfig, order, labels) → rollup (status)
+//!                                                                  removal (finalizer)
 //! ```
 
 pub mod assign;
 pub mod condition;
+pub mod inspect;
 pub mod modprobe;
 pub mod node;
 pub mod provision;

@@ -2,12 +2,15 @@
 //!
 //! The status answers, in this order: does it work, where, and why not. It is bounded however many nodes there are.
 
+mod held;
+
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use tenon_api::module::{
-    KernelPhase, KernelStatus, MAX_FAILURES, MAX_KERNELS, ModuleStatus, NodeFailure, RolloutNumbers,
+    KernelPhase, KernelStatus, MAX_FAILURES, MAX_KERNELS, ModuleStatus, NodeFailure, Predicted,
+    RolloutNumbers,
 };
 use tenon_api::module_image::{ImagePhase, ModuleImage};
 use tenon_api::node_modules_config::{ModulePhase, NodeModule, NodeModuleStatus, NodeModulesConfig};
@@ -16,9 +19,12 @@ use tenon_kmod::release::KernelRelease;
 
 use crate::assign::is_loaded;
 use crate::condition;
+use crate::inspect;
 use crate::node::{self, NodeFacts, Selection};
 use crate::provision;
 use crate::resolve;
+
+use held::Held;
 
 /// A Module, and all that bears on it.
 #[derive(Debug)]
@@ -75,6 +81,7 @@ struct Tally {
     unregistered: usize,
     other_version: usize,
     failures: Vec<NodeFailure>,
+    held: Held,
     kernels: BTreeMap<(KernelRelease, String), KernelTally>,
 }
 
@@ -133,6 +140,9 @@ fn count(observed: &Observed<'_>) -> Tally {
         tally.holding += usize::from(entry.is_some() || reported.is_some());
         tally.unregistered += usize::from(wanted && !view.is_registered());
         tally.other_version += usize::from(matches!(selection, Selection::OtherVersion(_)));
+        if wanted && !loaded && !is_deleted(observed.module) {
+            tally.held.count(observed, view);
+        }
         tally.failures.extend(reported.and_then(|reported| failure(view.facts, reported)));
         if wanted || entry.is_some() {
             let kernel = (view.facts.kernel.clone(), view.facts.architecture.clone());
@@ -185,12 +195,14 @@ fn kernels(observed: &Observed<'_>, tally: &Tally) -> Vec<KernelStatus> {
         .filter(|_| observed.module.spec.module_loader.is_some())
         .map(|((kernel, architecture), tally)| {
             let (image, phase, message) = kernel_phase(observed, kernel, architecture);
+            let prediction = prediction(observed, kernel, architecture, image.as_deref());
             KernelStatus {
                 kernel: kernel.to_string(),
                 architecture: architecture.clone(),
                 image,
                 phase,
                 message,
+                prediction,
                 nodes: number(tally.nodes),
                 loaded: number(tally.loaded),
             }
@@ -232,6 +244,21 @@ fn kernel_phase(
     (Some(resolved.image), phase, message)
 }
 
+/// Whether a kernel's image will load, once there is one.
+fn prediction(
+    observed: &Observed<'_>,
+    kernel: &KernelRelease,
+    architecture: &str,
+    reference: Option<&str>,
+) -> Option<Predicted> {
+    let image = observed.images.iter().find(|image| {
+        image.spec.kernel == kernel.as_str()
+            && image.spec.architecture == architecture
+            && Some(image.spec.image.as_str()) == reference
+    })?;
+    provision::bundle(image).map(|_| inspect::summary(image).0)
+}
+
 /// A reason and a sentence.
 type Why = (String, String);
 
@@ -254,6 +281,9 @@ fn conditions(observed: &Observed<'_>, tally: &Tally, kernels: &[KernelStatus]) 
         condition(reasons::condition::DEGRADED, degraded.is_some(), degraded.unwrap_or_else(as_expected)),
         condition(reasons::condition::WAITING, waiting.is_some(), waiting.unwrap_or_else(as_expected)),
     ];
+    if let Some(why) = tally.held.predicted() {
+        conditions.push(condition(reasons::condition::PREDICTED, false, why));
+    }
     let ignored = without_effect(module);
     if !ignored.is_empty() {
         let message = format!("accepted, but without effect in this version: {}", ignored.join(", "));
@@ -297,6 +327,9 @@ fn degraded(observed: &Observed<'_>, tally: &Tally, kernels: &[KernelStatus]) ->
     if is_deleted(observed.module) {
         return None;
     }
+    if let Some(blocked) = tally.held.blocked() {
+        return Some(blocked);
+    }
     let failed = kernels.iter().find(|kernel| kernel.phase == KernelPhase::Failed)?;
     let reason = reason_of(observed, failed);
     Some((reason, format!("kernel {}: {}", failed.kernel, failed.message.clone().unwrap_or_default())))
@@ -316,6 +349,9 @@ fn waiting(observed: &Observed<'_>, tally: &Tally, kernels: &[KernelStatus]) -> 
     if tally.unregistered > 0 {
         let message = format!("the agents of {} have not registered yet", nodes(tally.unregistered));
         return Some((reasons::WAITING_FOR_NODE.to_owned(), message));
+    }
+    if let Some(held) = tally.held.waiting() {
+        return Some(held);
     }
     (tally.other_version > 0).then(|| {
         let message = format!("the version labels of {} ask for another version", nodes(tally.other_version));

@@ -308,7 +308,7 @@ fn a_healthy_node_is_a_small_object() {
     object.metadata.resource_version = Some("123456789".to_owned());
     object.status = Some(status(&object.spec, &NodeModulesConfigStatus::default(), &report));
     let size = serde_json::to_vec(&object).unwrap().len();
-    assert!(size < 2560, "{size} bytes");
+    assert!(size < 2660, "{size} bytes");
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod build;
 mod common_container;
 mod device_plugin;
 mod dra;
+mod inspection;
 mod loader;
 mod modprobe;
 mod rules;
@@ -20,6 +21,7 @@ pub use build::{Build, BuildArg, KanikoParams};
 pub use common_container::CommonContainer;
 pub use device_plugin::DevicePlugin;
 pub use dra::{Dra, DraDeviceClass};
+pub use inspection::{Inspection, Predicted};
 pub use loader::{KernelMapping, ModuleContainer, ModuleLoader, RegistryTls};
 pub use modprobe::{Modprobe, ModprobeArgs};
 pub use sign::Sign;
@@ -107,6 +109,12 @@ pub struct ModuleSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "rules::tolerations")]
     pub tolerations: Vec<Toleration>,
+
+    /// What a prediction is good for that a kernel will refuse the module: `Enforce` touches no node with that kernel,
+    /// `Warn` goes on and says so. By default `Enforce` for the kernels of known distributions and `Warn` for others.
+    /// Tenon's own field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inspection: Option<Inspection>,
 
     /// Any change of this number has all images looked at, and where needed built, again.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -94,6 +94,10 @@ pub struct KernelStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<crate::ShortMessage>,
 
+    /// Whether the module will load there, as far as that can be computed; absent before there is an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prediction: Option<super::Predicted>,
+
     /// Selected nodes with this kernel.
     pub nodes: i32,
 

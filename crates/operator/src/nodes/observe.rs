@@ -7,6 +7,7 @@ use tenon_api::module_image::ModuleImage;
 use tenon_api::node_modules_config::NodeModulesConfig;
 use tenon_order::{KeyId, ModuleKey, NodeName, Order};
 use tenon_plan::assign::{Candidate, Observed};
+use tenon_plan::inspect::{self, Peer};
 use tenon_plan::node::NodeFacts;
 use tenon_plan::resolve::{ResolveError, Resolved, resolve};
 
@@ -31,7 +32,11 @@ struct Held {
     resolved: Option<Result<Resolved, ResolveError>>,
     image: Option<Arc<ModuleImage>>,
     undiscovered_since: Option<u64>,
+    peers: Vec<Seen>,
 }
+
+/// A node, and its object.
+type Seen = (Arc<NodeFacts>, Option<Arc<NodeModulesConfig>>);
 
 impl Node {
     /// `None` when the node is gone or is none that loads modules. `read_own` reads an order that bears one of our
@@ -75,6 +80,7 @@ impl Held {
             resolved: self.resolved.clone(),
             image: self.image.as_deref(),
             undiscovered_since: self.undiscovered_since,
+            peers: self.peers.iter().map(|(node, config)| Peer { node, config: config.as_deref() }).collect(),
         }
     }
 }
@@ -85,10 +91,16 @@ fn held(index: &Index, key: &ModuleKey, facts: &NodeFacts) -> Held {
         namespace: key.namespace().to_owned(),
         name: ModuleImage::name_for(key.name(), facts.kernel.as_str(), &facts.architecture),
     };
+    let image = index.image(&image).cloned();
+    let warned = image.as_ref().is_some_and(|image| inspect::asks_for_peers(image));
+    let peers = index.nodes_of(key).filter(|name| warned && **name != facts.name);
     Held {
+        peers: peers
+            .filter_map(|name| Some((index.node(name)?.clone(), index.config(name).cloned())))
+            .collect(),
         resolved: module.as_ref().map(|module| resolve(module, &facts.kernel)),
         module,
-        image: index.image(&image).cloned(),
+        image,
         undiscovered_since: index.undiscovered_since(key, &facts.name),
         key: key.clone(),
     }

@@ -7,7 +7,9 @@ use kube::ResourceExt;
 use tenon_api::node_modules_config::{NodeModule, NodeModulesConfig};
 use tenon_api::{Module, ModuleImage};
 use tenon_order::{Digest, ModuleKey, NodeName};
+use tenon_plan::inspect;
 use tenon_plan::node::{NodeFacts, Selection, select};
+use tenon_plan::provision;
 
 use super::ImageKey;
 
@@ -114,6 +116,26 @@ impl Index {
     /// The Module's images.
     pub fn images_of(&self, key: &ModuleKey) -> impl Iterator<Item = &Arc<ModuleImage>> {
         self.images_of.get(key).into_iter().flatten().filter_map(|key| self.images.get(key))
+    }
+
+    /// Nodes of a Module that may wait for another to load its driver first: the Module's image is warned of by a node, and
+    /// they are not assigned it.
+    pub(super) fn waiting_for_a_first(&self, key: &ModuleKey) -> Vec<NodeName> {
+        let warned: Vec<_> = self.images_of(key).filter(|image| inspect::asks_for_peers(image)).collect();
+        let lacks = |name: &&NodeName| {
+            warned.iter().any(|image| {
+                let bundle = provision::bundle(image).map(|(bundle, _)| &bundle.digest);
+                let entries = self.configs.get(*name).into_iter().flat_map(|config| &config.spec.modules);
+                let mut assigned = entries.filter_map(|entry| entry.bundle.as_ref());
+                let runs =
+                    self.nodes.get(*name).is_some_and(|node| node.kernel.as_str() == image.spec.kernel);
+                runs && bundle.is_some_and(|bundle| !assigned.any(|assigned| assigned == bundle))
+            })
+        };
+        if warned.is_empty() {
+            return Vec::new();
+        }
+        self.nodes_of(key).filter(lacks).cloned().collect()
     }
 
     /// Since when the node lacks a discovered label that the Module asks for.

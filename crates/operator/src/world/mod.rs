@@ -164,8 +164,17 @@ impl World {
             Some(config) => self.assignments.set(name, bundles(config)),
             None => self.assignments.remove(name),
         }
-        let modules = self.write().set_config(name, config.map(Arc::new), now);
+        let (modules, waiting) = {
+            let mut index = self.write();
+            let modules = index.set_config(name, config.map(Arc::new), now);
+            let waiting: Vec<_> =
+                modules.iter().flat_map(|module| index.waiting_for_a_first(module)).collect();
+            (modules, waiting)
+        };
         self.touch(Some(name), modules, BTreeSet::new());
+        for node in waiting {
+            self.queues.nodes.add(node);
+        }
     }
 
     /// What the API server answered to a write of ours: known at once, without waiting for the watch. A watch that lags

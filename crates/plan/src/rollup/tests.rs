@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use tenon_api::reasons::condition::{DEGRADED, READY, UNSUPPORTED, WAITING};
+use tenon_api::reasons::condition::{DEGRADED, PREDICTED, READY, UNSUPPORTED, WAITING};
 
 use super::*;
 use crate::fixture::{KERNEL, Play, default_image};
@@ -228,4 +228,67 @@ proptest! {
         shuffled.sort_by_key(|play| play.node.name.to_string().bytes().fold(seed, |sum, byte| sum.rotate_left(7) ^ u64::from(byte)));
         prop_assert_eq!(rolled_up(&module, &plays.iter().collect::<Vec<_>>()), rolled_up(&module, &shuffled));
     }
+}
+
+/// The image for the kernel of the plays, which an administrator's facts say the kernel will refuse.
+fn refused_image(module: &Module) -> ModuleImage {
+    use crate::inspect::{Evidence, Question};
+    use tenon_api::module_image::{KernelVerdict, VerdictReason};
+    let load = resolve::resolve(module, &KERNEL.parse().unwrap()).unwrap().load;
+    let evidence =
+        Evidence { build_id: None, source: tenon_api::kernel_facts::Source::Admin, version: String::new() };
+    let mut image = default_image('b');
+    let status = image.status.as_mut().unwrap();
+    status.verdicts = vec![KernelVerdict {
+        build_id: None,
+        result: Predicted::Fails,
+        errno: Some("ENOEXEC".to_owned()),
+        reasons: vec![VerdictReason { reason: "Vermagic".to_owned(), message: "another kernel's".into() }],
+        source: "admin".to_owned(),
+        question: Question::new(&status.bundle.as_ref().unwrap().digest, &load, &evidence, false).into_text(),
+    }];
+    image
+}
+
+/// A node that has registered and reported what it runs.
+fn reported() -> Play {
+    let mut play = Play::registered();
+    let boot = play.node.boot_id.clone();
+    let status = play.status();
+    (status.kernel_version, status.boot_id) = (Some(KERNEL.to_owned()), Some(boot));
+    play
+}
+
+#[test]
+fn a_predicted_refusal_degrades_with_error_and_reason_and_touches_no_node() {
+    let mut play = reported();
+    play.image = Some(refused_image(play.module.as_ref().unwrap()));
+    let before = play.config.clone();
+    play.decide_and_apply();
+    assert_eq!(play.config, before);
+    let status = rolled_up(play.module.as_ref().unwrap(), &[&play]);
+    let (truth, reason, message) = said(&status, DEGRADED).unwrap();
+    assert_eq!((truth, reason), ("True", reasons::WILL_NOT_LOAD));
+    for part in ["n1", KERNEL, "ENOEXEC", "another kernel's"] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert_eq!(said(&status, PREDICTED).unwrap().0, "False");
+    assert_eq!(status.kernels.first().unwrap().prediction, Some(Predicted::Fails));
+}
+
+#[test]
+fn with_warn_the_prediction_is_told_and_the_node_is_assigned() {
+    let mut play = reported();
+    play.module.as_mut().unwrap().spec.inspection = Some(tenon_api::module::Inspection::Warn);
+    play.image = Some(refused_image(play.module.as_ref().unwrap()));
+    play.decide_and_apply();
+    assert_eq!(play.config.as_ref().unwrap().spec.modules.len(), 1);
+    let status = rolled_up(play.module.as_ref().unwrap(), &[&play]);
+    assert_eq!(said(&status, DEGRADED).unwrap().0, "False");
+    assert_eq!(said(&status, PREDICTED).unwrap().1, reasons::WILL_NOT_LOAD);
+    // The kernel has the last word.
+    play.obey();
+    play.decide_and_apply();
+    let status = rolled_up(play.module.as_ref().unwrap(), &[&play]);
+    assert_eq!((said(&status, PREDICTED), said(&status, READY).unwrap().0), (None, "True"));
 }

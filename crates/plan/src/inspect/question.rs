@@ -1,0 +1,63 @@
+//! What a kernel is asked: a verdict holds as long as its question is the same.
+
+use tenon_api::kernel_facts::Source;
+use tenon_order::Digest;
+
+use crate::resolve::LoadSettings;
+
+/// Digits of either half of a question.
+const DIGITS: usize = 32;
+
+/// Facts about one build of a kernel, known to be there: enough to know whether a verdict is still about them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Evidence {
+    /// The build; none for facts that count for every build of the release.
+    pub build_id: Option<String>,
+    /// Who says so.
+    pub source: Source,
+    /// Another text for other facts.
+    pub version: String,
+}
+
+/// What is asked: how which modules are to be loaded, and by which facts that is judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question(String);
+
+impl Question {
+    /// The question whether the kernel of `evidence` loads `bundle` with these settings. `others`: whether other drivers on
+    /// the node may offer symbols that this one needs.
+    pub fn new(bundle: &str, load: &LoadSettings, evidence: &Evidence, others: bool) -> Self {
+        let judged = format!("{evidence:?} {others}");
+        let judged = Digest::of(judged.as_bytes()).hex();
+        Self(format!("{}{}", Self::settings_of(bundle, load), cut(&judged)))
+    }
+
+    /// The part of a question that is about what is loaded.
+    pub fn settings_of(bundle: &str, load: &LoadSettings) -> String {
+        let LoadSettings {
+            module,
+            parameters,
+            loading_order,
+            in_tree_to_remove,
+            // Both decide about the bundle's files, which its digest names.
+            dir_name: _,
+            firmware_path: _,
+        } = load;
+        let asked = format!("{bundle} {module:?} {parameters:?} {loading_order:?} {in_tree_to_remove:?}");
+        cut(&Digest::of(asked.as_bytes()).hex()).to_owned()
+    }
+
+    /// Whether a question is about what [`Self::settings_of`] has given.
+    pub fn is_about(question: &str, settings: &str) -> bool {
+        question.starts_with(settings)
+    }
+
+    /// The question, for a status.
+    pub fn into_text(self) -> String {
+        self.0
+    }
+}
+
+fn cut(hex: &str) -> &str {
+    hex.get(..DIGITS).unwrap_or(hex)
+}
