@@ -18,7 +18,7 @@ const OWN: &[(&str, &[&str])] = &[
     ("tenon-image", &["tenon-order", "tenon-kmod"]),
     ("tenon-plan", &["tenon-api", "tenon-kmod", "tenon-order"]),
     ("tenon-operator", &["tenon-plan", "tenon-image", "tenon-kmod", "tenon-api", "tenon-order"]),
-    ("tenon-agent", &["tenon-api", "tenon-image", "tenon-order"]),
+    ("tenon-agent", &["tenon-api", "tenon-image", "tenon-kmod", "tenon-order"]),
     ("tenon-loader", &["tenon-kmod", "tenon-order"]),
     ("kubectl-tenon", &["tenon-plan", "tenon-image", "tenon-kmod", "tenon-api", "tenon-order"]),
 ];

@@ -13,6 +13,7 @@ pub mod client;
 pub mod cycle;
 pub mod depot;
 pub mod https;
+pub mod kernel;
 pub mod loader_link;
 pub mod logs;
 pub mod run;

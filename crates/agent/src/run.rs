@@ -23,6 +23,7 @@ use crate::client::ApiServer;
 use crate::cycle::{Cycle, Rest, Step};
 use crate::depot::{Depot, Fetched, Interrupted, Transfer};
 use crate::https::Address;
+use crate::kernel;
 use crate::loader_link::{Answer, Link, LinkError};
 use crate::status_writer::{self, Outcome};
 use crate::watch::{Seen, chain, follow};
@@ -93,11 +94,13 @@ impl Agent {
         let mut watch = JoinSet::new();
         let watched: Api<DeserializeGuard<NodeModulesConfig>> = Api::all(client.clone());
         watch.spawn(follow(watched, node, sender));
+        let mut cycle = Cycle::new(Instant::now(), Dice::new(roll()));
+        cycle.runs(kernel::build_id());
         Self {
             api: Api::all(client),
             socket,
             depot,
-            cycle: Cycle::new(Instant::now(), Dice::new(roll())),
+            cycle,
             seen,
             link: None,
             talk: JoinSet::new(),

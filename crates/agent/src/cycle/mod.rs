@@ -85,6 +85,8 @@ pub struct Cycle {
     /// Whether something came to the loader since it was last asked to apply.
     unapplied: bool,
     report: Option<NodeReport>,
+    /// The running kernel's GNU build-id, where it shows one.
+    build_id: Option<String>,
     refused: Option<Refused>,
     /// How often in a row an order could not be brought or carried out.
     refusals: u32,
@@ -173,6 +175,7 @@ impl Cycle {
             told: Told::Nothing,
             unapplied: false,
             report: None,
+            build_id: None,
             refused: None,
             refusals: 0,
             fetches: BTreeMap::new(),
@@ -195,6 +198,11 @@ impl Cycle {
             return Step::Write(Box::new(status));
         }
         Step::Rest(Rest { fetch: self.wanted(now), until: self.wake(now) })
+    }
+
+    /// The kernel that runs here has this GNU build-id. It stays the same for as long as the process lives.
+    pub fn runs(&mut self, build_id: Option<String>) {
+        self.build_id = build_id;
     }
 
     /// The API server told of the node's object.

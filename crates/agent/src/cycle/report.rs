@@ -50,6 +50,7 @@ impl Cycle {
             spec: &object.spec,
             previous,
             report: self.report.as_ref(),
+            build_id: self.build_id.as_deref(),
             obstacle: self.obstacle().as_ref(),
             bundles: &bundles.collect(),
             now: wall,

@@ -24,6 +24,8 @@ pub struct Facts<'a> {
     pub previous: &'a NodeModulesConfigStatus,
     /// What the loader said last; `None` before it said anything.
     pub report: Option<&'a NodeReport>,
+    /// The running kernel's GNU build-id, where it shows one.
+    pub build_id: Option<&'a str>,
     /// What stands between the order and the loader.
     pub obstacle: Option<&'a Obstacle>,
     /// Bundles that are not on the node yet, and what is to be said of that.
@@ -81,6 +83,7 @@ pub fn compute(facts: &Facts<'_>) -> NodeModulesConfigStatus {
         store_id: Some(report.store.to_string()),
         boot_id: Some(report.boot_id.clone()),
         kernel_version: Some(report.kernel.clone()),
+        kernel_build_id: facts.build_id.map(str::to_owned),
         order_generation: report
             .generation
             .map(|Generation(number)| i64::try_from(number).unwrap_or(i64::MAX)),

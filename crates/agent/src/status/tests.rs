@@ -11,6 +11,7 @@ use tenon_order::{
 use super::*;
 
 const KERNEL: &str = "6.12.0-31-cloud-amd64";
+const BUILD: &str = "00112233445566778899aabbccddeeff00112233";
 const BOOT: &str = "0b8a1c52-6c3f-4a4e-9d0e-5d5f4f7c2a11";
 
 fn key() -> SigningKey {
@@ -101,7 +102,15 @@ fn status(
 ) -> NodeModulesConfigStatus {
     let bundles = BTreeMap::new();
     let now = at(1_800_000_000);
-    compute(&Facts { spec, previous, report: Some(report), obstacle: None, bundles: &bundles, now })
+    compute(&Facts {
+        spec,
+        previous,
+        report: Some(report),
+        build_id: Some(BUILD),
+        obstacle: None,
+        bundles: &bundles,
+        now,
+    })
 }
 
 fn ready(status: &NodeModulesConfigStatus) -> (&str, &str, &str) {
@@ -211,6 +220,7 @@ fn what_hinders_a_transfer_stands_in_its_module() {
         spec: &spec,
         previous: &NodeModulesConfigStatus::default(),
         report: Some(&report),
+        build_id: Some(BUILD),
         obstacle: None,
         bundles: &BTreeMap::from([(digest("new"), problem)]),
         now: at(0),
@@ -237,6 +247,7 @@ fn a_refusal_keeps_the_modules_and_says_what_is_next(#[case] reason: Refusal) {
         spec: &spec,
         previous: &NodeModulesConfigStatus::default(),
         report: Some(&report),
+        build_id: Some(BUILD),
         obstacle: Some(&obstacle),
         bundles: &BTreeMap::new(),
         now: at(0),
@@ -264,6 +275,7 @@ fn a_loader_that_never_answered_changes_nothing_but_the_condition() {
         spec: &spec,
         previous: &before,
         report: None,
+        build_id: Some(BUILD),
         obstacle: Some(&obstacle),
         bundles: &BTreeMap::new(),
         now: at(1_900_000_000),
@@ -364,6 +376,7 @@ proptest! {
             spec: &spec,
             previous: &stored,
             report: Some(&report),
+            build_id: Some(BUILD),
             obstacle: None,
             bundles: &BTreeMap::new(),
             now: at(1_900_000_000),
