@@ -3,7 +3,6 @@
 //! the current ones.
 
 mod disk;
-pub mod vmlinux;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::{Deserialize, Serialize};
+use tenon_kmod::facts::boot_image::{self, BootImageError};
 
 pub use disk::{DiskError, ext4, ext4_from};
 
@@ -86,7 +86,7 @@ pub enum KernelError {
         path: PathBuf,
         /// What is wrong with it.
         #[source]
-        source: vmlinux::VmlinuxError,
+        source: BootImageError,
     },
     /// depmod.
     #[error(transparent)]
@@ -197,7 +197,7 @@ fn dependency(
 fn unpack_image(aside: &Path, root: &Path, release: &str) -> Result<(), KernelError> {
     let path = root.join("boot").join(format!("vmlinuz-{release}"));
     let image = fs::read(&path).map_err(at("read", &path))?;
-    let elf = vmlinux::extract(&image).map_err(|source| KernelError::Vmlinux { path, source })?;
+    let elf = boot_image::vmlinux(&image).map_err(|source| KernelError::Vmlinux { path, source })?;
     let path = aside.join("vmlinux");
     fs::write(&path, elf).map_err(at("write", &path))
 }

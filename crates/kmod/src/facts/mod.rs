@@ -5,19 +5,29 @@
 //! no source says stays unknown: a field that is `None`, or a symbol that is not listed while the list is not
 //! [complete](KernelFacts::complete).
 
+pub mod boot_image;
+mod btf;
 mod build_id;
 mod encoding;
+mod headers;
+mod image;
+mod in_tree;
 mod merge;
 mod policy;
 mod symbol;
+mod vmlinux;
 
 use std::collections::BTreeMap;
 
 pub use build_id::{BuildId, BuildIdError};
 pub use encoding::{DecodeError, MAX_ENCODED};
+pub use headers::{Headers, HeadersError};
+pub use image::ImageError;
+pub use in_tree::ModuleSurvey;
 pub use merge::MergeError;
 pub use policy::{Decompression, KernelPolicy};
 pub use symbol::{KernelSymbol, Namespace};
+pub use vmlinux::VmlinuxError;
 
 use crate::object::Architecture;
 use crate::release::KernelRelease;

@@ -23,7 +23,7 @@ pub enum Architecture {
 
 impl Architecture {
     /// From the ELF header: machine, byte order and class.
-    pub(super) fn of(machine: u16, little_endian: bool, is_64: bool) -> Option<Self> {
+    pub(crate) fn of(machine: u16, little_endian: bool, is_64: bool) -> Option<Self> {
         Some(match elf::Machine(machine) {
             elf::EM_X86_64 => Self::Amd64,
             elf::EM_386 => Self::I386,

@@ -1,0 +1,158 @@
+//! Facts from the kernel itself: a boot image, or the `vmlinux` in it. It tells nearly everything: exported symbols,
+//! version magic, build identifier, the size of `struct module` where there is type information, and, by the messages
+//! that were compiled in, which rules are switched on.
+
+use super::boot_image::{self, BootImageError};
+use super::vmlinux::{Vmlinux, VmlinuxError};
+use super::{BuildId, Decompression, KernelFacts, KernelPolicy, btf};
+use crate::object::Architecture;
+use crate::release::{self, KernelRelease};
+use crate::vermagic::VerMagic;
+
+/// Why an image gives no facts.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// There is no kernel in it.
+    #[error(transparent)]
+    BootImage(#[from] BootImageError),
+    /// The kernel cannot be read.
+    #[error(transparent)]
+    Vmlinux(#[from] VmlinuxError),
+    /// A machine on which no Kubernetes node runs.
+    #[error("read the kernel: ELF machine {0} is unknown")]
+    Machine(u16),
+    /// No `Linux version …` in it.
+    #[error("read the kernel: it does not say which release it is")]
+    NoRelease,
+}
+
+impl KernelFacts {
+    /// Reads a boot image (x86) or a `vmlinux`. Without section headers the symbols stay unknown.
+    pub fn from_image(image: &[u8]) -> Result<Self, ImageError> {
+        let bytes = boot_image::vmlinux(image)?;
+        let file = Vmlinux::parse(&bytes)?;
+        let architecture = Architecture::of(file.machine, !file.big_endian, file.is_64)
+            .ok_or(ImageError::Machine(file.machine))?;
+        // Constants stand in .rodata; where nothing tells where that is, anywhere.
+        let constants = file.section(".rodata").unwrap_or(&bytes);
+        let release = find_release(constants).ok_or(ImageError::NoRelease)?;
+        let mut facts = Self::new(release, architecture);
+        facts.sources.image = true;
+        facts.build_id = file.section(".notes").and_then(|notes| BuildId::from_notes(notes, file.big_endian));
+        facts.vermagic = find_vermagic(constants, facts.release.as_str());
+        facts.modversions = facts.vermagic.as_ref().map(VerMagic::has_modversions);
+        facts.this_module_size =
+            file.section(".BTF").and_then(|types| btf::struct_size(types, file.big_endian, "module"));
+        facts.policy = policy(constants, &facts);
+        if let Some(exports) = file.exports() {
+            facts.exports = exports;
+            facts.complete = true;
+        }
+        Ok(facts)
+    }
+}
+
+/// `linux_banner`: `Linux version <release> (<who built it>) …`.
+fn find_release(constants: &[u8]) -> Option<KernelRelease> {
+    const BANNER: &[u8] = b"Linux version ";
+    memchr::memmem::find_iter(constants, BANNER).find_map(|at| {
+        let rest = constants.get(at + BANNER.len()..)?;
+        let window = rest.get(..=release::MAX_LENGTH).unwrap_or(rest);
+        let end = window.iter().position(|&byte| byte == b' ')?;
+        let text = str::from_utf8(window.get(..end)?).ok()?;
+        // Messages have a format here.
+        (!text.contains('%')).then(|| KernelRelease::new(text).ok()).flatten()
+    })
+}
+
+/// `vermagic`: the release and words such as `SMP` and `mod_unload`, up to a zero byte.
+fn find_vermagic(constants: &[u8], release: &str) -> Option<VerMagic> {
+    const MAX_LENGTH: usize = 256;
+    const MARKS: [&str; 5] = ["SMP", "preempt", "preempt_rt", "mod_unload", "modversions"];
+    let start = format!("{release} ");
+    let candidate = |at: usize| {
+        let rest = constants.get(at..)?;
+        let window = rest.get(..MAX_LENGTH).unwrap_or(rest);
+        let end = window.iter().position(|&byte| byte == 0)?;
+        let text = str::from_utf8(window.get(..end)?).ok()?;
+        let flags = text.strip_prefix(start.as_str())?;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b' ');
+        let marked = flags.split(' ').any(|word| MARKS.contains(&word));
+        (marked && flags.bytes().all(plain)).then_some(text)
+    };
+    let mut found = memchr::memmem::find_iter(constants, start.as_bytes()).filter_map(candidate);
+    let first = found.next()?;
+    // Two that differ would leave open which one counts.
+    found.all(|other| other == first).then(|| VerMagic::new(first))
+}
+
+/// What the kernel can complain about tells what it looks at. Kernels without these messages at all say nothing.
+fn policy(constants: &[u8], facts: &KernelFacts) -> KernelPolicy {
+    let has = |text: &[u8]| memchr::memmem::find(constants, text).is_some();
+    if !has(b"version magic '%s' should be '%s'") {
+        return KernelPolicy::default();
+    }
+    // Since 5.4 in these words.
+    let known = facts.is_since(5, 4) == Some(true);
+    let missing_import = |level: &[u8]| has(&[level, b"%s: module uses symbol (%s) from namespace"].concat());
+    KernelPolicy {
+        signatures: known.then(|| has(b"Loading of %s is rejected")),
+        signatures_forced: None,
+        force_load: Some(has(b"%s: %s: kernel tainted.\n")),
+        // KERN_ERR where it refuses, KERN_WARNING where it lets pass.
+        missing_imports_allowed: match (missing_import(b"\x013"), missing_import(b"\x014")) {
+            (true, false) => Some(false),
+            (false, true) => Some(true),
+            _ => None,
+        },
+        decompression: known.then(|| {
+            if has(b"decompression failed with status %d") {
+                Decompression::Some
+            } else {
+                Decompression::None
+            }
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_release_is_that_of_the_banner() {
+        let constants =
+            b"x\0Linux version %s (%s) (%s) %s\n\0Linux version 6.1.0-9-test (who@where) #1 SMP\0";
+        assert_eq!(find_release(constants).unwrap().as_str(), "6.1.0-9-test");
+        assert_eq!(find_release(b"Linux version 6.1"), None);
+        let long = [b"Linux version ", &[b'6'; 70][..], b" "].concat();
+        assert_eq!(find_release(&long), None);
+    }
+
+    #[test]
+    fn the_version_magic_is_told_from_other_texts_that_begin_with_the_release() {
+        let magic = b"6.1.0 (gcc)\x006.1.0 is old\x006.1.0 SMP preempt mod_unload modversions \0";
+        let found = find_vermagic(magic, "6.1.0").unwrap();
+        assert_eq!(found.as_str(), "6.1.0 SMP preempt mod_unload modversions ");
+        let two = b"6.1.0 SMP mod_unload \x006.1.0 SMP \0";
+        assert_eq!(find_vermagic(two, "6.1.0"), None);
+    }
+
+    #[test]
+    fn messages_tell_the_rules_and_silence_tells_nothing() {
+        let facts =
+            KernelFacts::new(KernelRelease::new("6.1.0").unwrap(), crate::object::Architecture::Amd64);
+        assert_eq!(policy(b"other texts", &facts), KernelPolicy::default());
+        let constants =
+            b"version magic '%s' should be '%s'\n\0\x014%s: module uses symbol (%s) from namespace\0\
+                          \x015Loading of %s is rejected\n";
+        let expected = KernelPolicy {
+            signatures: Some(true),
+            signatures_forced: None,
+            force_load: Some(false),
+            missing_imports_allowed: Some(true),
+            decompression: Some(Decompression::None),
+        };
+        assert_eq!(policy(constants, &facts), expected);
+    }
+}
