@@ -116,43 +116,4 @@ fn policy(constants: &[u8], facts: &KernelFacts) -> KernelPolicy {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_release_is_that_of_the_banner() {
-        let constants =
-            b"x\0Linux version %s (%s) (%s) %s\n\0Linux version 6.1.0-9-test (who@where) #1 SMP\0";
-        assert_eq!(find_release(constants).unwrap().as_str(), "6.1.0-9-test");
-        assert_eq!(find_release(b"Linux version 6.1"), None);
-        let long = [b"Linux version ", &[b'6'; 70][..], b" "].concat();
-        assert_eq!(find_release(&long), None);
-    }
-
-    #[test]
-    fn the_version_magic_is_told_from_other_texts_that_begin_with_the_release() {
-        let magic = b"6.1.0 (gcc)\x006.1.0 is old\x006.1.0 SMP preempt mod_unload modversions \0";
-        let found = find_vermagic(magic, "6.1.0").unwrap();
-        assert_eq!(found.as_str(), "6.1.0 SMP preempt mod_unload modversions ");
-        let two = b"6.1.0 SMP mod_unload \x006.1.0 SMP \0";
-        assert_eq!(find_vermagic(two, "6.1.0"), None);
-    }
-
-    #[test]
-    fn messages_tell_the_rules_and_silence_tells_nothing() {
-        let facts =
-            KernelFacts::new(KernelRelease::new("6.1.0").unwrap(), crate::object::Architecture::Amd64);
-        assert_eq!(policy(b"other texts", &facts), KernelPolicy::default());
-        let constants =
-            b"version magic '%s' should be '%s'\n\0\x014%s: module uses symbol (%s) from namespace\0\
-                          \x015Loading of %s is rejected\n";
-        let expected = KernelPolicy {
-            signatures: Some(true),
-            signatures_forced: None,
-            force_load: Some(false),
-            missing_imports_allowed: Some(true),
-            decompression: Some(Decompression::None),
-        };
-        assert_eq!(policy(constants, &facts), expected);
-    }
-}
+mod tests;
