@@ -11,7 +11,7 @@ use crate::dir::{LabDir, LabDirError};
 use crate::guest::oci::{self, Placement};
 use crate::guest::root_disk::RootDiskError;
 use crate::guest::seccomp::Profile;
-use crate::guest::{Guest, GuestError, Program, Settings, root_disk};
+use crate::guest::{Disk, Guest, GuestError, Program, Settings, root_disk};
 use crate::kernel::Origin;
 use crate::programs::{self, ProgramError};
 use crate::setup::{SetupError, Supplies};
@@ -115,6 +115,7 @@ impl Bench {
             init: self.init.clone(),
             root: self.root.clone(),
             kernel_arguments: Vec::new(),
+            disk: Disk::Steady,
         })
     }
 

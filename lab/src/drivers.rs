@@ -33,6 +33,8 @@ pub enum Driver {
     Broken,
     /// Needs a module of the kernel's own.
     InTreeUser,
+    /// Takes the kernel down.
+    Panic,
 }
 
 type Source = (&'static str, &'static str);
@@ -45,7 +47,7 @@ macro_rules! sources {
 
 impl Driver {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::SimpleKmod,
         Self::SimpleProcfsKmod,
         Self::Pair,
@@ -53,6 +55,7 @@ impl Driver {
         Self::Chardev,
         Self::Broken,
         Self::InTreeUser,
+        Self::Panic,
     ];
 
     /// The modules that come out, as files are named, those that others need first.
@@ -65,6 +68,7 @@ impl Driver {
             Self::Chardev => &["lab-chardev"],
             Self::Broken => &["lab-broken"],
             Self::InTreeUser => &["lab-intree-user"],
+            Self::Panic => &["lab-panic"],
         }
     }
 
@@ -77,6 +81,7 @@ impl Driver {
             Self::Chardev => sources!("lab-chardev": "Makefile", "lab-chardev.c"),
             Self::Broken => sources!("lab-broken": "Makefile", "lab-broken.c"),
             Self::InTreeUser => sources!("lab-intree-user": "Makefile", "lab-intree-user.c"),
+            Self::Panic => sources!("lab-panic": "Makefile", "lab-panic.c"),
         }
     }
 }

@@ -20,7 +20,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tenon_agent::loader_link::{Answer, Link, LinkError};
-use tenon_loader::serve::{Chores, talk};
+use tenon_loader::chores::Chores;
+use tenon_loader::serve::talk;
 use tenon_loader::settings::Settings;
 use tenon_order::wire::Refusal;
 use tenon_order::{
@@ -62,12 +63,13 @@ impl Loader {
             sys: dir.path().join("sys"),
             agent_uid: std::fs::metadata(dir.path()).unwrap().uid(),
             node: Some(node()),
+            ..Settings::default()
         };
         let listener = UnixListener::bind(&settings.socket).unwrap();
         let thread = std::thread::spawn(move || {
-            let mut chores = Chores::new(&settings).unwrap();
+            let mut chores = Chores::new(&settings, None).unwrap();
             for stream in listener.incoming().take(connections) {
-                talk(stream.unwrap(), &settings, &node(), &mut chores);
+                talk(&stream.unwrap(), &settings, &node(), &mut chores);
             }
         });
         Self { dir, key, thread: Some(thread) }

@@ -87,7 +87,7 @@ pub const LOAD_FAILED: &str = "LoadFailed";
 pub const ROLLED_BACK: &str = "RolledBack";
 /// The module is used by something and was therefore not removed.
 pub const IN_USE: &str = "InUse";
-/// The node went down twice in a row just after loading this content.
+/// The node went down in this content's init twice in a row, or soon after it again and again.
 pub const CRASH_SUSPECTED: &str = "CrashSuspected";
 /// The module is loaded although nobody wishes it or orders its removal.
 pub const ORPHANED: &str = "Orphaned";

@@ -1,14 +1,15 @@
 //! From an ordered content to the files that it means on this node: which modules, from where, in which order.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::{self, Read};
+use std::fs::File;
+use std::io;
 
 use tenon_kmod::dependency::{DependencyIndex, GraphError, IndexError, OrderError, Origin, Role, Step};
 use tenon_kmod::object::ObjectError;
 use tenon_kmod::{ModuleName, ModuleObject, parameters};
 use tenon_order::{BundleManifest, Digest, KmodName, Load, Phase, Reason};
 
+use crate::bounded;
 use crate::kernel;
 use crate::record::{Part, Piece, Record, Source};
 use crate::settings::Settings;
@@ -91,6 +92,8 @@ impl ContentError {
 #[derive(Debug, Clone, Default)]
 pub struct Host {
     index: DependencyIndex,
+    /// `modules.dep` itself.
+    text: String,
     command_line: String,
 }
 
@@ -98,7 +101,10 @@ impl Host {
     /// Reads the index of the running kernel's modules. What is not there is empty: a bundle may need nothing of it.
     pub fn read(settings: &Settings) -> Self {
         let directory = settings.lib_modules.join(kernel::release());
-        let text = |name: &str| fs::read_to_string(directory.join(name)).unwrap_or_default();
+        let text = |name: &str| {
+            let bytes = File::open(directory.join(name)).and_then(|file| bounded::read(file, bounded::INDEX));
+            bytes.ok().and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default()
+        };
         let command_line = kernel::command_line(settings).unwrap_or_default();
         Self::new(&text("modules.dep"), &text("modules.softdep"), &text("modules.builtin"), command_line)
     }
@@ -109,7 +115,12 @@ impl Host {
         index.add_modules_softdep(softdep);
         // An index whose built-in modules are unknown still names files; a missing one is then named as such.
         let _ = index.add_modules_builtin(builtin);
-        Self { index, command_line }
+        Self { index, text: dep.to_owned(), command_line }
+    }
+
+    /// `modules.dep`: which files there are, and what each needs.
+    pub fn index_text(&self) -> &str {
+        &self.text
     }
 
     /// The host's files for these modules and what they need, in the order of loading. Unknown ones are left out.
@@ -278,18 +289,17 @@ impl Bundle {
     fn text(&self, name: &str, store: &Store) -> Result<Option<String>, ContentError> {
         let entry = self.manifest.entries().iter().find(|entry| entry.path.in_modules() == Some(name));
         let Some(entry) = entry else { return Ok(None) };
-        let bytes = read(name, entry.digest, store)?;
+        let bytes = read(name, entry.digest, bounded::INDEX, store)?;
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }
 }
 
 fn object(path: &str, digest: Digest, store: &Store) -> Result<ModuleObject, ContentError> {
-    ModuleObject::parse(&read(path, digest, store)?)
+    ModuleObject::parse(&read(path, digest, bounded::MODULE, store)?)
         .map_err(|source| ContentError::Object { path: path.to_owned(), source })
 }
 
-fn read(path: &str, digest: Digest, store: &Store) -> Result<Vec<u8>, ContentError> {
-    let mut bytes = Vec::new();
-    let read = store.verified(digest)?.read_to_end(&mut bytes);
-    read.map(|_| bytes).map_err(|source| ContentError::Read { path: path.to_owned(), source })
+fn read(path: &str, digest: Digest, most: usize, store: &Store) -> Result<Vec<u8>, ContentError> {
+    bounded::read(store.verified(digest)?, most)
+        .map_err(|source| ContentError::Read { path: path.to_owned(), source })
 }

@@ -119,6 +119,7 @@ mod tests {
                 parts: vec![],
                 loaded_at: 1,
                 adopted: false,
+                reloaded: false,
             }),
             ..record
         }

@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -22,7 +23,7 @@ pub struct ObserveError {
     source: io::Error,
 }
 
-/// What is loaded now. Build ids and parameters are read of `names` only.
+/// What is loaded now. Build ids, parameters and instances are read of `names` only.
 pub fn observe(settings: &Settings, names: &BTreeSet<KmodName>) -> Result<Kernel, ObserveError> {
     let modules = settings.sys.join("module");
     let mut loaded = parse_modules(&list(&settings.proc.join("modules"))?);
@@ -30,6 +31,7 @@ pub fn observe(settings: &Settings, names: &BTreeSet<KmodName>) -> Result<Kernel
         let directory = modules.join(name.as_ref());
         module.build_id = build_id(&directory.join("notes/.note.gnu.build-id"));
         module.parameters = parameters(&directory.join("parameters"));
+        module.instance = instance(settings, name);
     }
     Ok(Kernel {
         release: release(),
@@ -40,6 +42,12 @@ pub fn observe(settings: &Settings, names: &BTreeSet<KmodName>) -> Result<Kernel
             .map(|text| text.trim_end_matches('\n').to_owned())
             .unwrap_or_default(),
     })
+}
+
+/// Which module has the name now. A directory of sysfs keeps its number as long as it is there, and no later one gets
+/// it (`kernfs_new_node` in `fs/kernfs/dir.c`), so a module that was unloaded and loaded again has another.
+pub fn instance(settings: &Settings, name: &KmodName) -> Option<u64> {
+    fs::metadata(settings.sys.join("module").join(name.as_ref())).ok().map(|directory| directory.ino())
 }
 
 /// `uname -r`.
@@ -101,16 +109,25 @@ pub fn set_firmware_path(settings: &Settings, path: Option<&str>) -> io::Result<
     io::Write::write_all(&mut file, text.as_bytes())
 }
 
-/// `/proc/modules`: name, size, references, users, state, address. The format of `m_show` in `kernel/module/procfs.c`.
+/// `/proc/modules`: name, size, references, users, state, address, taints. The format of `m_show` in
+/// `kernel/module/procfs.c`.
 fn parse_modules(text: &str) -> BTreeMap<KmodName, Loaded> {
     let module = |line: &str| {
         let mut fields = line.split_ascii_whitespace();
         let name: KmodName = fields.next()?.parse().ok()?;
         let references = fields.nth(1)?.parse().unwrap_or(0);
         // `a,b,` or `-`, and `[permanent]` among them.
-        let users = fields.next()?.split(',');
-        let holders = users.filter_map(|user| user.parse().ok()).collect();
-        Some((name, Loaded { references, holders, ..Loaded::default() }))
+        let users: Vec<_> = fields.next()?.split(',').collect();
+        let (state, taints) = (fields.next().unwrap_or_default(), fields.nth(1).unwrap_or_default());
+        let loaded = Loaded {
+            references,
+            holders: users.iter().filter_map(|user| user.parse().ok()).collect(),
+            starting: state == "Loading",
+            permanent: users.contains(&"[permanent]"),
+            out_of_tree: taints.contains('O'),
+            ..Loaded::default()
+        };
+        Some((name, loaded))
     };
     text.lines().filter_map(module).collect()
 }
@@ -171,7 +188,10 @@ mod tests {
         let holders: Vec<_> = core.holders.iter().map(AsRef::as_ref).collect();
         assert_eq!(holders, ["lab_a", "lab_b"]);
         assert!(loaded.get(&"nvme".parse().unwrap()).unwrap().holders.is_empty());
-        assert!(loaded.get(&"stuck".parse().unwrap()).unwrap().holders.is_empty());
+        let stuck = loaded.get(&"stuck".parse().unwrap()).unwrap();
+        assert!(stuck.holders.is_empty() && stuck.permanent && stuck.starting);
+        assert!(!core.permanent && !core.starting);
+        assert!(core.out_of_tree && !stuck.out_of_tree);
     }
 
     #[test]

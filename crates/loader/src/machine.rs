@@ -10,9 +10,11 @@ use std::collections::BTreeSet;
 use tenon_order::{Digest, KeyId, KmodName, Load, ModuleKey, Order, StoreId};
 
 use crate::content::{self, ContentError, Host};
+use crate::foresee::{self, Refused};
 use crate::kernel::{self, ObserveError};
+use crate::mark::Mark;
 use crate::plan::Step;
-use crate::record::{Mark, Piece, Record};
+use crate::record::{Piece, Record};
 use crate::settings::Settings;
 use crate::situation::{Kernel, Target};
 use crate::steps::{self, StepError};
@@ -40,10 +42,19 @@ pub trait Machine {
     fn write_mark(&self, fingerprint: Digest, mark: &Mark) -> Result<(), StoreError>;
     /// [`Store::clear_mark`].
     fn clear_mark(&self, fingerprint: Digest) -> Result<(), StoreError>;
+    /// [`Store::ended`]; a machine that is never told to end has nothing to say.
+    fn ended(&self) -> Result<Option<String>, StoreError> {
+        Ok(None)
+    }
     /// [`Store::has_bundle`].
     fn has_bundle(&self, bundle: Digest) -> bool;
     /// Keeps the files of these bundles, and the marks of these contents, and nothing else.
     fn collect(&self, bundles: &BTreeSet<Digest>, marks: &BTreeSet<Digest>) -> Result<(), StoreError>;
+    /// [`Store::has_firmware`]; where nobody disturbs the links, they are as they were made.
+    fn has_firmware(&self, path: &str, digest: Digest) -> bool {
+        let _ = (path, digest);
+        true
+    }
     /// [`Store::firmware_directory`].
     fn firmware_directory(&self) -> String;
     /// [`kernel::release`].
@@ -62,6 +73,16 @@ pub trait Machine {
     fn host_pieces(&self, names: &BTreeSet<KmodName>) -> Vec<Piece>;
     /// Looks at every byte of a file of the store.
     fn verify(&self, file: Digest) -> Result<(), StoreError>;
+    /// [`foresee::foresee`]; without files to look into, nothing is foreseen.
+    fn foresee(&self, pieces: &[&Piece], kernel: &Kernel) -> Result<(), Refused> {
+        let _ = (pieces, kernel);
+        Ok(())
+    }
+    /// Looks whether a file of the host is there, by its path below the running kernel's `/lib/modules`.
+    fn verify_host(&self, path: &str) -> Result<(), StepError> {
+        let _ = path;
+        Ok(())
+    }
     /// Does one step.
     fn perform(&self, step: &Step) -> Result<(), StepError>;
 }
@@ -127,6 +148,10 @@ impl Machine for Here<'_> {
         self.store.clear_mark(fingerprint)
     }
 
+    fn ended(&self) -> Result<Option<String>, StoreError> {
+        self.store.ended()
+    }
+
     fn has_bundle(&self, bundle: Digest) -> bool {
         self.store.has_bundle(bundle)
     }
@@ -134,6 +159,10 @@ impl Machine for Here<'_> {
     fn collect(&self, bundles: &BTreeSet<Digest>, marks: &BTreeSet<Digest>) -> Result<(), StoreError> {
         self.store.collect(bundles)?;
         self.store.collect_marks(marks)
+    }
+
+    fn has_firmware(&self, path: &str, digest: Digest) -> bool {
+        self.store.has_firmware(path, digest)
     }
 
     fn firmware_directory(&self) -> String {
@@ -170,6 +199,14 @@ impl Machine for Here<'_> {
 
     fn verify(&self, file: Digest) -> Result<(), StoreError> {
         self.store.verified(file).map(drop)
+    }
+
+    fn foresee(&self, pieces: &[&Piece], kernel: &Kernel) -> Result<(), Refused> {
+        foresee::foresee(pieces, kernel, self.host().index_text(), self.store, self.settings)
+    }
+
+    fn verify_host(&self, path: &str) -> Result<(), StepError> {
+        steps::open_host_file(path, self.settings).map(drop)
     }
 
     fn perform(&self, step: &Step) -> Result<(), StepError> {

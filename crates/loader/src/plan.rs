@@ -84,6 +84,16 @@ impl Plan {
         self.steps.iter().any(|step| matches!(step, Step::Insert(_)))
     }
 
+    /// What it loads, if it takes anything away for that.
+    pub fn replacements(&self) -> Vec<&Piece> {
+        let removes = self.steps.iter().any(|step| matches!(step, Step::Remove { .. }));
+        let inserted = self.steps.iter().filter_map(|step| match step {
+            Step::Insert(piece) => Some(piece),
+            _ => None,
+        });
+        inserted.filter(|_| removes).collect()
+    }
+
     /// Whether all that is left to do is to load soft dependencies.
     pub fn only_soft(&self) -> bool {
         self.steps.iter().all(|step| matches!(step, Step::Insert(piece) if piece.soft))
@@ -128,6 +138,21 @@ pub enum Block {
         /// Whether it is one that shall only make room.
         in_tree: bool,
     },
+    /// Loaded, and its init has not returned.
+    #[error(
+        "{0} is still starting: its init has not returned; where it died of a fault (the kernel's log would say so) only \
+         a reboot of the node ends that"
+    )]
+    Starting(KmodName),
+    /// Nothing can unload it.
+    #[error("{0} has no exit function: the kernel never lets go of it, only a reboot of the node does")]
+    Permanent(KmodName),
+    /// It would be gone for good.
+    #[error(
+        "in-tree module {0} shall make room, but /lib/modules has no file to load it from again: it stays until there is \
+         one"
+    )]
+    NoWayBack(KmodName),
     /// Another Module has a different file of that name.
     #[error("firmware {path} differs from the file that Module {other} brought under this name")]
     FirmwareConflict {
@@ -148,6 +173,9 @@ impl Block {
     pub fn outcome(&self) -> (Phase, Reason) {
         match self {
             Self::Foreign(_) | Self::Shared { .. } => (Phase::Failed, Reason::ForeignModule),
+            Self::Starting(_) => (Phase::Failed, Reason::InitFailed),
+            Self::Permanent(_) => (Phase::InUse, Reason::Permanent),
+            Self::NoWayBack(_) => (Phase::Failed, Reason::NoWayBack),
             Self::InUse { in_tree: true, .. } => (Phase::Failed, Reason::InTreeModuleInUse),
             Self::InUse { in_tree: false, .. } => (Phase::InUse, Reason::InUse),
             Self::FirmwareConflict { .. } => (Phase::Failed, Reason::FirmwareConflict),
@@ -227,6 +255,7 @@ impl Sorted {
                 sorted.make_room.insert(name.clone());
             }
         }
+        sorted.refuse_without_way_back(situation)?;
         sorted.draw_in_dependents(situation);
         Ok(sorted)
     }
@@ -240,6 +269,9 @@ impl Sorted {
     ) -> Result<(), Block> {
         let name = &piece.name;
         let Some(loaded) = situation.kernel.loaded.get(name) else { return Ok(()) };
+        if loaded.starting {
+            return Err(Block::Starting(name.clone()));
+        }
         let known = mine.get(name);
         let certain = known.filter(|mine| mine.certain).map(|mine| mine.piece);
         if is_as_wanted(piece, certain, loaded) {
@@ -259,6 +291,14 @@ impl Sorted {
             return Err(Block::Foreign(name.clone()));
         }
         Ok(())
+    }
+
+    /// The kernel's own modules are only taken out when they can be brought back. Someone else's goes by the user's word.
+    fn refuse_without_way_back(&self, situation: &Situation<'_>) -> Result<(), Block> {
+        let is_own =
+            |name: &KmodName| situation.kernel.loaded.get(name).is_some_and(|found| !found.out_of_tree);
+        let lost = self.make_room.iter().find(|name| is_own(name) && self.back(name, situation).is_none());
+        lost.map_or(Ok(()), |name| Err(Block::NoWayBack(name.clone())))
     }
 
     /// What uses a module that goes has to go first; of what is ours and wanted, that is no harm: it is loaded again.
@@ -311,6 +351,9 @@ impl Sorted {
         let goes = |holder: &&KmodName| self.replace.contains(*holder) || self.make_room.contains(*holder);
         let holders: Vec<_> = module.holders.iter().filter(|holder| !goes(holder)).cloned().collect();
         let references = others_than_holders(module);
+        if module.permanent {
+            return Err(Block::Permanent(name.clone()));
+        }
         if holders.is_empty() && references == 0 {
             return Ok(());
         }
@@ -330,7 +373,7 @@ impl Sorted {
 
     fn part(&self, piece: &Piece, situation: &Situation<'_>) -> Part {
         let shared = situation.others.parts.get(&piece.name).is_some_and(|(_, ours)| *ours);
-        Part { piece: piece.clone(), ours: shared || !self.borrowed.contains(&piece.name) }
+        Part { piece: piece.clone(), ours: shared || !self.borrowed.contains(&piece.name), instance: None }
     }
 
     /// The in-tree modules that are gone for this Module's sake once the plan is done.
@@ -349,17 +392,29 @@ struct Mine<'a> {
     certain: bool,
 }
 
-/// What of the Module is loaded by Tenon's doing, by name.
+/// What of the Module is loaded by Tenon's doing, by name: not what someone else loaded since under the same name.
 fn mine<'a>(situation: &Situation<'a>) -> BTreeMap<KmodName, Mine<'a>> {
     let boot_id = &situation.kernel.boot_id;
     let live = situation.record.live_in(boot_id).into_iter().flat_map(|live| &live.parts);
-    let live = live.filter(|part| part.ours).map(|part| Mine { piece: &part.piece, certain: true });
+    let live = live.filter(|part| part.ours).map(|part| (&part.piece, part.instance, true));
     let pending = situation.record.pending_in(boot_id).into_iter().flat_map(|pending| &pending.pieces);
-    let pending = pending.map(|piece| Mine { piece, certain: false });
-    live.chain(pending)
-        .map(|mine| (mine.piece.name.clone(), mine))
-        .filter(|(name, _)| situation.kernel.loaded.contains_key(name))
-        .collect()
+    let pending = pending.map(|piece| (piece, None, false));
+    let mut mine = BTreeMap::new();
+    for (piece, instance, certain) in live.chain(pending) {
+        let loaded = situation.kernel.loaded.get(&piece.name);
+        if loaded.is_some_and(|loaded| is_it(piece, instance, loaded)) {
+            mine.insert(piece.name.clone(), Mine { piece, certain });
+        }
+    }
+    mine
+}
+
+/// Whether what is loaded is this piece, as far as can be told.
+fn is_it(piece: &Piece, instance: Option<u64>, loaded: &Loaded) -> bool {
+    match (instance, loaded.instance) {
+        (Some(known), Some(found)) => known == found,
+        _ => !matches!((&piece.build_id, &loaded.build_id), (Some(known), Some(found)) if known != found),
+    }
 }
 
 fn is_as_wanted(wanted: &Piece, known: Option<&Piece>, loaded: &Loaded) -> bool {
@@ -417,7 +472,9 @@ fn firmware(target: &Target, situation: &Situation<'_>) -> Result<(Vec<Step>, Ve
         unlink.map(|(path, digest)| Step::Unlink { path: path.clone(), digest: *digest }).collect();
     // Of an interrupted run it is not known how far it came.
     let unsure = situation.record.pending.is_some();
-    let link = target.firmware.iter().filter(|(path, digest)| unsure || mine.get(*path) != Some(digest));
+    let link = target.firmware.iter().filter(|(path, digest)| {
+        unsure || mine.get(*path) != Some(digest) || !situation.linked.contains(*path)
+    });
     let had = |path: &String, digest| mine.get(path) == Some(digest) || others.contains_key(path);
     let link =
         link.map(|(path, digest)| Step::Link { path: path.clone(), digest: *digest, had: had(path, digest) });

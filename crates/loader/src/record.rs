@@ -52,6 +52,10 @@ pub struct Part {
     pub piece: Piece,
     /// Whether it goes with the Module: loaded by Tenon or adopted. What was there before stays.
     pub ours: bool,
+    /// Which of all modules that ever had the name ([`Loaded::instance`](crate::situation::Loaded::instance)); `None`
+    /// where that was not known.
+    #[serde(default)]
+    pub instance: Option<u64>,
 }
 
 /// What is loaded of a Module.
@@ -68,6 +72,9 @@ pub struct Live {
     pub loaded_at: u64,
     /// Whether it was found loaded.
     pub adopted: bool,
+    /// Whether something else had unloaded it, and it was loaded again.
+    #[serde(default)]
+    pub reloaded: bool,
 }
 
 /// What an interrupted run may have loaded: written before it begins, removed when it has ended.
@@ -176,68 +183,4 @@ pub fn fingerprint(key: &ModuleKey, content: &Load) -> Digest {
     hasher.update(b"\n");
     hasher.update(&json);
     hasher.finish()
-}
-
-/// Written before a load, cleared some time after it: what a crash leaves behind.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Mark {
-    /// The boot of the last load.
-    pub boot_id: String,
-    /// How many boots in a row ended before the mark was cleared, this one included.
-    pub tries: u32,
-    /// When, in seconds since boot.
-    pub at: u64,
-}
-
-impl Mark {
-    /// Seconds that a load must survive.
-    pub const PROBATION: u64 = 60;
-
-    /// The mark for a load that begins now; `None` when two loads in a row took the node down.
-    pub fn next(previous: Option<&Self>, boot_id: &str, now: u64) -> Option<Self> {
-        let tries = match previous {
-            None => 1,
-            // The loader was stopped, the node was not.
-            Some(mark) if mark.boot_id == boot_id => mark.tries,
-            Some(mark) if mark.tries >= 2 => return None,
-            Some(mark) => mark.tries + 1,
-        };
-        Some(Self { boot_id: boot_id.to_owned(), tries, at: now })
-    }
-
-    /// Seconds until it can be cleared; `None` when its boot is over.
-    pub fn due_in(&self, boot_id: &str, now: u64) -> Option<u64> {
-        (self.boot_id == boot_id).then(|| (self.at + Self::PROBATION).saturating_sub(now))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn two_crashes_in_a_row_are_enough() {
-        let first = Mark::next(None, "a", 5).unwrap();
-        let second = Mark::next(Some(&first), "b", 5).unwrap();
-        assert_eq!((first.tries, second.tries), (1, 2));
-        assert_eq!(Mark::next(Some(&second), "c", 5), None);
-    }
-
-    #[test]
-    fn a_restarted_loader_is_not_a_crashed_node() {
-        let mut mark = Mark::next(None, "a", 5).unwrap();
-        for now in 6..20 {
-            mark = Mark::next(Some(&mark), "a", now).unwrap();
-        }
-        assert_eq!(mark.tries, 1);
-    }
-
-    #[test]
-    fn a_mark_is_cleared_after_its_probation_and_only_in_its_boot() {
-        let mark = Mark { boot_id: "a".to_owned(), tries: 1, at: 100 };
-        assert_eq!(mark.due_in("a", 130), Some(30));
-        assert_eq!(mark.due_in("a", 160), Some(0));
-        assert_eq!(mark.due_in("b", 900), None);
-    }
 }

@@ -1,32 +1,22 @@
-//! The resident loader: a socket, one agent at a time, and what has to happen in time.
+//! The resident loader: a socket and one agent at a time.
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 use tenon_order::NodeName;
-use tenon_order::wire::{WireError, read_message, write_message};
+use tenon_order::wire::{Request, WireError, read_message, write_message};
 
+use crate::chores::{Chores, Wake};
 use crate::filter::{self, FilterError};
-use crate::session::{Progress, Session, explain};
+use crate::patient::Patient;
+use crate::session::{Session, explain};
 use crate::settings::Settings;
-use crate::store::{Store, StoreError};
-use crate::work::{self, WorkError};
-use crate::{kernel, log, peer};
-
-/// Seconds that a started node waits for the agent before it loads what the store holds.
-const PATIENCE: u64 = 10;
-
-/// How long the agent may pause inside of a message before the next agent is heard.
-const STALL: Duration = Duration::from_mins(2);
+use crate::store::StoreError;
+use crate::work::WorkError;
+use crate::{log, peer};
 
 /// The loader cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -62,20 +52,25 @@ pub enum ServeError {
 /// Serves until the process is ended.
 pub fn serve(settings: &Settings) -> Result<(), ServeError> {
     let node = settings.node.clone().ok_or(ServeError::NoNode)?;
-    // The first process of a container is not ended by a signal that it does not handle. State is always on disk.
-    let at_once = Arc::new(AtomicBool::new(true));
-    signal_hook::flag::register_conditional_shutdown(libc::SIGTERM, 0, at_once)
-        .map_err(ServeError::Signal)?;
+    // The first process of a container is not ended by a signal that it does not handle.
+    let (end, told) = UnixStream::pair().map_err(ServeError::Signal)?;
+    signal_hook::low_level::pipe::register(libc::SIGTERM, told).map_err(ServeError::Signal)?;
     let listener = listen(&settings.socket)
         .map_err(|source| ServeError::Listen { path: settings.socket.clone(), source })?;
     filter::install()?;
-    let mut chores = Chores::new(settings)?;
+    let mut chores = Chores::new(settings, Some(end))?;
     log(&format!("listening on {}", settings.socket.display()));
     loop {
-        chores.until_readable(&listener).map_err(ServeError::Wait)?;
-        match listener.accept() {
-            Ok((stream, _)) => talk(stream, settings, &node, &mut chores),
-            Err(error) => log(&format!("accept: {error}")),
+        match chores.until_readable(&listener).map_err(ServeError::Wait)? {
+            Wake::Readable => match listener.accept() {
+                Ok((stream, _)) => talk(&stream, settings, &node, &mut chores),
+                Err(error) => log(&format!("accept: {error}")),
+            },
+            Wake::News => {}
+            Wake::End => {
+                chores.end();
+                return Ok(());
+            }
         }
     }
 }
@@ -93,8 +88,8 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Hears one peer until it goes or makes no sense.
-pub fn talk(mut stream: UnixStream, settings: &Settings, node: &NodeName, chores: &mut Chores<'_>) {
-    if let Err(error) = converse(&mut stream, settings, node, chores) {
+pub fn talk(stream: &UnixStream, settings: &Settings, node: &NodeName, chores: &mut Chores<'_>) {
+    if let Err(error) = converse(stream, settings, node, chores) {
         log(&format!("connection ended: {}", explain(&error)));
     }
 }
@@ -111,7 +106,7 @@ enum TalkError {
 }
 
 fn converse(
-    stream: &mut UnixStream,
+    stream: &UnixStream,
     settings: &Settings,
     node: &NodeName,
     chores: &mut Chores<'_>,
@@ -120,109 +115,23 @@ fn converse(
     if uid != settings.agent_uid {
         return Err(TalkError::Peer(uid));
     }
-    let stall = Some(STALL);
-    stream
-        .set_read_timeout(stall)
-        .and_then(|()| stream.set_write_timeout(stall))
-        .map_err(TalkError::Socket)?;
     let mut session = Session::new(settings, node);
     loop {
-        chores.until_readable(&*stream).map_err(TalkError::Socket)?;
-        let request = match read_message(stream) {
+        // News are told by hanging up: who connects asks how things stand. The end is seen by who listens.
+        if chores.until_readable(stream).map_err(TalkError::Socket)? != Wake::Readable {
+            return Ok(());
+        }
+        let mut peer = Patient::new(stream, settings.patience);
+        let request = match read_message(&mut peer) {
             Err(WireError::Closed) => return Ok(()),
             request => request?,
         };
-        let (reply, progress) = session.answer(request, stream).map_err(TalkError::Socket)?;
+        if let Request::File { size, .. } = request {
+            peer.extend(size);
+        }
+        let (reply, progress) = session.answer(request, &mut peer).map_err(TalkError::Socket)?;
         chores.note(progress);
-        write_message(stream, &reply)?;
-    }
-}
-
-/// What has to happen in time: the load after a boot, and the clearing of marks.
-#[derive(Debug)]
-pub struct Chores<'a> {
-    settings: &'a Settings,
-    /// When what the store holds is loaded without waiting longer, in seconds since boot.
-    boot_at: Option<u64>,
-    /// When a mark can be cleared, in seconds since boot.
-    mark_at: Option<u64>,
-}
-
-impl<'a> Chores<'a> {
-    /// Looks into the store for what is to be done.
-    pub fn new(settings: &'a Settings) -> Result<Self, ServeError> {
-        let store = Store::open(&settings.store)?;
-        let boot_id = kernel::boot_id(settings).map_err(WorkError::from)?;
-        let awaits = store
-            .records()?
-            .iter()
-            .any(|(_, record)| record.as_ref().is_ok_and(|record| record.awaits_boot(&boot_id)));
-        let now = kernel::uptime();
-        Ok(Self { settings, boot_at: awaits.then_some(now + PATIENCE), mark_at: Some(now) })
-    }
-
-    /// Takes notice of what the agent did.
-    pub fn note(&mut self, progress: Progress) {
-        match progress {
-            Progress::None => return,
-            // The order that the wait was for: what the store already has of it is loaded now.
-            Progress::Ordered if self.boot_at.is_some() => self.load_from_store(),
-            Progress::Ordered => {}
-            Progress::Applied => self.boot_at = None,
-        }
-        self.mark_at = Some(kernel::uptime());
-    }
-
-    /// Waits until there is something to read, doing meanwhile what has to be done.
-    pub fn until_readable(&mut self, from: impl AsFd) -> io::Result<()> {
-        loop {
-            let timeout = self
-                .run_due()
-                .map(|seconds| Timespec { tv_sec: i64::try_from(seconds).unwrap_or(i64::MAX), tv_nsec: 0 });
-            match poll(&mut [PollFd::new(&from, PollFlags::IN)], timeout.as_ref()) {
-                Ok(0) | Err(Errno::INTR) => {}
-                Ok(_) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// Does what is due; returns the seconds until the next is.
-    fn run_due(&mut self) -> Option<u64> {
-        let now = kernel::uptime();
-        if self.boot_at.is_some_and(|at| at <= now) {
-            self.load_from_store();
-        }
-        if self.mark_at.is_some_and(|at| at <= now) {
-            self.clear_marks();
-        }
-        let now = kernel::uptime();
-        self.boot_at.into_iter().chain(self.mark_at).min().map(|at| at.saturating_sub(now))
-    }
-
-    fn load_from_store(&mut self) {
-        self.boot_at = None;
-        let applied = Store::open(&self.settings.store)
-            .map_err(WorkError::from)
-            .and_then(|store| work::apply(&store, self.settings));
-        match applied {
-            Ok(report) => log_report(&report),
-            Err(error) => log(&format!("load from the store: {}", explain(&error))),
-        }
-        self.mark_at = Some(kernel::uptime());
-    }
-
-    fn clear_marks(&mut self) {
-        let next = Store::open(&self.settings.store)
-            .map_err(WorkError::from)
-            .and_then(|store| work::clear_marks(&store, self.settings));
-        self.mark_at = match next {
-            Ok(next) => next.map(|seconds| kernel::uptime() + seconds),
-            Err(error) => {
-                log(&format!("clear marks: {}", explain(&error)));
-                None
-            }
-        };
+        write_message(&mut Patient::new(stream, settings.patience), &reply)?;
     }
 }
 
@@ -230,93 +139,5 @@ impl<'a> Chores<'a> {
 pub fn log_report(report: &tenon_order::NodeReport) {
     for module in &report.modules {
         log(&format!("{}: {:?} ({:?}): {}", module.key, module.phase, module.reason, module.message));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tenon_order::{Digest, Load, Phase, Reason};
-
-    use super::*;
-    use crate::record::{Mark, Record};
-
-    fn node() -> (tempfile::TempDir, Settings) {
-        let directory = tempfile::tempdir().unwrap();
-        let at = |name: &str| directory.path().join(name);
-        fs::create_dir_all(at("proc/sys/kernel/random")).unwrap();
-        fs::write(at("proc/sys/kernel/random/boot_id"), "this boot\n").unwrap();
-        fs::write(at("proc/cmdline"), "quiet\n").unwrap();
-        let settings =
-            Settings { store: at("store"), proc: at("proc"), sys: at("sys"), ..Settings::default() };
-        (directory, settings)
-    }
-
-    fn remember(settings: &Settings) {
-        let content = Load {
-            kernel: kernel::release(),
-            bundle: Digest::of(b"lost"),
-            module: "nic".parse().unwrap(),
-            parameters: vec![],
-            loading_order: vec![],
-            in_tree_to_remove: vec![],
-            firmware: false,
-            retry: 0,
-        };
-        let record = Record { kept: Some(content), ..Record::new("drivers/nic".parse().unwrap()) };
-        Store::open(&settings.store).unwrap().write_record(&record).unwrap();
-    }
-
-    #[test]
-    fn a_started_node_waits_for_the_agent_only_so_long() {
-        let (_directory, settings) = node();
-        assert_eq!(Chores::new(&settings).unwrap().boot_at, None, "nothing was ever loaded");
-        remember(&settings);
-        let mut chores = Chores::new(&settings).unwrap();
-        let due = chores.run_due().unwrap();
-        assert!((1..=PATIENCE).contains(&due), "{due}");
-        let outcome = |settings: &Settings| {
-            let records = Store::open(&settings.store).unwrap().records().unwrap();
-            records[0].1.as_ref().unwrap().outcome.clone()
-        };
-        assert_eq!(outcome(&settings).reason, Reason::NotApplied);
-        chores.boot_at = Some(0);
-        chores.run_due();
-        // It was tried: its files are not there any more.
-        assert_eq!((chores.boot_at, outcome(&settings).phase), (None, Phase::WaitingForBundle));
-    }
-
-    #[test]
-    fn the_agents_word_ends_the_wait() {
-        let (_directory, settings) = node();
-        remember(&settings);
-        for (progress, waits) in
-            [(Progress::None, true), (Progress::Ordered, false), (Progress::Applied, false)]
-        {
-            let mut chores = Chores::new(&settings).unwrap();
-            chores.note(progress);
-            assert_eq!(chores.boot_at.is_some(), waits, "{progress:?}");
-        }
-    }
-
-    #[test]
-    fn marks_are_cleared_when_the_node_has_survived() {
-        let (_directory, settings) = node();
-        let mark = |boot_id: &str, at| Mark { boot_id: boot_id.to_owned(), tries: 1, at };
-        let (old, survived, young) = (Digest::of(b"old"), Digest::of(b"survived"), Digest::of(b"young"));
-        let now = kernel::uptime();
-        let write = |fingerprint, mark: &Mark| {
-            Store::open(&settings.store).unwrap().write_mark(fingerprint, mark).unwrap();
-        };
-        write(old, &mark("another boot", 0));
-        write(survived, &mark("this boot", now.saturating_sub(Mark::PROBATION)));
-        write(young, &mark("this boot", now));
-        let due = Chores::new(&settings).unwrap().run_due();
-        let marks = Store::open(&settings.store).unwrap().marks().unwrap();
-        let left: std::collections::BTreeSet<_> =
-            marks.into_iter().map(|(fingerprint, _)| fingerprint).collect();
-        if now >= Mark::PROBATION {
-            assert_eq!(left, [old, young].into());
-        }
-        assert!(due.is_some_and(|due| due <= Mark::PROBATION));
     }
 }

@@ -6,10 +6,12 @@ use std::io::{self, Read};
 
 use tenon_order::wire::{Hello, NeededFile, Refusal, Reply, Request};
 use tenon_order::{
-    BundleManifest, Digest, Generation, NodeName, Order, SignedOrderError, StoreId, Wish, verify,
+    BundleManifest, Digest, Generation, NodeName, NodeReport, Order, Reason, SignedOrderError, StoreId, Wish,
+    verify,
 };
 
 use crate::kernel;
+use crate::report::report;
 use crate::settings::Settings;
 use crate::store::{Store, StoreError};
 use crate::work::{self, WorkError};
@@ -99,7 +101,15 @@ pub enum Progress {
     /// The current order is here.
     Ordered,
     /// What the store holds was loaded.
-    Applied,
+    Applied {
+        /// Whether something of it has to be tried again a little later.
+        postponed: bool,
+    },
+}
+
+/// Whether something has to be tried again a little later.
+pub fn is_postponed(report: &NodeReport) -> bool {
+    report.modules.iter().any(|module| module.reason == Reason::LoadPostponed)
 }
 
 /// A conversation.
@@ -124,13 +134,16 @@ impl<'a> Session<'a> {
             let reply = self.file(digest, size, stream)?;
             return Ok((reply.unwrap_or_else(|error| refused(&error)), Progress::None));
         }
-        let progress = match request {
-            Request::Order { .. } => Progress::Ordered,
-            Request::Apply | Request::Silent => Progress::Applied,
-            _ => Progress::None,
-        };
+        let applies = matches!(request, Request::Apply | Request::Silent);
         Ok(match self.reply(request) {
-            Ok(reply) => (reply, progress),
+            Ok(reply) => {
+                let progress = match &reply {
+                    Reply::Accepted { .. } => Progress::Ordered,
+                    Reply::Report(report) if applies => Progress::Applied { postponed: is_postponed(report) },
+                    _ => Progress::None,
+                };
+                (reply, progress)
+            }
             Err(error) => (refused(&error), Progress::None),
         })
     }
@@ -142,7 +155,7 @@ impl<'a> Session<'a> {
             Request::Order { order } => self.order(&order, &store),
             Request::Bundle { digest, manifest } => self.bundle(digest, &manifest, &store),
             Request::Apply | Request::Silent => Ok(Reply::Report(work::apply(&store, self.settings)?)),
-            Request::Report => Ok(Reply::Report(work::report(&store, self.settings)?)),
+            Request::Report => Ok(Reply::Report(report(&store, self.settings)?)),
             Request::File { digest, .. } => Err(RequestError::NotWanted(digest)),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tenon_order::{NameError, NodeName};
 
@@ -37,6 +38,8 @@ pub struct Settings {
     pub sys: PathBuf,
     /// The only user whose connections are heard.
     pub agent_uid: u32,
+    /// How long the agent may take for a message before the next agent is heard.
+    pub patience: Duration,
     /// This node's name, by the downward API.
     pub node: Option<NodeName>,
 }
@@ -52,6 +55,7 @@ impl Default for Settings {
             proc: "/proc".into(),
             sys: "/sys".into(),
             agent_uid: 65531,
+            patience: Duration::from_mins(2),
             node: None,
         }
     }

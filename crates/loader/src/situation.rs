@@ -30,6 +30,14 @@ pub struct Loaded {
     pub build_id: Option<String>,
     /// The readable parameters.
     pub parameters: BTreeMap<String, String>,
+    /// Which of all modules that had the name in this boot: the number of its directory in `/sys/module`.
+    pub instance: Option<u64>,
+    /// Whether its init has not returned; after an oops in it, it never does.
+    pub starting: bool,
+    /// Whether it has no exit function: the kernel never lets go of it.
+    pub permanent: bool,
+    /// Whether the kernel says that it is none of its own.
+    pub out_of_tree: bool,
 }
 
 /// A content whose files are known.
@@ -80,6 +88,8 @@ pub struct Situation<'a> {
     pub kernel: &'a Kernel,
     /// The host's own files for in-tree modules, each after those it needs: what is loaded again.
     pub in_tree: &'a [Piece],
+    /// Firmware files of the target that drivers find as they should, by the name they ask for.
+    pub linked: &'a BTreeSet<String>,
     /// Where the store keeps firmware.
     pub firmware_dir: &'a str,
 }

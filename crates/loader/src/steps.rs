@@ -1,7 +1,7 @@
 //! Doing what was planned, step by step; what takes it back is handed out when a step fails.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
 use std::path::{Component, Path, PathBuf};
 
 use tenon_kmod::ModuleName;
@@ -15,10 +15,7 @@ use crate::plan::{Step, undo};
 use crate::record::{Piece, Source};
 use crate::settings::Settings;
 use crate::store::{Store, StoreError};
-use crate::{failure, kernel};
-
-/// The most bytes that a host's module may unpack to.
-const MAX_UNPACKED: usize = 1 << 30;
+use crate::{bounded, failure, kernel};
 
 /// A step that could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -97,14 +94,17 @@ impl Interrupted {
     }
 }
 
-/// Looks at every byte that the steps would need, before the first is done.
-pub fn verify(steps: &[Step], machine: &dyn Machine) -> Result<(), StoreError> {
+/// Looks at every byte that the steps would need, and for the host's files that may have to be brought back, before the
+/// first step is done.
+pub fn verify(steps: &[Step], machine: &dyn Machine) -> Result<(), StepError> {
     for step in steps {
         match step {
-            Step::Insert(Piece { source: Source::Store(digest), .. }) | Step::Link { digest, .. } => {
-                machine.verify(*digest)?;
-            }
-            _ => {}
+            Step::Insert(piece) | Step::Remove { back: Some(piece), .. } => match &piece.source {
+                Source::Store(digest) => machine.verify(*digest)?,
+                Source::Host(path) => machine.verify_host(path)?,
+            },
+            Step::Link { digest, .. } => machine.verify(*digest)?,
+            Step::Remove { back: None, .. } | Step::Unlink { .. } | Step::FirmwarePath { .. } => {}
         }
     }
     Ok(())
@@ -160,22 +160,30 @@ fn insert(piece: &Piece, store: &Store, settings: &Settings) -> Result<(), StepE
 
 /// A module of the host, unpacked into the store where it is packed: not every kernel unpacks by itself.
 fn host_file(path: &str, store: &Store, settings: &Settings) -> Result<File, StepError> {
+    let (mut file, path) = open_host_file(path, settings)?;
+    let failed = |source: io::Error| StepError::Host { path: path.clone(), source };
+    let mut start = [0; 6];
+    let length = file.read(&mut start).map_err(failed)?;
+    if compression::Compression::detect(start.split_at(length).0).is_none() {
+        return Ok(file);
+    }
+    file.rewind().map_err(failed)?;
+    let packed = bounded::read(file, bounded::MODULE).map_err(failed)?;
+    let bytes = compression::decompress(&packed, bounded::MODULE)
+        .map_err(|source| StepError::Unpack { path: path.clone(), source })?;
+    Ok(store.unnamed(|file| file.write_all(&bytes))?)
+}
+
+/// Opens a file below the running kernel's `/lib/modules`; says where it is.
+pub(crate) fn open_host_file(path: &str, settings: &Settings) -> Result<(File, PathBuf), StepError> {
     let below = Path::new(path);
     let path = settings.lib_modules.join(kernel::release()).join(below);
     let failed = |source: io::Error| StepError::Host { path: path.clone(), source };
     if !below.components().all(|part| matches!(part, Component::Normal(_))) {
         return Err(failed(io::ErrorKind::InvalidInput.into()));
     }
-    let mut file = File::open(&path).map_err(failed)?;
-    let mut start = [0; 6];
-    let length = file.read(&mut start).map_err(failed)?;
-    if compression::Compression::detect(start.split_at(length).0).is_none() {
-        return Ok(file);
-    }
-    let packed = fs::read(&path).map_err(failed)?;
-    let bytes = compression::decompress(&packed, MAX_UNPACKED)
-        .map_err(|source| StepError::Unpack { path: path.clone(), source })?;
-    Ok(store.unnamed(|file| file.write_all(&bytes))?)
+    let file = File::open(&path).map_err(failed)?;
+    Ok((file, path))
 }
 
 #[cfg(test)]

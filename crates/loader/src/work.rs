@@ -5,17 +5,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tenon_order::{
-    Digest, KmodName, Load, ModuleKey, ModuleReport, NodeReport, Order, Phase, Reason, Wish, clip,
-};
+use tenon_order::{Digest, KmodName, Load, ModuleKey, NodeReport, Order, Phase, Reason, Wish};
 
 use crate::content::ContentError;
 use crate::decide::{Choice, GONE, ORPHANED, decide};
-use crate::kernel::ObserveError;
+use crate::foresee::Refused;
+use crate::kernel::{self, ObserveError};
 use crate::log;
 use crate::machine::{Here, Machine};
+use crate::mark::{Mark, NotNow, settle};
 use crate::plan::{Block, Plan, Step, plan};
-use crate::record::{Failure, Live, Mark, Outcome, Part, Pending, Record, fingerprint};
+use crate::record::{Failure, Live, Outcome, Part, Pending, Record, fingerprint};
+use crate::report::report_on;
 use crate::settings::Settings;
 use crate::situation::{Kernel, Others, Situation, Target};
 use crate::steps::{self, Interrupted, StepError};
@@ -39,11 +40,13 @@ enum LoadError {
     Content(#[from] ContentError),
     #[error(transparent)]
     Block(#[from] Block),
-    #[error(
-        "the node went down twice in a row after this was loaded: it is not loaded until the bundle or its parameters \
-         change, or a retry is asked for"
-    )]
-    CrashSuspected,
+    #[error(transparent)]
+    NotNow(#[from] NotNow),
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// Nothing has been done.
+    #[error("{0}")]
+    Verify(StepError),
     #[error("{cause}{}", not_put_back(.stuck))]
     Step { cause: StepError, stuck: Vec<StepError> },
     #[error(transparent)]
@@ -57,7 +60,10 @@ impl LoadError {
         let (phase, reason) = match self {
             Self::Content(error) => error.outcome(),
             Self::Block(block) => block.outcome(),
-            Self::CrashSuspected => (Phase::CrashSuspected, Reason::CrashSuspected),
+            Self::NotNow(NotNow::Suspected) => (Phase::CrashSuspected, Reason::CrashSuspected),
+            Self::NotNow(_) => (Phase::Failed, Reason::LoadPostponed),
+            Self::Refused(refused) => (Phase::Failed, refused.reason()),
+            Self::Verify(cause) => (Phase::Failed, cause.reason()),
             Self::Step { cause, .. } => match cause.reason() {
                 reason @ Reason::InUse => (Phase::InUse, reason),
                 reason => (Phase::Failed, reason),
@@ -90,28 +96,13 @@ pub fn apply_on(machine: &dyn Machine) -> Result<NodeReport, WorkError> {
     report_on(machine)
 }
 
-/// Reports how things stand, and changes nothing.
-pub fn report(store: &Store, settings: &Settings) -> Result<NodeReport, WorkError> {
-    report_on(&Here::new(store, settings))
-}
-
-/// The same on any machine.
-pub fn report_on(machine: &dyn Machine) -> Result<NodeReport, WorkError> {
-    let order = machine.order()?;
-    let records: BTreeMap<_, _> = machine.records()?.into_iter().collect();
-    let kernel = machine.observe(&BTreeSet::new())?;
-    let wishes = order.iter().flat_map(|order| &order.modules).map(|module| &module.key);
-    let keys: BTreeSet<_> = records.keys().chain(wishes).cloned().collect();
-    let wish = |key| order.as_ref().and_then(|order| order.wish(key));
-    let modules = keys.iter().map(|key| module_report(key, wish(key), records.get(key), machine, &kernel));
-    Ok(NodeReport {
-        store: machine.store_id(),
-        generation: order.as_ref().map(|order| order.generation),
-        modules: modules.collect(),
-        key_ids: machine.key_ids(),
-        boot_id: kernel.boot_id,
-        kernel: kernel.release,
-    })
+/// The kernel modules that are there by Tenon's doing, and which of all that had the name each was when it was recorded.
+pub fn owned(store: &Store, settings: &Settings) -> Result<Vec<(KmodName, Option<u64>)>, WorkError> {
+    let boot_id = kernel::boot_id(settings)?;
+    let records = store.records()?;
+    let live = records.iter().filter_map(|(_, record)| record.as_ref().ok()?.live_in(&boot_id));
+    let parts = live.flat_map(|live| &live.parts).filter(|part| part.ours);
+    Ok(parts.map(|part| (part.piece.name.clone(), part.instance)).collect())
 }
 
 /// Clears the marks of loads that the node has survived. Returns the seconds until the next can be cleared.
@@ -133,6 +124,18 @@ pub fn clear_marks_on(machine: &dyn Machine) -> Result<Option<u64>, WorkError> {
     Ok(next)
 }
 
+/// Counts the end of the boots before this one for and against what was being loaded in them.
+fn settle_marks(machine: &dyn Machine, boot_id: &str) -> Result<(), WorkError> {
+    let (marks, ended) = (machine.marks()?, machine.ended()?);
+    for (fingerprint, mark) in settle(&marks, ended.as_deref(), boot_id, machine.uptime()) {
+        match mark {
+            Some(mark) => machine.write_mark(fingerprint, &mark)?,
+            None => machine.clear_mark(fingerprint)?,
+        }
+    }
+    Ok(())
+}
+
 /// One run over all Modules.
 struct Work<'a> {
     machine: &'a dyn Machine,
@@ -140,12 +143,17 @@ struct Work<'a> {
     records: BTreeMap<ModuleKey, Record>,
     /// Modules whose record cannot be read: they are left alone.
     damaged: BTreeSet<ModuleKey>,
+    /// Contents that may have taken the node down.
+    doubtful: BTreeSet<Digest>,
     release: String,
     boot_id: String,
 }
 
 impl<'a> Work<'a> {
     fn begin(machine: &'a dyn Machine) -> Result<Self, WorkError> {
+        let boot_id = machine.boot_id()?;
+        settle_marks(machine, &boot_id)?;
+        let doubtful = machine.marks()?.into_iter().filter(|(_, mark)| mark.is_doubtful());
         let (mut records, mut damaged) = (BTreeMap::new(), BTreeSet::new());
         for (key, record) in machine.records()? {
             match record {
@@ -158,12 +166,13 @@ impl<'a> Work<'a> {
             order: machine.order()?,
             records,
             damaged,
+            doubtful: doubtful.map(|(fingerprint, _)| fingerprint).collect(),
             release: machine.release(),
-            boot_id: machine.boot_id()?,
+            boot_id,
         })
     }
 
-    /// All Modules: first those to remove, which may make room for others.
+    /// All Modules: first those to remove, which may make room for others; last those that may take the node down.
     fn keys(&self) -> Vec<ModuleKey> {
         let wishes = || self.order.iter().flat_map(|order| &order.modules);
         let removed = wishes().filter(|module| module.wish == Wish::Removed).map(|module| &module.key);
@@ -173,7 +182,18 @@ impl<'a> Work<'a> {
         let rest: Vec<_> = others.into_iter().filter(|key| !keys.contains(key)).cloned().collect();
         keys.extend(rest);
         keys.retain(|key| !self.damaged.contains(key));
+        keys.sort_by_key(|key| self.is_doubtful(key));
         keys
+    }
+
+    fn is_doubtful(&self, key: &ModuleKey) -> bool {
+        let wished = match self.order.as_ref().and_then(|order| order.wish(key)) {
+            Some(Wish::Loaded(load)) => Some(load),
+            Some(Wish::Removed) => return false,
+            None => None,
+        };
+        let kept = self.records.get(key).and_then(|record| record.kept.as_ref());
+        wished.into_iter().chain(kept).any(|load| self.doubtful.contains(&fingerprint(key, load)))
     }
 
     fn module(&mut self, key: &ModuleKey) -> Result<(), WorkError> {
@@ -221,6 +241,11 @@ impl<'a> Work<'a> {
                     Reason::Adopted => {
                         Outcome::new(Phase::Loaded, reason, "it was loaded already, as the same build")
                     }
+                    Reason::Reloaded => Outcome::new(
+                        Phase::Loaded,
+                        reason,
+                        "something else had unloaded it, and it was loaded again",
+                    ),
                     _ => Outcome::new(Phase::Loaded, Reason::Loaded, "loaded"),
                 };
                 return;
@@ -272,21 +297,41 @@ impl<'a> Work<'a> {
         let settled = plan.only_soft() && live.is_some_and(|live| live.content == *content);
         let mut left_out = plan.soft_inserts();
         if !settled {
-            left_out = self.run(record, content, &plan, &target.firmware)?;
+            left_out = self.run(record, content, &plan, &target.firmware, &kernel)?;
         }
         // What could not be brought back or released is no failure of this content.
         drop(steps::run_each(&plan.afterwards, self.machine));
-        let live = record.live_in(&self.boot_id).filter(|_| settled || !plan.inserts());
-        let (loaded_at, adopted) =
-            live.map_or_else(|| (self.machine.now(), !plan.inserts()), |live| (live.loaded_at, live.adopted));
-        let parts = plan.parts.into_iter().filter(|part| !left_out.contains(&part.piece.name)).collect();
-        record.live =
-            Some(Live { boot_id: kernel.boot_id, content: content.clone(), parts, loaded_at, adopted });
+        let live = record.live_in(&self.boot_id);
+        let again = live.is_some_and(|live| live.content == *content) && plan.inserts();
+        let unchanged = live.filter(|_| settled || !plan.inserts());
+        let (loaded_at, adopted, reloaded) = match unchanged {
+            Some(live) => (live.loaded_at, live.adopted, live.reloaded),
+            None => (self.machine.now(), !plan.inserts(), again),
+        };
+        let mut parts = plan.parts;
+        parts.retain(|part| !left_out.contains(&part.piece.name));
+        let boot_id = kernel.boot_id;
+        self.identify(&mut parts);
+        record.live = Some(Live { boot_id, content: content.clone(), parts, loaded_at, adopted, reloaded });
         record.pending = None;
         record.kept = Some(content.clone());
         record.in_tree = plan.in_tree;
         record.firmware = target.firmware;
-        Ok(if adopted { Reason::Adopted } else { Reason::Loaded })
+        Ok(match (reloaded, adopted) {
+            (true, _) => Reason::Reloaded,
+            (false, true) => Reason::Adopted,
+            (false, false) => Reason::Loaded,
+        })
+    }
+
+    /// Remembers which modules they are, so that what someone else loads later under their names is not taken for them.
+    fn identify(&self, parts: &mut [Part]) {
+        let names = parts.iter().map(|part| part.piece.name.clone()).collect();
+        // Where that cannot be seen, their builds have to do.
+        let Ok(kernel) = self.machine.observe(&names) else { return };
+        for part in parts {
+            part.instance = kernel.loaded.get(&part.piece.name).and_then(|loaded| loaded.instance);
+        }
     }
 
     /// Does a plan's steps for `content`, all or none. Returns the soft dependencies that did not load.
@@ -296,11 +341,13 @@ impl<'a> Work<'a> {
         content: &Load,
         plan: &Plan,
         firmware: &BTreeMap<String, Digest>,
+        kernel: &Kernel,
     ) -> Result<Vec<KmodName>, LoadError> {
         if plan.steps.is_empty() {
             return Ok(Vec::new());
         }
-        steps::verify(&plan.steps, self.machine)?;
+        steps::verify(&plan.steps, self.machine).map_err(LoadError::Verify)?;
+        self.machine.foresee(&plan.replacements(), kernel)?;
         if plan.inserts() {
             self.mark(&record.key, content)?;
         }
@@ -308,7 +355,7 @@ impl<'a> Work<'a> {
         match steps::run(&plan.steps, self.machine) {
             Ok(left_out) => {
                 // What is loaded is owned all the same; its mark only ends a little early.
-                if let Err(error) = self.mark_loaded(&record.key, content) {
+                if let Err(error) = self.mark_returned(&record.key, content) {
                     log(&format!("{}: begin the time of its mark: {error}", record.key));
                 }
                 Ok(left_out)
@@ -349,8 +396,8 @@ impl<'a> Work<'a> {
         let in_tree_names = target.map(|target| target.in_tree_to_remove.clone()).unwrap_or_default();
         let in_tree =
             self.machine.host_pieces(&record.in_tree.iter().cloned().chain(in_tree_names).collect());
-        let wanted = target.iter().flat_map(|target| &target.pieces).map(|piece| piece.name.clone());
-        let kernel = self.machine.observe(&wanted.collect())?;
+        let kernel = self.machine.observe(&self.names(target, record))?;
+        let linked = self.linked(target, record);
         let others = Others::of(self.records.values(), &record.key, &self.boot_id);
         let firmware_dir = self.machine.firmware_directory();
         let situation = Situation {
@@ -358,10 +405,29 @@ impl<'a> Work<'a> {
             others: &others,
             kernel: &kernel,
             in_tree: &in_tree,
+            linked: &linked,
             firmware_dir: &firmware_dir,
         };
         let plan = plan(target, &situation)?;
         Ok((plan, kernel))
+    }
+
+    /// Every module of which it matters what is loaded under its name.
+    fn names(&self, target: Option<&Target>, record: &Record) -> BTreeSet<KmodName> {
+        let wanted = target.into_iter().flat_map(|target| &target.pieces);
+        let live = record.live_in(&self.boot_id).into_iter().flat_map(|live| &live.parts);
+        let pending = record.pending_in(&self.boot_id).into_iter().flat_map(|pending| &pending.pieces);
+        wanted.chain(live.map(|part| &part.piece)).chain(pending).map(|piece| piece.name.clone()).collect()
+    }
+
+    /// The target's firmware files that are where drivers find them; at the first look in a boot, their bytes, too.
+    fn linked(&self, target: Option<&Target>, record: &Record) -> BTreeSet<String> {
+        let is_known = record.live_in(&self.boot_id).is_some();
+        let firmware = target.into_iter().flat_map(|target| &target.firmware);
+        let linked = firmware.filter(|(path, digest)| {
+            self.machine.has_firmware(path, **digest) && (is_known || self.machine.verify(**digest).is_ok())
+        });
+        linked.map(|(path, _)| path.clone()).collect()
     }
 
     /// Remembers what is about to be done, so that a run that does not end is understood by the next.
@@ -398,19 +464,23 @@ impl<'a> Work<'a> {
     ) -> LoadError {
         // Code that has run may still take the node down: such a mark is cleared after its time like that of a load.
         let mut trouble = if interrupted.has_run() {
-            self.mark_loaded(&record.key, content).err()
+            self.mark_returned(&record.key, content).err()
         } else {
-            self.machine.clear_mark(fingerprint(&record.key, content)).err()
+            self.unmark(&record.key, content).err()
         };
         let Interrupted { cause, undo } = interrupted;
         let reloads = undo.iter().any(|step| matches!(step, Step::Insert(_)));
-        let live = record.live_in(&self.boot_id).map(|live| live.content.clone());
-        if let Some(live) = live.as_ref().filter(|_| reloads) {
-            // It ran until a moment ago: a suspicion would be about something else.
-            let mark = Mark { boot_id: self.boot_id.clone(), tries: 1, at: self.machine.uptime() };
-            trouble = trouble.or(self.machine.write_mark(fingerprint(&record.key, live), &mark).err());
+        let live = record.live_in(&self.boot_id).map(|live| live.content.clone()).filter(|_| reloads);
+        if let Some(live) = &live {
+            // It ran until a moment ago: nothing is held against it.
+            let mark = Mark::begin(None, &self.boot_id, self.machine.uptime(), true);
+            let write = |mark| self.machine.write_mark(fingerprint(&record.key, live), &mark).err();
+            trouble = trouble.or(mark.ok().and_then(write));
         }
         let mut stuck = steps::run_each(&undo, self.machine);
+        if let Some(live) = &live {
+            trouble = trouble.or(self.mark_returned(&record.key, live).err());
+        }
         if !stuck.is_empty() {
             let live = record.live.take().filter(|live| live.boot_id == self.boot_id);
             let parts = live.into_iter().flat_map(|live| live.parts);
@@ -425,18 +495,30 @@ impl<'a> Work<'a> {
     }
 
     fn mark(&self, key: &ModuleKey, content: &Load) -> Result<(), LoadError> {
-        let fingerprint = fingerprint(key, content);
-        let previous = self.machine.mark(fingerprint)?;
-        let mark = Mark::next(previous.as_ref(), &self.boot_id, self.machine.uptime());
-        Ok(self.machine.write_mark(fingerprint, &mark.ok_or(LoadError::CrashSuspected)?)?)
+        let (fingerprint, now) = (fingerprint(key, content), self.machine.uptime());
+        let is_watched = |mark: &Mark| mark.is_doubtful() && mark.due_in(&self.boot_id, now).is_some();
+        let marks = self.machine.marks()?;
+        let alone = !marks.iter().any(|(other, mark)| *other != fingerprint && is_watched(mark));
+        let previous = marks.iter().find(|(known, _)| *known == fingerprint).map(|(_, mark)| mark);
+        let mark = Mark::begin(previous, &self.boot_id, now, alone)?;
+        Ok(self.machine.write_mark(fingerprint, &mark)?)
     }
 
     /// The time that a load must survive begins when it has ended, well or not.
-    fn mark_loaded(&self, key: &ModuleKey, content: &Load) -> Result<(), StoreError> {
+    fn mark_returned(&self, key: &ModuleKey, content: &Load) -> Result<(), StoreError> {
         let fingerprint = fingerprint(key, content);
         match self.machine.mark(fingerprint)? {
-            Some(mark) => self.machine.write_mark(fingerprint, &Mark { at: self.machine.uptime(), ..mark }),
+            Some(mark) => self.machine.write_mark(fingerprint, &mark.returned(self.machine.uptime())),
             None => Ok(()),
+        }
+    }
+
+    /// No code of it has run: it is as before.
+    fn unmark(&self, key: &ModuleKey, content: &Load) -> Result<(), StoreError> {
+        let fingerprint = fingerprint(key, content);
+        match self.machine.mark(fingerprint)?.and_then(Mark::not_begun) {
+            Some(mark) => self.machine.write_mark(fingerprint, &mark),
+            None => self.machine.clear_mark(fingerprint),
         }
     }
 
@@ -459,66 +541,4 @@ impl<'a> Work<'a> {
         let marks = contents.iter().map(|(key, load)| fingerprint(key, load)).collect();
         self.machine.collect(&bundles, &marks)
     }
-}
-
-fn module_report(
-    key: &ModuleKey,
-    wish: Option<&Wish>,
-    record: Option<&Result<Record, StoreError>>,
-    machine: &dyn Machine,
-    kernel: &Kernel,
-) -> ModuleReport {
-    let ordered = match wish {
-        Some(Wish::Loaded(load)) => Some(load),
-        _ => None,
-    };
-    let fallback = match (record, wish) {
-        (Some(Err(error)), _) => Outcome::new(Phase::Failed, Reason::StoreFailed, &error.to_string()),
-        (_, Some(Wish::Removed)) => Outcome::new(Phase::Removed, Reason::Removed, GONE),
-        (_, Some(Wish::Loaded(load))) if !machine.has_bundle(load.bundle) => {
-            let message = format!("bundle {} is not on the node yet", load.bundle);
-            Outcome::new(Phase::WaitingForBundle, Reason::BundleMissing, &message)
-        }
-        _ => Outcome::new(Phase::Failed, Reason::NotApplied, "not applied yet"),
-    };
-    let record = record.and_then(|record| record.as_ref().ok());
-    let live = record.and_then(|record| record.live_in(&kernel.boot_id));
-    let outcome = record.map_or(fallback, |record| current(record, wish, live, kernel));
-    let content = live.map(|live| &live.content).or(ordered);
-    let failed = record.and_then(|record| record.failed.as_ref()).map(|failure| failure.content.bundle);
-    ModuleReport {
-        key: key.clone(),
-        phase: outcome.phase,
-        reason: outcome.reason,
-        message: clip(&outcome.message).to_owned(),
-        bundle: content.map(|content| content.bundle),
-        parameters: content.map(|content| content.parameters.clone()).unwrap_or_default(),
-        loaded_at: live.map(|live| live.loaded_at),
-        modules: live.map(|live| loaded_names(&live.parts, kernel)).unwrap_or_default(),
-        rolled_back: failed.filter(|_| outcome.phase == Phase::RolledBack),
-    }
-}
-
-/// The last outcome, unless the world has moved on since.
-fn current(record: &Record, wish: Option<&Wish>, live: Option<&Live>, kernel: &Kernel) -> Outcome {
-    let missing = live.and_then(|live| {
-        live.parts.iter().find(|part| part.ours && !kernel.loaded.contains_key(&part.piece.name))
-    });
-    if let Some(part) = missing {
-        let message = format!("{} was unloaded by something else", part.piece.name);
-        return Outcome::new(Phase::Failed, Reason::Disappeared, &message);
-    }
-    let settled = matches!(record.outcome.phase, Phase::Loaded | Phase::RolledBack);
-    match wish {
-        None if live.is_some() => Outcome::new(Phase::Orphaned, Reason::NotOrdered, ORPHANED),
-        _ if settled && live.is_none() => {
-            Outcome::new(Phase::Failed, Reason::NotApplied, "not loaded since the node started")
-        }
-        _ => record.outcome.clone(),
-    }
-}
-
-fn loaded_names(parts: &[Part], kernel: &Kernel) -> Vec<KmodName> {
-    let loaded = parts.iter().filter(|part| part.ours && kernel.loaded.contains_key(&part.piece.name));
-    loaded.map(|part| part.piece.name.clone()).collect()
 }

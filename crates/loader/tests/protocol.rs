@@ -12,8 +12,9 @@ use std::thread::{self, JoinHandle};
 
 use self::fixture::{manifest, note};
 use tempfile::TempDir;
+use tenon_loader::chores::Chores;
 use tenon_loader::record::{Pending, Piece, Record, Source};
-use tenon_loader::serve::{Chores, talk};
+use tenon_loader::serve::talk;
 use tenon_loader::settings::Settings;
 use tenon_loader::store::Store;
 use tenon_order::wire::{Client, Hello, NeededFile, Refusal, Reply, Request};
@@ -45,6 +46,7 @@ impl Node {
             sys: at("sys"),
             agent_uid: rustix::process::getuid().as_raw(),
             node: Some(node_name()),
+            ..Settings::default()
         };
         fs::create_dir_all(at("proc/sys/kernel/random")).unwrap();
         fs::create_dir_all(at("firmware_class")).unwrap();
@@ -79,7 +81,7 @@ impl Node {
     fn connect(&self) -> Connection {
         let (agent, loader) = UnixStream::pair().unwrap();
         let settings = self.settings.clone();
-        let run = move || talk(loader, &settings, &node_name(), &mut Chores::new(&settings).unwrap());
+        let run = move || talk(&loader, &settings, &node_name(), &mut Chores::new(&settings, None).unwrap());
         Connection { client: Client::new(agent), loader: thread::spawn(run) }
     }
 

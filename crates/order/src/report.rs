@@ -60,7 +60,7 @@ pub enum Phase {
     Removed,
     /// Loaded, but the order does not speak of it.
     Orphaned,
-    /// Two loads in a row were followed by the node's end: not tried again.
+    /// Its loads were followed by the node's end, more than once: not tried again.
     CrashSuspected,
     /// To be removed or replaced, but in use; all of it is still loaded.
     InUse,
@@ -75,6 +75,8 @@ pub enum Reason {
     Loaded,
     /// It was found loaded and is the same build.
     Adopted,
+    /// Something other than the loader had unloaded it, and the loader has loaded it again.
+    Reloaded,
     /// It was removed.
     Removed,
     /// The order does not speak of it.
@@ -103,7 +105,13 @@ pub enum Reason {
     FirmwarePathTaken,
     /// `firmware_class.path` could not be written.
     FirmwarePathFailed,
-    /// Two loads in a row took the node down.
+    /// An in-tree module that should make room could not be brought back: the host has no file of it.
+    NoWayBack,
+    /// It has no exit function: no kernel unloads it.
+    Permanent,
+    /// The node went down during or soon after the last load: it is tried again alone, a little later.
+    LoadPostponed,
+    /// Loads of it took the node down more than once.
     CrashSuspected,
     // From here on: what the kernel said.
     /// A module of this name is loaded already.

@@ -7,6 +7,7 @@ pub mod oci;
 pub mod protocol;
 pub mod root_disk;
 pub mod seccomp;
+pub mod volatile;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,6 +21,7 @@ use std::time::Duration;
 pub use channel::{Channel, ChannelError};
 pub use protocol::{ContainerState, Hello, Output};
 pub use root_disk::{Program, root_disk};
+pub use volatile::Loss;
 
 use tenon_api::node_pod::{Container, MountSource};
 
@@ -50,6 +52,17 @@ pub struct Settings {
     pub root: PathBuf,
     /// More words for the kernel's command line: `module.sig_enforce=1`, `lockdown=integrity`, …
     pub kernel_arguments: Vec<String>,
+    /// What becomes of its disk when its power is cut.
+    pub disk: Disk,
+}
+
+/// What becomes of a guest's disk when its power is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disk {
+    /// It holds whatever was written to it.
+    Steady,
+    /// It holds what was flushed, and of the rest what chance has left ([`Guest::cut_power`]).
+    Volatile,
 }
 
 /// A guest: its disk outlives its boots.
@@ -334,6 +347,14 @@ impl Guest {
         self.running = None;
     }
 
+    /// Pulls the plug from a guest with a volatile disk: of what was written since the last flush it loses some, chosen
+    /// by this seed. Boot it to see what is left.
+    pub fn cut_power(&mut self, seed: u64) -> Result<Loss, GuestError> {
+        self.running = None;
+        let loss = volatile::lose(&self.disk_before(), &self.disk_log(), &self.disk(), seed);
+        loss.map_err(at("lose a part of", &self.disk()))
+    }
+
     /// Whether it runs.
     pub fn is_on(&mut self) -> bool {
         self.running.as_mut().is_some_and(|running| running.qemu.is_running())
@@ -343,6 +364,10 @@ impl Guest {
     pub async fn switch_on(&mut self) -> Result<(), GuestError> {
         self.boots += 1;
         self.running = None;
+        if self.settings.disk == Disk::Volatile {
+            volatile::begin(&self.disk_before(), &self.disk_log(), &self.disk())
+                .map_err(at("remember", &self.disk()))?;
+        }
         let [loader_port] = free_ports().map_err(at("find a port for", &self.folder))?;
         let command = self.qemu(loader_port);
         let mut qemu = Child::start(&format!("qemu-{}", self.boots), &command, &self.folder)?;
@@ -393,6 +418,16 @@ impl Guest {
         self.folder.join("disk.img")
     }
 
+    /// As it was at the last boot.
+    fn disk_before(&self) -> PathBuf {
+        self.folder.join("disk-before.img")
+    }
+
+    /// What was written to it since.
+    fn disk_log(&self) -> PathBuf {
+        self.folder.join("disk.log")
+    }
+
     fn socket(&self) -> PathBuf {
         self.folder.join("channel")
     }
@@ -416,13 +451,24 @@ impl Guest {
             .args(["-append", &kernel_command_line(kernel_arguments)])
             .args(["-drive", &drive(root.display().to_string(), "snapshot=on")])
             .args(["-drive", &drive(path(kernel.modules_disk()), "readonly=on")])
-            .args(["-drive", &drive(path(self.disk()), "cache=writeback")])
+            .args(self.store_disk())
             .args([
                 "-netdev",
                 &format!("user,id=net,hostfwd=tcp:127.0.0.1:{loader_port}-10.0.2.15:{LOADER_PORT}"),
             ])
             .args(["-device", "virtio-net-pci,netdev=net,romfile="]);
         command
+    }
+
+    /// The third disk, on which the store is.
+    fn store_disk(&self) -> Vec<String> {
+        let disk = self.disk().display().to_string();
+        match self.settings.disk {
+            Disk::Steady => {
+                vec!["-drive".to_owned(), format!("file={disk},format=raw,if=virtio,cache=writeback")]
+            }
+            Disk::Volatile => volatile::arguments(&disk, &self.disk_log().display().to_string()),
+        }
     }
 
     fn running(&self) -> Result<&Running, GuestError> {

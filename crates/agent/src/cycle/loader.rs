@@ -189,6 +189,8 @@ impl Cycle {
                     | Reason::NotApplied
                     | Reason::InUse
                     | Reason::InTreeModuleInUse
+                    | Reason::NoWayBack
+                    | Reason::LoadPostponed
                     | Reason::ForeignModule
                     | Reason::FirmwareConflict
                     | Reason::FirmwarePathTaken

@@ -51,12 +51,12 @@ fn content() -> tenon_order::Load {
 
 fn record(parts: Vec<Part>) -> Record {
     let boot_id = BOOT.to_owned();
-    let live = Live { boot_id, content: content(), parts, loaded_at: 1, adopted: false };
+    let live = Live { boot_id, content: content(), parts, loaded_at: 1, adopted: false, reloaded: false };
     Record { live: Some(live), ..Record::new(key("drivers/nic")) }
 }
 
 fn ours(piece: Piece) -> Part {
-    Part { piece, ours: true }
+    Part { piece, ours: true, instance: None }
 }
 
 fn fresh() -> Record {
@@ -67,7 +67,7 @@ fn loaded(piece: &Piece, holders: &[&str], others: u32) -> (KmodName, Loaded) {
     let holders: BTreeSet<_> = holders.iter().map(|holder| name(holder)).collect();
     let references = u32::try_from(holders.len()).unwrap() + others;
     let build_id = piece.build_id.clone();
-    (piece.name.clone(), Loaded { references, holders, build_id, parameters: BTreeMap::new() })
+    (piece.name.clone(), Loaded { references, holders, build_id, ..Loaded::default() })
 }
 
 fn kernel(modules: Vec<(KmodName, Loaded)>) -> Kernel {
@@ -85,7 +85,9 @@ fn decide_among(
     others: &Others,
     in_tree: &[Piece],
 ) -> Result<Plan, Block> {
-    plan(target, &Situation { record, others, kernel, in_tree, firmware_dir: FIRMWARE })
+    // Links are as the record says.
+    let linked = record.firmware.keys().cloned().collect();
+    plan(target, &Situation { record, others, kernel, in_tree, linked: &linked, firmware_dir: FIRMWARE })
 }
 
 fn insert(piece: &Piece) -> Step {
@@ -230,8 +232,97 @@ fn what_another_module_has_loaded_makes_no_room() {
 fn an_in_tree_module_in_use_stays() {
     let wanted = Target { in_tree_to_remove: [name("old")].into(), ..target(vec![bundled("nic", 1)]) };
     let found = kernel(vec![loaded(&hosted("old"), &[], 1)]);
-    let block = decide(Some(&wanted), &fresh(), &found).unwrap_err();
+    let in_tree = [hosted("old")];
+    let block = decide_among(Some(&wanted), &fresh(), &found, &Others::default(), &in_tree).unwrap_err();
     assert_eq!(block.outcome(), (Phase::Failed, Reason::InTreeModuleInUse));
+}
+
+#[test]
+fn an_in_tree_module_without_a_file_to_come_back_from_stays() {
+    let wanted = Target { in_tree_to_remove: [name("old")].into(), ..target(vec![bundled("nic", 1)]) };
+    let (old, mut module) = loaded(&hosted("old"), &[], 0);
+    let found = kernel(vec![(old.clone(), module.clone())]);
+    assert_eq!(decide(Some(&wanted), &fresh(), &found), Err(Block::NoWayBack(old.clone())));
+    // Of someone else's module the user's word is enough.
+    module.out_of_tree = true;
+    let plan = decide(Some(&wanted), &fresh(), &kernel(vec![(old.clone(), module)])).unwrap();
+    assert_eq!(plan.steps, [Step::Remove { name: old, back: None }, insert(&bundled("nic", 1))]);
+}
+
+#[test]
+fn what_someone_loaded_since_under_the_same_name_is_not_ours() {
+    let nic = bundled("nic", 1);
+    let known = record(vec![Part { instance: Some(70), ..ours(nic.clone()) }]);
+    let found = |piece: &Piece, instance| {
+        let (name, module) = loaded(piece, &[], 0);
+        kernel(vec![(name, Loaded { instance: Some(instance), ..module })])
+    };
+    assert_eq!(decide(None, &known, &found(&nic, 70)).unwrap().steps, [remove(&nic)]);
+    // Another build, and one that cannot be told apart by its build.
+    let unnamed = Piece { build_id: None, ..nic.clone() };
+    for theirs in [bundled("nic", 9), unnamed] {
+        let found = found(&theirs, 71);
+        assert_eq!(decide(None, &known, &found).unwrap(), Plan::default(), "{theirs:?}");
+        let changed = target(vec![bundled("nic", 2)]);
+        assert_eq!(decide(Some(&changed), &known, &found), Err(Block::Foreign(name("nic"))));
+    }
+    // The same build is taken over.
+    let plan = decide(Some(&target(vec![nic.clone()])), &known, &found(&nic, 71)).unwrap();
+    assert!(plan.steps.is_empty() && plan.parts[0].ours);
+}
+
+#[test]
+fn without_a_known_instance_the_build_tells_whose_it_is() {
+    let nic = bundled("nic", 1);
+    let pending = Pending { boot_id: BOOT.to_owned(), pieces: vec![nic.clone()] };
+    let interrupted = Record { pending: Some(pending), ..fresh() };
+    let theirs = kernel(vec![loaded(&bundled("nic", 9), &[], 0)]);
+    for known in [interrupted, record(vec![ours(nic)])] {
+        assert_eq!(decide(None, &known, &theirs).unwrap(), Plan::default());
+    }
+}
+
+#[test]
+fn what_has_no_exit_function_is_said_to_stay() {
+    let nic = bundled("nic", 1);
+    let (key, module) = loaded(&nic, &[], 1);
+    let found = kernel(vec![(key, Loaded { permanent: true, ..module })]);
+    let block = decide(None, &record(vec![ours(nic)]), &found).unwrap_err();
+    assert_eq!(block.outcome(), (Phase::InUse, Reason::Permanent));
+    assert!(block.to_string().contains("no exit function"), "{block}");
+}
+
+#[test]
+fn what_never_got_through_its_init_is_not_taken_for_loaded() {
+    let nic = bundled("nic", 1);
+    let pending = Pending { boot_id: BOOT.to_owned(), pieces: vec![nic.clone()] };
+    let known = Record { pending: Some(pending), ..fresh() };
+    let (key, module) = loaded(&nic, &[], 1);
+    let found = kernel(vec![(key, Loaded { starting: true, ..module })]);
+    let block = decide(Some(&target(vec![nic])), &known, &found).unwrap_err();
+    assert_eq!(block, Block::Starting(name("nic")));
+}
+
+#[test]
+fn a_firmware_file_that_is_not_in_its_place_is_put_there_again() {
+    let (nic, digest) = (bundled("nic", 1), Digest::of(b"a"));
+    let firmware: BTreeMap<_, _> = [("nic/a.bin".to_owned(), digest)].into();
+    let wanted = Target { firmware: firmware.clone(), ..target(vec![nic.clone()]) };
+    let record = Record { firmware, ..fresh() };
+    let found = kernel(vec![]);
+    let found = Kernel { firmware_path: FIRMWARE.to_owned(), ..found };
+    let (others, nothing) = (Others::default(), BTreeSet::new());
+    let situation = Situation {
+        record: &record,
+        others: &others,
+        kernel: &found,
+        in_tree: &[],
+        linked: &nothing,
+        firmware_dir: FIRMWARE,
+    };
+    let link = Step::Link { path: "nic/a.bin".to_owned(), digest, had: true };
+    assert_eq!(plan(Some(&wanted), &situation).unwrap().steps, [link, insert(&nic)]);
+    assert_eq!(decide(Some(&wanted), &record, &found).unwrap().steps, [insert(&nic)]);
 }
 
 #[test]
@@ -402,7 +493,7 @@ impl Model {
             let holders = holders(name);
             let references = u32::try_from(holders.len()).unwrap() + open;
             let build_id = piece.build_id.clone();
-            (name.clone(), Loaded { references, holders, build_id, parameters: BTreeMap::new() })
+            (name.clone(), Loaded { references, holders, build_id, ..Loaded::default() })
         });
         kernel(modules.collect())
     }
@@ -473,7 +564,7 @@ proptest! {
         stop in any::<prop::sample::Index>(),
     ) {
         let is_ours = |piece: &Piece| !(borrowed && piece.name.as_ref() == "a");
-        let known = record(before.iter().map(|piece| Part { piece: piece.clone(), ours: is_ours(piece) }).collect());
+        let known = record(before.iter().map(|piece| Part { ours: is_ours(piece), ..ours(piece.clone()) }).collect());
         let mut model = Model { modules: BTreeMap::new() };
         for (index, piece) in before.iter().enumerate() {
             model.modules.insert(piece.name.clone(), (piece.clone(), u32::from(open == Some(index))));

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use tenon_order::wire::NeededFile;
@@ -86,6 +87,13 @@ impl Store {
         durable::remove(&link).map_err(at("remove", &link))?;
         fs::hard_link(self.file_path(digest), &link).map_err(at("link", &link))?;
         durable::sync_directory(directory).map_err(at("sync", directory))
+    }
+
+    /// Whether the kernel finds this file under that name: the bytes are the store's own, whatever they are.
+    pub fn has_firmware(&self, path: &str, digest: Digest) -> bool {
+        let inode = |path: &Path| fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()));
+        let link = inode(&self.root.join("firmware").join(path));
+        link.is_some() && link == inode(&self.file_path(digest))
     }
 
     /// Takes a firmware file away, and the directories that hold nothing else.

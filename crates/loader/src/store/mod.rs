@@ -20,7 +20,8 @@ use tenon_order::{
     StoreId, read_unverified,
 };
 
-use crate::record::{Mark, Record};
+use crate::mark::Mark;
+use crate::record::Record;
 
 /// The store could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -208,20 +209,42 @@ impl Store {
         durable::remove(&path).map_err(at("remove", &path))
     }
 
-    /// The mark of a load, by its fingerprint.
+    /// The mark of a load, by its fingerprint. One that cannot be read is a reason for caution.
     pub fn mark(&self, fingerprint: Digest) -> Result<Option<Mark>, StoreError> {
-        read_json(&self.mark_path(fingerprint))
+        match read_json(&self.mark_path(fingerprint)) {
+            Err(StoreError::Damaged(_)) => Ok(Some(Mark::unreadable())),
+            mark => mark,
+        }
     }
 
     /// All marks.
     pub fn marks(&self) -> Result<Vec<(Digest, Mark)>, StoreError> {
         let mut marks = Vec::new();
-        for (name, path) in entries(&self.root.join("marks"))? {
-            if let (Ok(fingerprint), Some(mark)) = (Digest::from_hex(&name), read_json(&path)?) {
+        for (name, _) in entries(&self.root.join("marks"))? {
+            if let Ok(fingerprint) = Digest::from_hex(&name)
+                && let Some(mark) = self.mark(fingerprint)?
+            {
                 marks.push((fingerprint, mark));
             }
         }
         Ok(marks)
+    }
+
+    /// Remembers that the loader was told to end in this boot, or forgets it.
+    pub fn set_ended(&self, boot_id: Option<&str>) -> Result<(), StoreError> {
+        let path = self.root.join("ended");
+        match boot_id {
+            Some(boot_id) => self.write("ended", boot_id.as_bytes()),
+            None => durable::remove(&path).map_err(at("remove", &path)),
+        }
+    }
+
+    /// The last boot whose loader was told to end. What cannot be read was not written.
+    pub fn ended(&self) -> Result<Option<String>, StoreError> {
+        match read_text(&self.root.join("ended")) {
+            Err(StoreError::Damaged(_)) => Ok(None),
+            ended => ended,
+        }
     }
 
     /// Marks a load.

@@ -245,6 +245,32 @@ fn firmware_is_the_same_file_and_leaves_no_directory_behind() {
 }
 
 #[test]
+fn a_link_that_leads_elsewhere_is_seen() {
+    let (directory, store) = store();
+    let (one, two) = (receive(&store, b"one"), receive(&store, b"two"));
+    assert!(!store.has_firmware("a.bin", one));
+    store.link_firmware("a.bin", one).unwrap();
+    assert!(store.has_firmware("a.bin", one) && !store.has_firmware("a.bin", two));
+    fs::write(directory.path().join("other"), "one").unwrap();
+    fs::remove_file(directory.path().join("firmware/a.bin")).unwrap();
+    fs::hard_link(directory.path().join("other"), directory.path().join("firmware/a.bin")).unwrap();
+    assert!(!store.has_firmware("a.bin", one), "equal for now, but not the store's");
+}
+
+#[test]
+fn a_damaged_mark_keeps_no_other_from_being_read() {
+    let (directory, store) = store();
+    let (good, bad) = (Digest::of(b"good"), Digest::of(b"bad"));
+    let mark = Mark::begin(None, "boot", 7, true).unwrap();
+    store.write_mark(good, &mark).unwrap();
+    fs::write(directory.path().join("marks").join(bad.hex()), "{").unwrap();
+    let marks: std::collections::BTreeMap<_, _> = store.marks().unwrap().into_iter().collect();
+    assert_eq!(marks[&good], mark);
+    let settled = crate::mark::settle(&[(bad, marks[&bad].clone())], None, "next boot", 1);
+    assert!(settled[0].1.as_ref().is_some_and(Mark::is_doubtful), "something went wrong: caution");
+}
+
+#[test]
 fn an_unnamed_file_can_be_read_and_has_no_name() {
     let (directory, store) = store();
     let mut file = store.unnamed(|file| io::Write::write_all(file, b"unpacked")).unwrap();

@@ -1,5 +1,6 @@
 //! The agent's part: it carries orders and bundles to the loader, and reports back.
 
+use std::io::Read as _;
 use std::net::{SocketAddrV4, TcpStream};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 /// A conversation with the loader.
 pub(crate) struct Agent {
     client: Client<TcpStream>,
+    stream: TcpStream,
 }
 
 /// A request that the loader did not follow.
@@ -23,13 +25,23 @@ pub(crate) struct Refused {
     pub(crate) message: String,
 }
 
+impl Refused {
+    fn of(reply: Reply) -> Self {
+        match reply {
+            Reply::Refused { reason, message } => Self { reason, message },
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+}
+
 impl Agent {
     /// Begins a conversation with whoever is there to answer.
     pub(crate) fn connect(address: SocketAddrV4) -> Result<(Self, Hello), WireError> {
         let stream = TcpStream::connect(address).map_err(WireError::Io)?;
         stream.set_nodelay(true).map_err(WireError::Io)?;
         stream.set_read_timeout(Some(PATIENCE)).map_err(WireError::Io)?;
-        let mut agent = Self { client: Client::new(stream) };
+        let client = Client::new(stream.try_clone().map_err(WireError::Io)?);
+        let mut agent = Self { client, stream };
         match agent.client.call(&Request::Hello)? {
             Reply::Hello(hello) => Ok((agent, hello)),
             other => panic!("no hello: {other:?}"),
@@ -38,26 +50,46 @@ impl Agent {
 
     /// Brings an order and all that it needs, and has it applied. The outer error is a connection that broke.
     pub(crate) fn apply(&mut self, order: &str, depot: &Depot) -> Result<NodeReport, WireError> {
+        Ok(self.try_apply(order, depot)?.unwrap())
+    }
+
+    /// The same, which may be refused.
+    pub(crate) fn try_apply(
+        &mut self,
+        order: &str,
+        depot: &Depot,
+    ) -> Result<Result<NodeReport, Refused>, WireError> {
+        match self.bring(order, depot)? {
+            Ok(()) => self.report(&Request::Apply).map(Ok),
+            Err(refused) => Ok(Err(refused)),
+        }
+    }
+
+    /// Brings an order and all that it needs.
+    pub(crate) fn bring(&mut self, order: &str, depot: &Depot) -> Result<Result<(), Refused>, WireError> {
         let missing = match self.client.call(&Request::Order { order: order.to_owned() })? {
             Reply::Accepted { generation, missing } => {
                 assert_eq!(generation, read_unverified(order).unwrap().generation);
                 missing
             }
-            other => panic!("the order is not accepted: {other:?}"),
+            other => return Ok(Err(Refused::of(other))),
         };
         for digest in missing {
             // What the depot does not have stays missing.
             let Some(bundle) = depot.get(&digest) else { continue };
             let manifest = bundle.manifest().emit();
-            let Reply::Need { files } = self.client.call(&Request::Bundle { digest, manifest })? else {
-                panic!("bundle {digest} is not wanted")
+            let files = match self.client.call(&Request::Bundle { digest, manifest })? {
+                Reply::Need { files } => files,
+                other => return Ok(Err(Refused::of(other))),
             };
             for file in files {
-                let stored = self.client.send_file(file.digest, file.size, bundle.file(file.digest))?;
-                assert_eq!(stored, Reply::Stored);
+                match self.client.send_file(file.digest, file.size, bundle.file(file.digest))? {
+                    Reply::Stored => {}
+                    other => return Ok(Err(Refused::of(other))),
+                }
             }
         }
-        self.report(&Request::Apply)
+        Ok(Ok(()))
     }
 
     /// A request that is answered by a report.
@@ -68,11 +100,15 @@ impl Agent {
         }
     }
 
+    /// Waits until the loader hangs up.
+    pub(crate) fn wait_for_end(&mut self) {
+        // Nothing is asked, so nothing comes but the end.
+        let told = self.stream.read(&mut [0]);
+        assert!(matches!(told, Ok(0)), "{told:?}");
+    }
+
     /// A request that is not followed.
     pub(crate) fn refusal(&mut self, request: &Request) -> Refused {
-        match self.client.call(request).unwrap() {
-            Reply::Refused { reason, message } => Refused { reason, message },
-            other => panic!("not refused: {other:?}"),
-        }
+        Refused::of(self.client.call(request).unwrap())
     }
 }

@@ -1,5 +1,6 @@
-//! What is loaded survives boots by the store alone; a lost store unloads nothing; a driver that takes the node down is
-//! given up.
+//! What is loaded survives boots by the store alone, in the pod and on the host; a lost store unloads nothing.
+
+use std::time::Instant;
 
 use rstest::rstest;
 use tenon_lab::drivers::{Driver, Recipe};
@@ -9,7 +10,7 @@ use tenon_order::wire::Request;
 use tenon_order::{Load, Phase, Reason, Wish};
 
 use crate::bundle::Bundle;
-use crate::node::{FIRMWARE_PATH, Node, SOON, names, of};
+use crate::node::{FIRMWARE_PATH, Node, SOON, of};
 
 const PROC: &str = "/proc/simple-procfs-kmod";
 
@@ -65,9 +66,11 @@ async fn without_a_word_of_the_agent_the_store_is_loaded(
     node.forget("procfs");
     assert_eq!(of(&node.apply().await, "procfs").phase, Phase::Orphaned);
     node.reset().await;
+    let started = Instant::now();
     let all = ["lab_core", "lab_client", "simple_procfs_kmod"];
     let loaded = async || (node.modules().await == all).then_some(());
     wait::until("the store's modules", SOON, loaded).await.unwrap();
+    println!("loaded {} ms after the loader's start, nobody having answered", started.elapsed().as_millis());
     let report = node.ask(Request::Report).await;
     assert_eq!(of(&report, "pair").phase, Phase::Loaded);
     assert_eq!(of(&report, "procfs").phase, Phase::Orphaned);
@@ -114,35 +117,59 @@ async fn a_lost_store_unloads_nothing(#[values(Origin::Stable, Origin::Backports
     assert_eq!(node.modules().await, [""; 0]);
 }
 
+/// The unit for the host, and what it runs.
+const UNIT: &str = include_str!("../../../../deploy/boot/tenon-boot.service");
+
 #[rstest]
 #[tokio::test]
-async fn a_driver_that_takes_the_node_down_twice_is_given_up(
+async fn the_host_loads_from_the_store_before_any_pod_runs(
     #[values(Origin::Stable, Origin::Backports)] origin: Origin,
 ) {
     let mut node = Node::boot(origin).await;
-    let good = node.content(Driver::SimpleKmod);
-    assert_eq!(node.load("simple", &good).await.phase, Phase::Loaded);
-    let load = Load { parameters: vec!["panic=1".to_owned()], ..node.content(Driver::Broken) };
-    node.wish("broken", Wish::Loaded(load.clone()));
-    {
-        let (mut agent, _) = node.agent().await;
-        agent.apply(&node.signed(), &node.depot).unwrap_err();
+    let bundle = Bundle::built(node.kernel(), Driver::Firmware.into());
+    let bundle = bundle.with("firmware/lab-firmware.bin", "kept");
+    let firmware = Load { firmware: true, ..node.content_of(bundle, Driver::Firmware) };
+    let pair = node.content(Driver::Pair);
+    for (module, load) in [("firmware", &firmware), ("pair", &pair)] {
+        assert_eq!(node.load(module, load).await.phase, Phase::Loaded);
     }
-    node.guest.wait_for_end().await.unwrap();
-    // The next boot tries once more.
-    node.reset().await;
-    {
-        let (mut agent, _) = node.agent().await;
-        agent.report(&Request::Silent).unwrap_err();
-    }
-    node.guest.wait_for_end().await.unwrap();
-    node.reset().await;
+    node.reset_without_pod().await;
+    assert_eq!(node.modules().await, [""; 0]);
+    let program = UNIT.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    let program = program.replace("/usr/local/sbin/tenon-loader", "/containers/loader/rootfs/tenon-loader");
+    let started = Instant::now();
+    node.guest.shell(&program).await.unwrap();
+    println!("`boot` took {} ms on the host", started.elapsed().as_millis());
+    assert_eq!(node.modules().await, ["lab_firmware", "lab_core", "lab_client"]);
+    assert_eq!(node.parameter("lab_firmware", "text").await, "kept");
+    // The pod that comes later finds all as it should be, and goes on from there.
+    node.start_loader().await;
     let report = node.ask(Request::Silent).await;
-    let given_up = of(&report, "broken");
-    assert_eq!((given_up.phase, given_up.reason), (Phase::CrashSuspected, Reason::CrashSuspected));
-    assert_eq!(names(&given_up), [""; 0]);
-    assert_eq!(of(&report, "simple").phase, Phase::Loaded, "others are not kept from loading");
-    // Other parameters are another try.
-    let tame = Load { parameters: vec!["error=0".to_owned()], ..load };
-    assert_eq!(node.load("broken", &tame).await.phase, Phase::Loaded);
+    for module in ["firmware", "pair"] {
+        assert_eq!((of(&report, module).phase, of(&report, module).reason), (Phase::Loaded, Reason::Loaded));
+        assert_eq!(node.remove(module).await.phase, Phase::Removed);
+    }
+    assert_eq!(node.modules().await, [""; 0]);
+    let left =
+        node.guest.shell("/containers/loader/rootfs/tenon-loader status | grep -c '\"Loaded\"' || true");
+    assert_eq!(left.await.unwrap(), "0\n");
+}
+
+#[rstest]
+#[tokio::test]
+async fn firmware_is_in_its_place_after_a_boot(#[values(Origin::Stable)] origin: Origin) {
+    let mut node = Node::boot(origin).await;
+    let bundle = Bundle::built(node.kernel(), Driver::Firmware.into());
+    let bundle = bundle.with("firmware/lab-firmware.bin", "kept");
+    let load = Load { firmware: true, ..node.content_of(bundle, Driver::Firmware) };
+    assert_eq!(node.load("firmware", &load).await.phase, Phase::Loaded);
+    // Someone tidies up; a link leads to other bytes.
+    for harm in ["rm", "rm -f {} && echo other >"] {
+        let path = "/var/lib/tenon/firmware/lab-firmware.bin";
+        let harm = harm.replace("{}", path);
+        node.guest.shell(&format!("{harm} {path} && sync")).await.unwrap();
+        node.reset().await;
+        assert_eq!(of(&node.ask(Request::Silent).await, "firmware").phase, Phase::Loaded);
+        assert_eq!(node.parameter("lab_firmware", "text").await, "kept");
+    }
 }

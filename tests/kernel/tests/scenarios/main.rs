@@ -11,6 +11,7 @@ mod boots;
 mod bundle;
 mod changes;
 mod confinement;
+mod crashes;
 mod drivers;
 mod failures;
 mod in_tree;

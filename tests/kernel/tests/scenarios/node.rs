@@ -9,7 +9,8 @@ use tenon_lab::kernel::{Kernel, Origin};
 use tenon_lab::{Bench, programs, wait};
 use tenon_order::wire::{Hello, Request};
 use tenon_order::{
-    Generation, Load, ModuleKey, ModuleReport, NodeReport, Order, OrderedModule, SigningKey, Wish, sign,
+    Generation, Load, ModuleKey, ModuleReport, NodeReport, Order, OrderedModule, Phase, SigningKey, Wish,
+    sign,
 };
 
 use crate::agent::Agent;
@@ -17,6 +18,8 @@ use crate::bundle::{Bundle, Depot};
 
 /// For what takes a moment on an idle machine.
 pub(crate) const SOON: Duration = Duration::from_mins(1);
+/// For what the loader waits with on purpose.
+pub(crate) const LATER: Duration = Duration::from_mins(5);
 /// The node's name.
 pub(crate) const NAME: &str = "press-7";
 /// Where `firmware_class.path` shows.
@@ -41,10 +44,13 @@ impl Node {
 
     /// With more words on the kernel's command line.
     pub(crate) async fn boot_with(origin: Origin, arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(ToString::to_string).collect();
+        Self::boot_as(origin, |settings| Settings { kernel_arguments: arguments, ..settings }).await
+    }
+
+    async fn boot_as(origin: Origin, change: impl FnOnce(Settings) -> Settings) -> Self {
         let bench = bench().await;
-        let arguments = arguments.iter().map(ToString::to_string);
-        let settings = bench.settings(NAME, origin).unwrap();
-        let settings = Settings { kernel_arguments: arguments.collect(), ..settings };
+        let settings = change(bench.settings(NAME, origin).unwrap());
         let guest = bench.boot_with(settings).await.unwrap();
         let key = SigningKey::from_pkcs8(&SigningKey::generate_pkcs8().unwrap()).unwrap();
         let order = Order {
@@ -83,6 +89,47 @@ impl Node {
     pub(crate) async fn reset(&mut self) {
         self.guest.reset().await.unwrap();
         self.start().await;
+    }
+
+    /// Boots it anew with the disk it has; no container runs yet.
+    pub(crate) async fn reset_without_pod(&mut self) {
+        self.guest.reset().await.unwrap();
+        self.before = self.proc_modules().await;
+    }
+
+    /// Boots what was switched off, or has ended, with the disk it has; its loader runs and has heard nothing yet.
+    pub(crate) async fn switch_on(&mut self) {
+        self.guest.switch_on().await.unwrap();
+        self.start().await;
+    }
+
+    /// Brings the order to a loader that has no time to report.
+    pub(crate) async fn apply_to_the_end(&mut self) {
+        {
+            let (mut agent, _) = self.agent().await;
+            agent.apply(&self.signed(), &self.depot).unwrap_err();
+        }
+        self.guest.wait_for_end().await.unwrap();
+    }
+
+    /// Brings the order and does not wait for what becomes of it.
+    pub(crate) async fn start_applying(&self) -> tokio::task::JoinHandle<bool> {
+        let (address, order, depot) =
+            (self.guest.loader_address().unwrap(), self.signed(), self.depot.clone());
+        // As soon as it listens.
+        drop(self.hello().await);
+        tokio::task::spawn_blocking(move || {
+            let brought = Agent::connect(address).and_then(|(mut agent, _)| agent.apply(&order, &depot));
+            brought.is_ok()
+        })
+    }
+
+    /// Waits until a Module stands so, asking for nothing but reports.
+    pub(crate) async fn until(&self, module: &str, phase: Phase) -> ModuleReport {
+        let what = format!("{module} to be {phase:?}");
+        let stands =
+            async || Some(of(&self.ask(Request::Report).await, module)).filter(|now| now.phase == phase);
+        wait::until(what, LATER, stands).await.unwrap()
     }
 
     /// Pulls the plug from it and boots another kernel.
