@@ -12,7 +12,7 @@ use kube::config::{Config, KubeConfigOptions};
 use kube::{Api, Client, ResourceExt as _};
 use tenon_lab::ControlPlane;
 use tenon_lab::control_plane::{Binding, Credential, Extent, kubeconfig};
-use tenon_lab::faults::{Fault, Kind, Proxy, Rule, Seen};
+use tenon_lab::faults::{Fault, Frozen, Kind, Proxy, Rule, Seen};
 use tenon_lab::wait;
 use tokio::time::timeout;
 
@@ -128,10 +128,10 @@ async fn watches_are_held_back_cut_and_refused() {
     assert_eq!(name(timeout(SOON, events.try_next()).await.unwrap().unwrap()), "seen");
     assert_eq!(talk.proxy.open_watches(), 1);
 
-    talk.proxy.set_frozen(true);
+    talk.proxy.set_frozen(Frozen::Resource("configmaps".to_owned()));
     talk.create("held").await.unwrap();
     assert!(timeout(HELD_BACK, events.try_next()).await.is_err(), "nothing is said");
-    talk.proxy.set_frozen(false);
+    talk.proxy.set_frozen(Frozen::Resource("secrets".to_owned()));
     assert_eq!(name(timeout(SOON, events.try_next()).await.unwrap().unwrap()), "held");
 
     talk.proxy.cut_watches();

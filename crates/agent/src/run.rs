@@ -26,7 +26,7 @@ use crate::https::Address;
 use crate::kernel;
 use crate::loader_link::{Answer, Link, LinkError};
 use crate::status_writer::{self, Outcome};
-use crate::watch::{Seen, chain, follow};
+use crate::watch::{Seen, Sighting, chain, follow};
 
 /// How long an address of the depot may be silent.
 const DEPOT_PATIENCE: Duration = Duration::from_secs(30);
@@ -55,7 +55,9 @@ pub struct Agent {
     socket: PathBuf,
     depot: Depot,
     cycle: Cycle,
-    seen: Receiver<Seen>,
+    seen: Receiver<Sighting>,
+    /// The reading of the object that was heard of last.
+    reading: u64,
     link: Option<Link>,
     /// At most one conversation with the loader.
     talk: JoinSet<Talked>,
@@ -90,7 +92,7 @@ enum Talked {
 impl Agent {
     /// An agent that has not begun.
     pub fn new(client: Client, node: NodeName, socket: PathBuf, depot: Depot) -> Self {
-        let (sender, seen): (Sender<Seen>, _) = tokio::sync::watch::channel(Seen::default());
+        let (sender, seen): (Sender<Sighting>, _) = tokio::sync::watch::channel(Sighting::default());
         let mut watch = JoinSet::new();
         let watched: Api<DeserializeGuard<NodeModulesConfig>> = Api::all(client.clone());
         watch.spawn(follow(watched, node, sender));
@@ -102,6 +104,7 @@ impl Agent {
             depot,
             cycle,
             seen,
+            reading: 0,
             link: None,
             talk: JoinSet::new(),
             fetch: JoinSet::new(),
@@ -144,8 +147,12 @@ impl Agent {
         };
         tokio::select! {
             Ok(()) = seen.changed() => {
-                let seen = seen.borrow_and_update().clone();
-                self.cycle.see(seen);
+                let Sighting { seen, reading } = seen.borrow_and_update().clone();
+                if reading == std::mem::replace(&mut self.reading, reading) {
+                    self.cycle.see(seen);
+                } else {
+                    self.cycle.see_anew(seen);
+                }
             }
             Some(talked) = talk.join_next() => match talked {
                 Ok(talked) => self.talked(talked),
@@ -300,7 +307,7 @@ impl Agent {
             }
             Ok(Outcome::Outdated(current)) => {
                 debug!("the object has changed meanwhile");
-                self.cycle.see(current.map_or(Seen::Absent, Seen::Present));
+                self.cycle.see_anew(current.map_or(Seen::Absent, Seen::Present));
                 self.cycle.write_failed(Instant::now());
             }
             Err(error) => {

@@ -31,13 +31,23 @@ pub enum Seen {
     Present(Box<NodeModulesConfig>),
 }
 
+/// What was seen, and by which reading of the object.
+#[derive(Debug, Clone, Default)]
+pub struct Sighting {
+    /// What is known now.
+    pub seen: Seen,
+    /// How often the object was read anew since the start, not followed: what such a reading says holds, even when its
+    /// version is lower than one that was known. So it is after the cluster was restored from a backup.
+    pub reading: u64,
+}
+
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), most: Duration::from_secs(30) };
 
 /// What the API server says to a watch that asks for changes that it no longer knows.
 const GONE: u16 = 410;
 
 /// Tells `seen` what becomes of the object, for ever. An API server that is silent changes nothing of what was seen.
-pub async fn follow(api: Api<DeserializeGuard<NodeModulesConfig>>, node: NodeName, seen: Sender<Seen>) {
+pub async fn follow(api: Api<DeserializeGuard<NodeModulesConfig>>, node: NodeName, seen: Sender<Sighting>) {
     // Agents that were started together shall not renew their watches together.
     let timeout = spread(Duration::from_mins(5), Duration::from_mins(10), roll());
     let config = watcher::Config::default()
@@ -46,13 +56,14 @@ pub async fn follow(api: Api<DeserializeGuard<NodeModulesConfig>>, node: NodeNam
     read(watcher(api, config), &seen).await;
 }
 
-async fn read<S>(events: S, seen: &Sender<Seen>)
+async fn read<S>(events: S, seen: &Sender<Sighting>)
 where
     S: Stream<Item = watcher::Result<Event<DeserializeGuard<NodeModulesConfig>>>>,
 {
     let mut events = std::pin::pin!(events);
     let mut failures = 0;
     let mut found = false;
+    let mut reading = 0;
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
@@ -60,8 +71,9 @@ where
                     info!("the API server answers again");
                 }
                 failures = 0;
-                if let Some(now) = understand(event, &mut found) {
-                    seen.send_replace(now);
+                reading += u64::from(matches!(event, Event::Init));
+                if let Some(seen_now) = understand(event, &mut found) {
+                    seen.send_replace(Sighting { seen: seen_now, reading });
                 }
             }
             Err(watcher::Error::WatchError(status)) if status.code == GONE => {
@@ -145,11 +157,16 @@ mod tests {
         DeserializeGuard(Ok(object))
     }
 
-    async fn seen_after(events: Vec<watcher::Result<Event<DeserializeGuard<NodeModulesConfig>>>>) -> String {
-        let (sender, receiver) = watch::channel(Seen::default());
+    async fn sighted_after(
+        events: Vec<watcher::Result<Event<DeserializeGuard<NodeModulesConfig>>>>,
+    ) -> Sighting {
+        let (sender, receiver) = watch::channel(Sighting::default());
         read(futures::stream::iter(events), &sender).await;
-        let seen = receiver.borrow().clone();
-        match seen {
+        receiver.borrow().clone()
+    }
+
+    async fn seen_after(events: Vec<watcher::Result<Event<DeserializeGuard<NodeModulesConfig>>>>) -> String {
+        match sighted_after(events).await.seen {
             Seen::Present(object) => object.resource_version().unwrap(),
             other => format!("{other:?}"),
         }
@@ -198,6 +215,18 @@ mod tests {
         let events = vec![Err(watcher::Error::WatchError(Box::new(gone))), Ok(Event::InitApply(object("3")))];
         assert_eq!(seen_after(events).await, "3");
         assert!(start.elapsed() <= BACKOFF.first);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_read_anew_is_told_from_what_is_followed() {
+        let list = |version| [Ok(Event::Init), Ok(Event::InitApply(object(version))), Ok(Event::InitDone)];
+        let mut events: Vec<_> = list("5").into();
+        events.push(Ok(Event::Apply(object("6"))));
+        assert_eq!(sighted_after(events).await.reading, 1);
+        let mut events: Vec<_> = list("5").into();
+        events.extend(list("3"));
+        events.push(Ok(Event::Apply(object("4"))));
+        assert_eq!(sighted_after(events).await.reading, 2, "also when the reading itself was slept through");
     }
 
     #[tokio::test(start_paused = true)]

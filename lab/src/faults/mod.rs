@@ -68,14 +68,36 @@ struct Shared {
 }
 
 /// What holds for all connections.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Weather {
     /// Nobody answers.
     down: bool,
-    /// Watches are open and say nothing.
-    frozen: bool,
+    /// These watches are open and say nothing.
+    frozen: Frozen,
     /// How often all watches have been cut.
     cuts: u64,
+}
+
+/// Watches that are held back.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Frozen {
+    /// None.
+    #[default]
+    Nothing,
+    /// All.
+    All,
+    /// Those of one resource, by its plural name: what is known of it grows old while everything else is fresh.
+    Resource(String),
+}
+
+impl Frozen {
+    fn holds(&self, resource: &str) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::All => true,
+            Self::Resource(frozen) => frozen == resource,
+        }
+    }
 }
 
 impl Proxy {
@@ -134,8 +156,8 @@ impl Proxy {
         self.shared.weather.send_modify(|weather| weather.down = down);
     }
 
-    /// From now on watches stay open and say nothing; or they say what they held back.
-    pub fn set_frozen(&self, frozen: bool) {
+    /// From now on these watches stay open and say nothing, and the others say what they held back.
+    pub fn set_frozen(&self, frozen: Frozen) {
         self.shared.weather.send_modify(|weather| weather.frozen = frozen);
     }
 

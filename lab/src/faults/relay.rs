@@ -119,7 +119,7 @@ async fn answer(
     }
     if seen.kind == Kind::Watch {
         let (head, body) = forward().await?.into_parts();
-        let body = watching::body(body, Open::new(shared.clone()));
+        let body = watching::body(body, &seen.path, Open::new(shared.clone()));
         return Ok(Response::from_parts(plain(head), body));
     }
     whole(forward().await?).await

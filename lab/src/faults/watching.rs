@@ -29,6 +29,8 @@ impl Drop for Open {
 
 struct Watch {
     from: Incoming,
+    /// The plural name of what is watched.
+    resource: String,
     weather: Receiver<Weather>,
     /// Cuts before this one was opened.
     cuts: u64,
@@ -36,10 +38,11 @@ struct Watch {
 }
 
 /// What comes of the API server's answer while the weather is such.
-pub(super) fn body(from: Incoming, open: Open) -> Body {
+pub(super) fn body(from: Incoming, path: &str, open: Open) -> Body {
+    let resource = path.rsplit('/').next().unwrap_or_default().to_owned();
     let weather = open.0.weather.subscribe();
     let cuts = weather.borrow().cuts;
-    let watch = Watch { from, weather, cuts, open };
+    let watch = Watch { from, resource, weather, cuts, open };
     StreamBody::new(futures::stream::unfold(Some(watch), next)).boxed_unsync()
 }
 
@@ -51,7 +54,7 @@ async fn next(watch: Option<Watch>) -> Option<(Result<Frame<Bytes>, Cut>, Option
     let frame = async {
         let frame = watch.from.frame().await;
         // An error means that the proxy is gone.
-        let _ = watch.weather.wait_for(|weather| !weather.frozen).await;
+        let _ = watch.weather.wait_for(|weather| !weather.frozen.holds(&watch.resource)).await;
         frame
     };
     let frame = tokio::select! {

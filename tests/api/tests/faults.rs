@@ -6,9 +6,12 @@
 //! nothing made twice or made anew, no event more, no hot loop, and nobody writing when it is over.
 //!
 //! `TENON_MATRIX=1` has every fault meet every write. Otherwise a few lives are picked by a seed (`TENON_FAULTS_SEED`), and
-//! `TENON_FAULTS_LIVES` names some: `kill-after/3,answer-500/0`.
+//! `TENON_FAULTS_LIVES` names some: `kill-after/3,stale-nodes`.
 #![expect(clippy::expect_used, reason = "a test that cannot be set up has failed")]
 
+#[cfg(test)]
+#[path = "faults/birth.rs"]
+mod birth;
 #[cfg(test)]
 #[path = "faults/life.rs"]
 mod life;
@@ -26,14 +29,15 @@ mod snapshot;
 #[path = "faults/stand.rs"]
 mod stand;
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use matrix::{FAULTS, Reference, Victim, disturb};
+use matrix::{Disturbance, FAULTS, Reference, Victim, disturb};
 use stand::Stand;
 use tenon_lab::faults::Fault;
 
-/// Lives that are picked when not all are lived: a minute on an idle machine.
-const SAMPLE: usize = 4;
+/// What the picked ones may take together when not all are lived, beside the start and the undisturbed life, which take
+/// 20 s on an idle machine.
+const BUDGET: Duration = Duration::from_secs(36);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_happens_to_a_write_of_the_operator_everything_ends_as_if_nothing_had() {
@@ -45,10 +49,38 @@ async fn whatever_happens_to_a_report_of_an_agent_everything_ends_as_if_nothing_
     run(Victim::Agent, "whatever_happens_to_a_report_of_an_agent").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_happens_to_the_first_writes_of_the_operator_it_has_its_keys_and_publishes_them() {
+    let begin = Instant::now();
+    let mut stand = Stand::start().await;
+    let all = FAULTS.iter().flat_map(|fault| (1..=birth::WRITES).map(move |nth| (*fault, nth)));
+    let names = |(fault, nth): &(Fault, usize)| (format!("birth-{fault}/{nth}"), format!("birth-{fault}"));
+    let (seed, births) = chosen(all.collect(), names, |_| birth::COST);
+    let mut failures = Vec::new();
+    for (fault, nth) in &births {
+        if let Err(error) = birth::disturb(&mut stand, *fault, *nth).await {
+            failures.push(format!(
+                "{fault} at write {nth}: {error}\nagain by: TENON_FAULTS_LIVES=birth-{fault}/{nth} cargo test -p tenon-test-api --test faults first_writes"
+            ));
+        }
+    }
+    stand.operator.stop();
+    println!("{} births, seed {seed}, {:?}", births.len(), begin.elapsed());
+    assert!(
+        failures.is_empty(),
+        "{} of {} births (seed {seed}):\n{}",
+        failures.len(),
+        births.len(),
+        failures.join("\n\n")
+    );
+}
+
 async fn run(victim: Victim, test: &str) {
     let begin = Instant::now();
     let mut stand = Stand::start().await;
     stand.operator.start();
+    let complete = async || birth::is_complete(&stand).await.then_some(());
+    stand::until("the operator's own objects are there", complete).await.expect("an operator that works");
     let reference = Reference::take(&stand, victim, "undisturbed").await.expect("an undisturbed life");
     println!(
         "{} writes in {} lives per fault, begun in {:?}",
@@ -61,7 +93,7 @@ async fn run(victim: Victim, test: &str) {
             println!("  {stage:?}: {point}");
         }
     }
-    let (seed, lives) = lives(&reference);
+    let (seed, lives) = lives(victim, &reference);
     let mut failures = Vec::new();
     let (mut struck, mut missed) = (0, Vec::new());
     for (fault, index) in &lives {
@@ -102,13 +134,24 @@ async fn run(victim: Victim, test: &str) {
 }
 
 /// The lives to live, and the seed that they were picked by.
-fn lives(reference: &Reference) -> (u64, Vec<(Fault, usize)>) {
-    let all: Vec<_> =
-        FAULTS.iter().flat_map(|fault| (0..reference.lives()).map(|index| (*fault, index))).collect();
+fn lives(victim: Victim, reference: &Reference) -> (u64, Vec<(Disturbance, usize)>) {
+    let all = Disturbance::all(victim, reference);
+    let all = all.into_iter().flat_map(|(kind, lives)| (0..lives).map(move |index| (kind, index)));
+    let names = |(kind, index): &(Disturbance, usize)| (format!("{kind}/{index}"), kind.to_string());
+    chosen(all.collect(), names, |(kind, _)| kind.cost())
+}
+
+/// Those that are named, or all, or some by a seed; `names` gives a thing's own name and its kind's.
+fn chosen<T>(
+    all: Vec<T>,
+    names: impl Fn(&T) -> (String, String),
+    costs: impl Fn(&T) -> Duration,
+) -> (u64, Vec<T>) {
     let variable = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
     if let Some(named) = variable("TENON_FAULTS_LIVES") {
-        let is_named = |(fault, index): &(Fault, usize)| {
-            named.split(',').any(|life| life == format!("{fault}/{index}") || life == fault.to_string())
+        let is_named = |thing: &T| {
+            let (own, kind) = names(thing);
+            named.split(',').any(|name| name == own || name == kind)
         };
         return (0, all.into_iter().filter(is_named).collect());
     }
@@ -117,19 +160,23 @@ fn lives(reference: &Reference) -> (u64, Vec<(Fault, usize)>) {
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let seed = variable("TENON_FAULTS_SEED").and_then(|text| text.parse().ok()).unwrap_or(now);
-    (seed, sample(all, seed))
+    (seed, sample(all, costs, seed))
 }
 
-/// Some of all, by splitmix64.
-fn sample<T>(mut all: Vec<T>, seed: u64) -> Vec<T> {
-    let mut state = seed;
-    let mut picked = Vec::new();
-    while picked.len() < SAMPLE && !all.is_empty() {
+/// Some of all, by splitmix64, until the budget is spent.
+fn sample<T>(mut all: Vec<T>, costs: impl Fn(&T) -> Duration, seed: u64) -> Vec<T> {
+    let (mut state, mut spent, mut picked) = (seed, Duration::ZERO, Vec::new());
+    loop {
+        all.retain(|thing| spent + costs(thing) <= BUDGET);
+        if all.is_empty() {
+            return picked;
+        }
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut dice = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         dice = (dice ^ (dice >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         let index = usize::try_from((dice ^ (dice >> 31)) % all.len() as u64).expect("an index");
-        picked.push(all.swap_remove(index));
+        let thing = all.swap_remove(index);
+        spent += costs(&thing);
+        picked.push(thing);
     }
-    picked
 }

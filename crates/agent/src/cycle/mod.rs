@@ -222,6 +222,15 @@ impl Cycle {
         }
     }
 
+    /// The object was read anew: this is how it is, whatever was known. Versions begin again further down when a cluster
+    /// is restored from a backup.
+    pub fn see_anew(&mut self, seen: Seen) {
+        if let Seen::Present(_) = seen {
+            self.object = None;
+        }
+        self.see(seen);
+    }
+
     /// A transfer began.
     pub fn began_fetch(&mut self, bundle: Digest) {
         self.fetching = Some(bundle);

@@ -486,6 +486,19 @@ fn an_older_state_of_the_object_is_not_believed() {
 }
 
 #[test]
+fn an_older_state_is_believed_when_the_object_was_read_anew() {
+    let mut node = Node::with_loaded("old");
+    let mut restored = node.object.clone();
+    restored.metadata.resource_version = Some("1".to_owned());
+    restored.status = None;
+    node.cycle.see_anew(Seen::Present(Box::new(restored)));
+    assert!(
+        matches!(node.next(), Step::Write(_)),
+        "a restored cluster does not know what the node reported since"
+    );
+}
+
+#[test]
 fn a_status_that_was_not_written_is_written_later() {
     let mut node = Node::new();
     let order = node.wish(5, "new");

@@ -17,7 +17,7 @@ use crate::events::{Notice, Severity};
 use crate::identity::order_keys::OrderKeys;
 use crate::metrics::{Resource, Verb};
 use crate::run::Context;
-use crate::world::World;
+use crate::world::{World, version};
 
 /// Why a node could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -73,9 +73,11 @@ pub(super) async fn apply(
     let name = node.facts.name.to_string();
     let changed = !labels.is_empty() || config.is_some();
     if !labels.is_empty() {
-        write_labels(context, node, &labels)
+        let version = write_labels(context, node, &labels)
             .await
             .map_err(|source| ApplyError::Labels { node: name.clone(), source })?;
+        // Known at once: whatever comes before the watch tells would have them written, and announced, a second time.
+        world.wrote_labels(&node.facts.name, &node.facts.uid, &labels, version);
         announce(context, node, &labels);
     }
     if let Some(mut config) = config {
@@ -98,19 +100,19 @@ pub(super) async fn apply(
     Ok(changed)
 }
 
-/// A merge patch of these labels alone; the uid makes sure that it is still the same node.
+/// A merge patch of these labels alone; the uid makes sure that it is still the same node. Gives the node's new version.
 async fn write_labels(
     context: &Context,
     node: &Node,
     labels: &std::collections::BTreeMap<String, Option<String>>,
-) -> Result<(), WriteError> {
+) -> Result<Option<u64>, WriteError> {
     context.writes.admit(Resource::Node, Verb::Patch).await?;
     let nodes: Api<NodeObject> = Api::all(context.client.clone());
     let patch = json!({ "metadata": { "uid": node.facts.uid, "labels": labels } });
     let params =
         PatchParams { field_manager: Some(field_manager::NODES.to_owned()), ..PatchParams::default() };
-    nodes.patch_metadata(node.facts.name.as_ref(), &params, &Patch::Merge(&patch)).await?;
-    Ok(())
+    let written = nodes.patch_metadata(node.facts.name.as_ref(), &params, &Patch::Merge(&patch)).await?;
+    Ok(version(written.metadata.resource_version.as_deref()))
 }
 
 /// Server-side apply; uid and resourceVersion in it make sure that it is the object that was decided about.

@@ -8,9 +8,9 @@ mod index;
 mod node;
 mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use kube::ResourceExt;
@@ -87,6 +87,7 @@ pub struct World {
     /// Which node may have which bundle: follows the nodes' objects.
     assignments: Assignments,
     clock: Clock,
+    labelled: Mutex<HashMap<NodeName, u64>>,
 }
 
 /// Where the world's times come from.
@@ -106,7 +107,13 @@ impl World {
 
     /// The same by another clock.
     pub fn with_clock(assignments: Assignments, clock: Clock) -> Self {
-        Self { index: RwLock::default(), queues: Queues::with_clock(clock.steady), assignments, clock }
+        Self {
+            index: RwLock::default(),
+            queues: Queues::with_clock(clock.steady),
+            assignments,
+            clock,
+            labelled: Mutex::default(),
+        }
     }
 
     /// Milliseconds since 1970, by the world's clock.
@@ -187,6 +194,36 @@ impl World {
         }
     }
 
+    /// As [`Self::wrote_config`], of labels that were written to a node; `None` took a label away. `version` is the node's
+    /// after that: what the watch tells of earlier ones is no news.
+    ///
+    /// Only what we wrote is taken over: the rest of the answer may be older than what the watch has brought meanwhile.
+    pub fn wrote_labels(
+        &self,
+        name: &NodeName,
+        uid: &str,
+        written: &BTreeMap<String, Option<String>>,
+        version: Option<u64>,
+    ) {
+        let Some(known) = self.read().node(name).filter(|known| known.uid == uid).cloned() else { return };
+        self.labelled().extend(version.map(|version| (name.clone(), version)));
+        let mut facts = NodeFacts::clone(&known);
+        for (key, value) in written {
+            match value {
+                Some(value) => facts.labels.insert(key.clone(), value.clone()),
+                None => facts.labels.remove(key),
+            };
+        }
+        if facts != *known {
+            self.node(name, Some(facts), self.now());
+        }
+    }
+
+    /// The versions of nodes that labels of ours made, until a watch tells of them.
+    fn labelled(&self) -> MutexGuard<'_, HashMap<NodeName, u64>> {
+        self.labelled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// As [`Self::wrote_config`].
     pub fn wrote_image(&self, image: ModuleImage) {
         let key = ImageKey::of(&image);
@@ -217,10 +254,20 @@ impl World {
     }
 }
 
-/// Whether an object is newer than the one that is known. Resource versions of one kind are numbers that grow
-/// (KEP-5504).
+/// Whether an object is an earlier state of the one that is known: the answer to a write of ours may be ahead of the watch.
+/// Not for what a list says: after the cluster was restored from a backup, versions begin anew further down.
+fn is_older<K: ResourceExt>(object: &K, known: &K) -> bool {
+    object.uid() == known.uid() && is_newer(known, object)
+}
+
+/// An object's version. Those of one kind are numbers that grow (KEP-5504).
+pub(crate) fn version(resource_version: Option<&str>) -> Option<u64> {
+    resource_version.and_then(|version| version.parse().ok())
+}
+
+/// Whether an object is newer than the one that is known.
 fn is_newer<K: ResourceExt>(object: &K, known: &K) -> bool {
-    let version = |object: &K| object.resource_version().and_then(|version| version.parse::<u64>().ok());
+    let version = |object: &K| version(object.meta().resource_version.as_deref());
     version(object) > version(known)
 }
 

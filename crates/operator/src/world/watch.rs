@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{ImageKey, World, node};
+use super::{ImageKey, World, is_older, node, version};
 
 /// Whether a kind has been listed once.
 pub type Listed = watch::Receiver<bool>;
@@ -38,6 +38,11 @@ pub trait Kind: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + 
     /// The object was seen.
     fn seen(self, key: &Self::Key, world: &World);
 
+    /// Whether a watch tells of an earlier state of it than is known by the answer to a write of ours.
+    fn is_outdated(&self, _: &Self::Key, _: &World) -> bool {
+        false
+    }
+
     /// The object is gone.
     fn gone(key: &Self::Key, world: &World);
 }
@@ -51,6 +56,7 @@ impl Kind for Node {
 
     fn seen(self, _: &NodeName, world: &World) {
         let Some(name) = node::name(&self) else { return };
+        world.labelled().remove(&name);
         let facts = node::project(self);
         // A heartbeat changes nothing that counts.
         if world.read().node(&name).map(|known| &**known) != facts.as_ref() {
@@ -58,7 +64,13 @@ impl Kind for Node {
         }
     }
 
+    fn is_outdated(&self, key: &NodeName, world: &World) -> bool {
+        let written = world.labelled().get(key).copied();
+        written > version(self.metadata.resource_version.as_deref())
+    }
+
     fn gone(key: &NodeName, world: &World) {
+        world.labelled().remove(key);
         world.node(key, None, world.now());
     }
 }
@@ -109,6 +121,10 @@ impl Kind for ModuleImage {
         }
     }
 
+    fn is_outdated(&self, key: &Self::Key, world: &World) -> bool {
+        world.read().image(key).is_some_and(|known| is_older(self, &**known))
+    }
+
     fn gone(key: &ImageKey, world: &World) {
         world.image(key, None);
     }
@@ -130,6 +146,10 @@ impl Kind for NodeModulesConfig {
         {
             world.config(key, Some(self), world.now());
         }
+    }
+
+    fn is_outdated(&self, key: &Self::Key, world: &World) -> bool {
+        world.read().config(key).is_some_and(|known| is_older(self, &**known))
     }
 
     fn gone(key: &NodeName, world: &World) {
@@ -163,6 +183,7 @@ pub async fn follow<K: Kind>(
                 known = std::mem::take(&mut relisted);
                 listed.send_replace(true);
             }
+            Ok(Event::Apply(object)) if is_outdated(&object, world) => {}
             Ok(Event::Apply(object)) => known.extend(see(object, world)),
             Ok(Event::Delete(object)) => {
                 if let Some(key) = key(&object) {
@@ -186,6 +207,11 @@ fn key<K: Kind>(object: &DeserializeGuard<K>) -> Option<K::Key> {
     }
 }
 
+fn is_outdated<K: Kind>(object: &DeserializeGuard<K>, world: &World) -> bool {
+    let known = object.0.as_ref().ok().zip(key(object));
+    known.is_some_and(|(object, key)| object.is_outdated(&key, world))
+}
+
 fn see<K: Kind>(object: DeserializeGuard<K>, world: &World) -> Option<K::Key> {
     let key = key(&object)?;
     match object.0 {
@@ -205,4 +231,66 @@ fn see<K: Kind>(object: DeserializeGuard<K>, world: &World) -> Option<K::Key> {
 pub fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::depot::Assignments;
+
+    fn node(version: u64, ready: bool) -> Node {
+        let labels = if ready { serde_json::json!({"ready": ""}) } else { serde_json::json!({}) };
+        serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "pine", "uid": "u-1", "resourceVersion": version.to_string(), "labels": labels},
+            "status": {"nodeInfo": {
+                "architecture": "amd64", "bootID": "b-1", "containerRuntimeVersion": "", "kernelVersion": "6.1.0",
+                "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "", "operatingSystem": "linux",
+                "osImage": "", "systemUUID": ""
+            }}
+        }))
+        .unwrap()
+    }
+
+    fn is_ready(world: &World) -> bool {
+        world.read().node(&"pine".parse().unwrap()).unwrap().labels.contains_key("ready")
+    }
+
+    /// As an event of the watch, not as part of a list.
+    fn follow_one(object: Node, world: &World) {
+        let object = DeserializeGuard(Ok(object));
+        if !is_outdated(&object, world) {
+            see(object, world);
+        }
+    }
+
+    #[test]
+    fn labels_that_were_written_are_known_at_once_and_no_late_event_takes_them_back() {
+        let world = World::new(Assignments::default());
+        let name = "pine".parse().unwrap();
+        follow_one(node(4, false), &world);
+        let written: BTreeMap<_, _> = [("ready".to_owned(), Some(String::new()))].into();
+        world.wrote_labels(&name, "another", &written, Some(9));
+        assert!(!is_ready(&world), "that was another node of this name");
+        world.wrote_labels(&name, "u-1", &written, Some(9));
+        assert!(is_ready(&world));
+        follow_one(node(7, false), &world);
+        assert!(is_ready(&world), "a late event");
+        follow_one(node(9, true), &world);
+        follow_one(node(11, false), &world);
+        assert!(!is_ready(&world), "somebody took it away");
+    }
+
+    #[test]
+    fn what_a_list_says_holds_even_when_versions_have_fallen() {
+        let world = World::new(Assignments::default());
+        follow_one(node(40, false), &world);
+        let written: BTreeMap<_, _> = [("ready".to_owned(), Some(String::new()))].into();
+        world.wrote_labels(&"pine".parse().unwrap(), "u-1", &written, Some(41));
+        see(DeserializeGuard(Ok(node(5, false))), &world);
+        assert!(!is_ready(&world), "the cluster was restored from a backup");
+        follow_one(node(6, true), &world);
+        assert!(is_ready(&world));
+    }
 }

@@ -170,7 +170,7 @@ impl<'s> Life<'s> {
     }
 
     /// Waits until neither the operator nor an agent has written anything for a while.
-    async fn rest(&self) -> Result<(), String> {
+    pub(crate) async fn rest(&self) -> Result<(), String> {
         let mut last = String::new();
         until("nobody writes any more", async || {
             let mut writes = Vec::new();

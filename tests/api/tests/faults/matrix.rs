@@ -5,14 +5,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tenon_lab::faults::{Fault, Kind, Proxy, Rule, Seen};
+use tenon_lab::faults::{Fault, Frozen, Kind, Proxy, Rule, Seen};
 
 use crate::life::{Life, Stage};
 use crate::snapshot;
 use crate::stand::Stand;
 
 /// Equal requests within one second: more is a client that does not wait after a failure. Undisturbed, three are seen.
-const MOST_PER_SECOND: usize = 6;
+pub(crate) const MOST_PER_SECOND: usize = 6;
 
 /// Every fault that a write can meet. What is not done and what is done without an answer are each met twice over: as a
 /// broken connection, and as silence.
@@ -29,6 +29,59 @@ pub(crate) const FAULTS: [Fault; 11] = [
     Fault::Twice,
     Fault::Delay(Duration::from_secs(1)),
 ];
+
+/// For how long a disturbance lasts that is not over with one write.
+const WHILE: Duration = Duration::from_secs(5);
+
+/// How a life is disturbed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Disturbance {
+    /// One write of each stage meets this fault.
+    Once(Fault),
+    /// At the beginning of each stage every write meets this fault for a while.
+    Writes(Fault),
+    /// At the beginning of each stage every request meets this fault for a while, and watches that are open are cut.
+    Everything(Fault),
+    /// At the beginning of each stage the watch of one resource says nothing for a while.
+    Stale(&'static str),
+}
+
+impl fmt::Display for Disturbance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Once(fault) => fault.fmt(f),
+            Self::Writes(fault) => write!(f, "writes-{fault}"),
+            Self::Everything(fault) => write!(f, "everything-{fault}"),
+            Self::Stale(resource) => write!(f, "stale-{resource}"),
+        }
+    }
+}
+
+impl Disturbance {
+    /// What such a life takes on an idle machine.
+    pub(crate) fn cost(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Once(Fault::Swallow | Fault::Hush) => 16,
+            Self::Once(_) => 6,
+            Self::Writes(_) | Self::Everything(_) | Self::Stale(_) => 36,
+        })
+    }
+
+    /// All disturbances of a victim's lives, with how many lives each takes.
+    pub(crate) fn all(victim: Victim, reference: &Reference) -> Vec<(Self, usize)> {
+        let once = FAULTS.iter().map(|fault| (Self::Once(*fault), reference.lives()));
+        let writes = [Fault::Answer(409, None), Fault::Answer(500, None), Fault::LoseAnswer, Fault::Swallow];
+        let everything = [Fault::Answer(429, Some(1)), Fault::Answer(503, None), Fault::Swallow];
+        let stale: &[_] = match victim {
+            Victim::Operator => &["nodes", "modules", "moduleimages", "nodemodulesconfigs"],
+            Victim::Agent => &["nodemodulesconfigs"],
+        };
+        once.chain(writes.map(|fault| (Self::Writes(fault), 1)))
+            .chain(everything.map(|fault| (Self::Everything(fault), 1)))
+            .chain(stale.iter().map(|resource| (Self::Stale(resource), 1)))
+            .collect()
+    }
+}
 
 /// Whose requests meet faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,92 +180,132 @@ pub(crate) struct Outcome {
     pub(crate) took: Duration,
 }
 
-/// Lives the life number `index` with this fault; an error says at which point what went wrong.
+/// Lives the life number `index` of this disturbance; an error says at which point what went wrong.
 pub(crate) async fn disturb(
     stand: &Stand,
     reference: &Reference,
     victim: Victim,
-    fault: Fault,
+    disturbance: Disturbance,
     index: usize,
 ) -> Result<Outcome, String> {
     let begin = Instant::now();
-    let name = format!("{}-{fault}-{index}x", if victim == Victim::Agent { "agent" } else { "operator" });
-    let mut life = Life::new(stand, name.clone());
-    let mut outcome = Outcome::default();
+    let name =
+        format!("{}-{disturbance}-{index}x", if victim == Victim::Agent { "agent" } else { "operator" });
+    let mut play =
+        Play { stand, reference, victim, life: Life::new(stand, name), outcome: Outcome::default() };
     let mut told = Ok(());
     for stage in Stage::ALL {
-        let points = reference.points(stage);
-        let point = points.get(index);
-        told = strike(
-            stand,
-            reference,
-            victim,
-            &mut life,
-            stage,
-            point.map(|point| (point, fault)),
-            &mut outcome,
-        )
-        .await
-        .map_err(|error| match point {
-            Some(point) => format!("{fault} at {stage:?}, {point}: {error}"),
-            None => format!("{stage:?}, after {fault} in an earlier stage: {error}"),
-        });
+        let point = match disturbance {
+            Disturbance::Once(_) => reference.points(stage).get(index),
+            _ => None,
+        };
+        let at = || point.map_or_else(|| format!("{stage:?}"), |point| format!("{stage:?}, {point}"));
+        told = play
+            .stage(stage, disturbance, point)
+            .await
+            .map_err(|error| format!("{disturbance} at {}: {error}", at()));
         if told.is_err() {
             break;
         }
     }
+    let Play { life, mut outcome, .. } = play;
     if told.is_ok() {
         told = no_more_events(&life.events().await?, &reference.events);
     }
-    victim.proxy(stand).disarm();
+    clear_up(victim.proxy(stand));
     life.end().await;
     outcome.took = begin.elapsed();
     told.map(|()| outcome)
 }
 
-/// One stage of a life.
-async fn strike(
-    stand: &Stand,
-    reference: &Reference,
+/// The end of all disturbances; whether those that were to strike once have.
+fn clear_up(proxy: &Proxy) -> bool {
+    proxy.set_frozen(Frozen::Nothing);
+    proxy.disarm()
+}
+
+/// A disturbed life while it is lived.
+struct Play<'s> {
+    stand: &'s Stand,
+    reference: &'s Reference,
     victim: Victim,
-    life: &mut Life<'_>,
-    stage: Stage,
-    point: Option<(&Point, Fault)>,
-    outcome: &mut Outcome,
-) -> Result<(), String> {
-    let proxy = victim.proxy(stand);
-    let (name, before) = (life.name.clone(), life.uids().await?);
-    proxy.forget();
-    if let Some((Point { request, nth }, fault)) = point {
-        if victim == Victim::Agent {
-            aim_at_agent(stand, life, request);
+    life: Life<'s>,
+    outcome: Outcome,
+}
+
+impl Play<'_> {
+    async fn stage(
+        &mut self,
+        stage: Stage,
+        disturbance: Disturbance,
+        point: Option<&Point>,
+    ) -> Result<(), String> {
+        let before = self.life.uids().await?;
+        let proxy = self.victim.proxy(self.stand).clone();
+        proxy.forget();
+        self.begin(disturbance, point);
+        let lasting = !matches!(disturbance, Disturbance::Once(_));
+        let end = tokio::spawn({
+            let proxy = proxy.clone();
+            async move {
+                if lasting {
+                    tokio::time::sleep(WHILE).await;
+                    clear_up(&proxy);
+                }
+            }
+        });
+        let played = self.life.play(stage).await;
+        // A stage that came to rest before the disturbance was over has not been disturbed to its end.
+        end.await.map_err(|error| error.to_string())?;
+        let rested = if lasting { self.life.rest().await } else { Ok(()) };
+        let journal = proxy.journal();
+        self.outcome.struck += journal.struck().count();
+        if !clear_up(&proxy) {
+            self.outcome.missed.extend(point.map(|point| format!("{stage:?}, {point}")));
         }
-        let request = request.clone();
-        let matches = move |seen: &Seen| seen.kind == Kind::Write && shared_name(seen, &name) == request;
-        proxy.arm(Rule::nth(*nth, matches, fault));
+        played?;
+        rested?;
+        self.check(stage, &before).await?;
+        if let Some((line, count)) = journal.busiest(Duration::from_secs(1)) {
+            self.outcome.busiest = self.outcome.busiest.max(count);
+            if count > MOST_PER_SECOND {
+                return Err(format!("{count} requests within one second: {line}"));
+            }
+        }
+        Ok(())
     }
-    let played = life.play(stage).await;
-    let journal = proxy.journal();
-    if proxy.disarm() {
-        outcome.struck += usize::from(point.is_some());
-    } else {
-        outcome.missed.extend(point.map(|(point, _)| format!("{stage:?}, {point}")));
-    }
-    played?;
-    stand.operator.check()?;
-    let found = snapshot::of(life.objects().await?, &life.name);
-    let expected = reference.snapshots.get(&stage).map_or("", String::as_str);
-    if found != expected {
-        return Err(format!("it ends otherwise:\n{}", snapshot::difference(expected, &found)));
-    }
-    same_objects(&before, &life.uids().await?)?;
-    if let Some((line, count)) = journal.busiest(Duration::from_secs(1)) {
-        outcome.busiest = outcome.busiest.max(count);
-        if count > MOST_PER_SECOND {
-            return Err(format!("{count} requests within one second: {line}"));
+
+    fn begin(&self, disturbance: Disturbance, point: Option<&Point>) {
+        let (proxy, name) = (self.victim.proxy(self.stand), self.life.name.clone());
+        match disturbance {
+            Disturbance::Once(fault) => {
+                let Some(Point { request, nth }) = point.cloned() else { return };
+                if self.victim == Victim::Agent {
+                    aim_at_agent(self.stand, &self.life, &request);
+                }
+                let matches =
+                    move |seen: &Seen| seen.kind == Kind::Write && shared_name(seen, &name) == request;
+                proxy.arm(Rule::nth(nth, matches, fault));
+            }
+            Disturbance::Writes(fault) => proxy.arm(Rule::every(|seen| seen.kind == Kind::Write, fault)),
+            Disturbance::Everything(fault) => {
+                proxy.arm(Rule::every(|_| true, fault));
+                proxy.cut_watches();
+            }
+            Disturbance::Stale(resource) => proxy.set_frozen(Frozen::Resource(resource.to_owned())),
         }
     }
-    Ok(())
+
+    /// What must be as in the undisturbed life.
+    async fn check(&self, stage: Stage, before: &BTreeMap<String, String>) -> Result<(), String> {
+        self.stand.operator.check()?;
+        let found = snapshot::of(self.life.objects().await?, &self.life.name);
+        let expected = self.reference.snapshots.get(&stage).map_or("", String::as_str);
+        if found != expected {
+            return Err(format!("it ends otherwise:\n{}", snapshot::difference(expected, &found)));
+        }
+        same_objects(before, &self.life.uids().await?)
+    }
 }
 
 /// The agent that dies is that of the node in the request.
