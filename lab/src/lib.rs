@@ -26,6 +26,7 @@ pub mod registry;
 pub mod session;
 pub mod setup;
 pub mod state;
+pub mod trial;
 pub mod wait;
 
 pub use bench::Bench;
@@ -34,6 +35,7 @@ pub use control_plane::ControlPlane;
 pub use guest::Guest;
 pub use node::Node;
 pub use registry::Registry;
+pub use trial::Trial;
 
 /// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {

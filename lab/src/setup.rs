@@ -183,6 +183,15 @@ fn record(cache: &Cache) -> Result<PathBuf, CacheError> {
     Ok(cache.folder("")?.join("supplies.json"))
 }
 
+/// The kernel of an origin that the set-up does not bring ([`Origin::NEWER`]), downloaded when the cache does not hold the
+/// current one.
+pub fn newer_kernel(origin: Origin) -> Result<Kernel, SetupError> {
+    let cache = Cache::open()?;
+    let _lock = Lock::take(&cache.folder("")?.join("newer-kernels.lock"))?;
+    let archive = Archive::open_foreign(&cache, origin.release())?;
+    Kernel::prepare(&archive, &cache, origin).map_err(|source| SetupError::Kernel { origin, source })
+}
+
 /// Everything, the control plane included.
 pub fn setup(progress: &mut dyn FnMut(&str)) -> Result<Supplies, SetupError> {
     let supplies = Supplies::provide(&Cache::open()?, progress)?;

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use super::control::{self, Stanza};
-use super::sources;
+use super::sources::{self, Source};
 use crate::cache::{Cache, CacheError};
 use crate::command::{self, CommandError};
 
@@ -22,6 +22,21 @@ pub enum Release {
     Stable,
     /// Its backports.
     Backports,
+    /// The backports of the release after it.
+    NewerBackports,
+    /// What becomes a release some day.
+    Unstable,
+}
+
+impl Release {
+    fn suite(self, codename: &str) -> String {
+        match self {
+            Self::Stable => codename.to_owned(),
+            Self::Backports => format!("{codename}-backports"),
+            Self::NewerBackports => "trixie-backports".to_owned(),
+            Self::Unstable => "sid".to_owned(),
+        }
+    }
 }
 
 /// Debian's archive, seen through private folders.
@@ -55,6 +70,18 @@ pub enum ArchiveError {
         /// The release's name.
         codename: String,
     },
+    /// A suite of which the machine itself has no lists.
+    #[error(
+        "fetch the package lists of {suite}: the archive that the machine's apt sources name for its own release must \
+         carry this suite too (most mirrors do), and be reachable"
+    )]
+    Unreachable {
+        /// The suite.
+        suite: String,
+        /// What apt said.
+        #[source]
+        source: CommandError,
+    },
     /// apt.
     #[error(transparent)]
     Apt(#[from] CommandError),
@@ -80,9 +107,29 @@ pub enum ArchiveError {
 impl Archive {
     /// The archive that this machine's own sources name.
     pub fn open(cache: &Cache) -> Result<Self, ArchiveError> {
+        Self::with_sources(cache, "apt", sources::private_list)
+    }
+
+    /// A suite beside the machine's own, seen alone: its lists are fetched when they are wanted, and no sooner.
+    pub fn open_foreign(cache: &Cache, release: Release) -> Result<Self, ArchiveError> {
+        let suite = release.suite(&codename()?);
+        let list = |machine: &[Source], codename: &str| sources::foreign_list(machine, codename, &suite);
+        let archive = Self::with_sources(cache, &format!("apt-{suite}"), list)?;
+        let fetched = archive.refresh();
+        match fetched {
+            Err(ArchiveError::Apt(source)) => Err(ArchiveError::Unreachable { suite, source }),
+            fetched => fetched.map(|_| archive),
+        }
+    }
+
+    fn with_sources(
+        cache: &Cache,
+        folder: &str,
+        list: impl Fn(&[Source], &str) -> Option<String>,
+    ) -> Result<Self, ArchiveError> {
         let codename = codename()?;
-        let folder = cache.folder("apt")?;
-        let list = sources::private_list(&machine_sources()?, &codename)
+        let folder = cache.folder(folder)?;
+        let list = list(&machine_sources()?, &codename)
             .ok_or_else(|| ArchiveError::NoSource { codename: codename.clone() })?;
         write(&folder.join("sources.list"), &list)?;
         for name in ["lists/partial", "cache/archives/partial"] {
@@ -102,7 +149,12 @@ impl Archive {
         if age.as_ref().is_ok_and(|age| *age < FRESH) {
             return Ok(false);
         }
-        match command::run(self.apt("apt-get", Release::Stable).args(["update", "-qq"])) {
+        // By itself apt is content when it could fetch nothing at all.
+        let strict = "-oAPT::Update::Error-Mode=any";
+        let lean =
+            ["-oAcquire::Languages=none", "-oAcquire::IndexTargets::deb::DEP-11::DefaultEnabled=false"];
+        let mut update = self.apt("apt-get", Release::Stable);
+        match command::run(update.args(["update", "-qq", strict]).args(lean)) {
             Ok(_) => write(&stamp, "").map(|()| true),
             Err(_) if age.is_ok() => Ok(false),
             Err(error) => Err(error.into()),
@@ -195,10 +247,7 @@ impl Archive {
     }
 
     fn suite(&self, release: Release) -> String {
-        match release {
-            Release::Stable => self.codename.clone(),
-            Release::Backports => format!("{}-backports", self.codename),
-        }
+        release.suite(&self.codename)
     }
 
     fn apt(&self, program: &str, release: Release) -> Command {
@@ -235,7 +284,7 @@ fn codename() -> Result<String, ArchiveError> {
         .ok_or(ArchiveError::NoCodename)
 }
 
-fn machine_sources() -> Result<Vec<sources::Source>, ArchiveError> {
+fn machine_sources() -> Result<Vec<Source>, ArchiveError> {
     let mut found = Vec::new();
     let list = Path::new("/etc/apt/sources.list");
     if list.exists() {

@@ -52,10 +52,17 @@ pub fn private_list(machine: &[Source], codename: &str) -> Option<String> {
     if let Some(source) = find(&security) {
         wanted.push((&source.uri, security));
     }
-    let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
-    let lines: Vec<String> =
-        wanted.iter().map(|(uri, suite)| format!("deb [signed-by={keys}] {uri} {suite} main\n")).collect();
-    Some(lines.concat())
+    Some(wanted.iter().map(|(uri, suite)| line(uri, suite)).collect())
+}
+
+/// The line for one suite that the machine itself does not use, from the archive of its own release.
+pub fn foreign_list(machine: &[Source], codename: &str, suite: &str) -> Option<String> {
+    let main = machine.iter().find(|source| source.suite == codename)?;
+    Some(line(&main.uri, suite))
+}
+
+fn line(uri: &str, suite: &str) -> String {
+    format!("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {uri} {suite} main\n")
 }
 
 #[cfg(test)]
@@ -107,5 +114,13 @@ deb http://tools.example/apt tools-bookworm main
         assert!(list.contains("http://mirror.example/security bookworm-security main"), "{list}");
         assert!(!list.contains("off.example"));
         assert_eq!(private_list(&parse_list(LIST), "trixie"), None);
+    }
+
+    #[test]
+    fn a_foreign_suite_comes_from_the_archive_of_the_release_and_alone() {
+        let list = foreign_list(&parse_deb822(DEB822), "bookworm", "sid").unwrap();
+        assert!(list.ends_with("http://mirror.example/debian sid main\n"), "{list}");
+        assert_eq!(list.lines().count(), 1);
+        assert_eq!(foreign_list(&parse_list(LIST), "trixie", "sid"), None);
     }
 }

@@ -119,7 +119,7 @@ fn configure_network() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn mount_kind(kind: &str, target: &str) -> anyhow::Result<()> {
+pub(crate) fn mount_kind(kind: &str, target: &str) -> anyhow::Result<()> {
     mount(kind, target, kind, MountFlags::empty(), None::<&CStr>)
         .with_context(|| format!("mount {kind} at {target}"))
 }

@@ -1,12 +1,13 @@
-//! Stock Debian kernels: the release's own and its backports', cloud flavour, unpacked and made ready to boot, to build
-//! drivers against and to look into. Nothing is installed, and no version is written down anywhere: the metapackages name
-//! the current ones.
+//! Stock Debian kernels, cloud flavour, unpacked and made ready to boot, to build drivers against and to look into:
+//! the release's own and its backports', and for the matrix two newer ones. Nothing is installed, and no version is
+//! written down anywhere: the metapackages name the current ones.
 
 mod disk;
 
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -27,16 +28,24 @@ pub enum Origin {
     Stable,
     /// Its backports: the newer kernel (6.12 in bookworm-backports).
     Backports,
+    /// Debian unstable: of the 7 series, for the matrix.
+    Unstable,
+    /// The backports of the release after this: of the 7 series, for the matrix.
+    NewerBackports,
 }
 
 impl Origin {
-    /// All of them.
+    /// Those that the set-up brings and every test may boot.
     pub const ALL: [Self; 2] = [Self::Stable, Self::Backports];
+    /// Those that only the matrix boots: [`crate::setup::newer_kernel`] brings them.
+    pub const NEWER: [Self; 2] = [Self::Unstable, Self::NewerBackports];
 
-    fn release(self) -> Release {
+    pub(crate) fn release(self) -> Release {
         match self {
             Self::Stable => Release::Stable,
             Self::Backports => Release::Backports,
+            Self::Unstable => Release::Unstable,
+            Self::NewerBackports => Release::NewerBackports,
         }
     }
 }
@@ -109,6 +118,7 @@ impl Kernel {
         let folder = cache.entry::<KernelError>("kernels", &key, |aside| {
             let root = aside.join("root");
             archive.unpack_into(&packages.all(), origin.release(), &root)?;
+            merge_usr(&root, &release)?;
             unpack_image(aside, &root, &release)?;
             relocate_headers(&root.join("usr/src"), &entry.join("root"))?;
             command::run(Command::new(depmod()).arg("-b").arg(&root).arg(&release))?;
@@ -153,8 +163,13 @@ impl Kernel {
 struct Packages {
     image: String,
     version: String,
+    /// Since the 7 series the image's package is empty: the kernel and its modules have packages of their own.
+    parts: Vec<String>,
     headers: Vec<String>,
 }
+
+/// What the packages of a kernel's parts are called, before its release.
+const PARTS: [&str; 3] = ["linux-base-", "linux-binary-", "linux-modules-"];
 
 impl Packages {
     fn resolve(archive: &Archive, release: Release) -> Result<Self, KernelError> {
@@ -164,16 +179,20 @@ impl Packages {
         };
         let (image, version) = dependency(image, "linux-image-", IMAGE)?;
         let (headers, _) = dependency(headers, "linux-headers-", HEADERS)?;
-        let stanzas = archive.show(&[&headers], release)?;
-        let parts = stanzas.iter().flat_map(|stanza| stanza.relations("Depends"));
-        let parts =
-            parts.filter(|name| name.starts_with("linux-headers-") || name.starts_with("linux-kbuild-"));
-        let headers = parts.map(ToOwned::to_owned).chain([headers]).collect();
-        Ok(Self { image, version, headers })
+        let needed = |package: &str, kinds: &[&str]| -> Result<Vec<String>, KernelError> {
+            let stanzas = archive.show(&[package], release)?;
+            let needed = stanzas.iter().flat_map(|stanza| stanza.relations("Depends"));
+            let wanted = needed.filter(|name| kinds.iter().any(|kind| name.starts_with(kind)));
+            Ok(wanted.map(ToOwned::to_owned).collect())
+        };
+        let parts = needed(&image, &PARTS)?;
+        let mut all = needed(&headers, &["linux-headers-", "linux-kbuild-"])?;
+        all.push(headers);
+        Ok(Self { image, version, parts, headers: all })
     }
 
     fn all(&self) -> Vec<&str> {
-        std::iter::once(&self.image).chain(&self.headers).map(String::as_str).collect()
+        std::iter::once(&self.image).chain(&self.parts).chain(&self.headers).map(String::as_str).collect()
     }
 
     fn release(&self) -> &str {
@@ -192,6 +211,22 @@ fn dependency(
         (Some(package), Some(version)) => Ok((package.to_owned(), version.to_owned())),
         _ => Err(KernelError::NoPackage { kind, metapackage: name }),
     }
+}
+
+/// Newer packages bring everything below `/usr`, the boot image beside the modules: links lead there from where older ones
+/// have it.
+fn merge_usr(root: &Path, release: &str) -> Result<(), KernelError> {
+    let lib = root.join("lib");
+    if !lib.exists() {
+        symlink("usr/lib", &lib).map_err(at("link", &lib))?;
+    }
+    let image = root.join("boot").join(format!("vmlinuz-{release}"));
+    if !image.exists() {
+        let boot = root.join("boot");
+        fs::create_dir_all(&boot).map_err(at("create", &boot))?;
+        symlink(format!("../usr/lib/modules/{release}/vmlinuz"), &image).map_err(at("link", &image))?;
+    }
+    Ok(())
 }
 
 fn unpack_image(aside: &Path, root: &Path, release: &str) -> Result<(), KernelError> {
@@ -250,7 +285,7 @@ mod tests {
         )
         .remove(0);
         let (image, version) = dependency(&stanza, "linux-image-", IMAGE).unwrap();
-        let packages = Packages { image, version, headers: vec![] };
+        let packages = Packages { image, version, parts: vec![], headers: vec![] };
         assert_eq!(packages.release(), "6.1.0-99-cloud-amd64");
         assert_eq!(packages.version, "6.1.170-1");
         assert!(dependency(&stanza, "linux-headers-", HEADERS).is_err());

@@ -85,7 +85,7 @@ async fn another_kernels_build(node: &mut Node) {
     let report = node.load("build", &load).await;
     let reason = match node.kernel().origin {
         Origin::Stable => Reason::SymbolVersion,
-        Origin::Backports => Reason::StructModuleSize,
+        Origin::Backports | Origin::Unstable | Origin::NewerBackports => Reason::StructModuleSize,
     };
     assert_failed(
         &report,
