@@ -56,6 +56,18 @@ impl Architecture {
         ALL.into_iter().find(|architecture| architecture.as_str() == name)
     }
 
+    /// Class and byte order in the ELF header of what is made for it; none where the name stands for several.
+    pub(crate) fn identity(self) -> Option<(elf::FileClass, elf::DataEncoding)> {
+        match self {
+            Self::Amd64 | Self::Arm64 | Self::Loong64 | Self::Ppc64le | Self::Riscv64 => {
+                Some((elf::ELFCLASS64, elf::ELFDATA2LSB))
+            }
+            Self::Ppc64 | Self::S390x => Some((elf::ELFCLASS64, elf::ELFDATA2MSB)),
+            Self::I386 => Some((elf::ELFCLASS32, elf::ELFDATA2LSB)),
+            Self::Arm | Self::Mips => None,
+        }
+    }
+
     /// The name in `kubernetes.io/arch` and in image indexes.
     pub fn as_str(self) -> &'static str {
         match self {

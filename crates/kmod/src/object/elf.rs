@@ -51,6 +51,7 @@ pub(super) struct Symbol<'data> {
 pub(super) enum Place {
     Undefined,
     Absolute,
+    Common,
     Section(usize),
     Other,
 }
@@ -119,6 +120,10 @@ fn read<Header: FileHeader<Endian = Endianness>>(bytes: &[u8]) -> Result<Elf<'_>
     if kind != elf::ET_REL {
         return Err(ObjectError::NotRelocatable(kind.0));
     }
+    let (count, size) = (header.e_shnum(endian), usize::from(header.e_shentsize(endian)));
+    if size != size_of::<Header::SectionHeader>() || !(1..count).contains(&header.e_shstrndx(endian).0) {
+        return Err(ObjectError::Header);
+    }
     // The table stands at the end of the file: the first thing that a cut-off file lacks.
     let table = u64::from(header.e_shnum(endian)) * u64::from(header.e_shentsize(endian));
     complete(bytes, header.e_shoff(endian).into(), table)?;
@@ -170,6 +175,9 @@ fn read_symbols<'data, Header: FileHeader<Endian = Endianness>>(
     bytes: &'data [u8],
 ) -> Result<Vec<Symbol<'data>>, ObjectError> {
     let symbols = table.symbols(endian, bytes, elf::SHT_SYMTAB).map_err(ObjectError::Malformed)?;
+    if symbols.string_section() == SectionIndex(0) {
+        return Err(ObjectError::NoSymbols);
+    }
     bounded(symbols.len(), MAX_SYMBOLS)?;
     let names = sections.get(symbols.string_section().0).map_or(&[][..], |section| section.data);
     let symbol = |(index, symbol): (usize, &Header::Sym)| {
@@ -178,6 +186,7 @@ fn read_symbols<'data, Header: FileHeader<Endian = Endianness>>(
         let place = match (symbol.st_shndx(endian), section) {
             (elf::SHN_UNDEF, _) => Place::Undefined,
             (elf::SHN_ABS, _) => Place::Absolute,
+            (elf::SHN_COMMON, _) => Place::Common,
             (_, Some(SectionIndex(section))) => Place::Section(section),
             (_, None) => Place::Other,
         };
@@ -191,7 +200,8 @@ fn read_symbols<'data, Header: FileHeader<Endian = Endianness>>(
     };
     let symbols: Vec<Symbol<'data>> =
         symbols.iter().enumerate().map(symbol).collect::<Result<_, ObjectError>>()?;
-    bounded(symbols.iter().filter(|symbol| symbol.place == Place::Undefined).count(), MAX_UNDEFINED)?;
+    let listed = |symbol: &&Symbol<'_>| matches!(symbol.place, Place::Undefined | Place::Common);
+    bounded(symbols.iter().filter(listed).count(), MAX_UNDEFINED)?;
     Ok(symbols)
 }
 

@@ -127,6 +127,12 @@ impl Fixture {
         self
     }
 
+    pub(crate) fn common(mut self, name: &str) -> Self {
+        let section = elf::SHN_COMMON.0;
+        self.symbols.push(Symbol { name: name.into(), section, value: 8, bind: elf::STB_GLOBAL.0 });
+        self
+    }
+
     pub(crate) fn extended_versions(self, versions: &[(&str, u32)]) -> Self {
         let crcs = versions.iter().flat_map(|&(_, crc)| self.u32(crc)).collect();
         let names = versions.iter().flat_map(|(name, _)| [name.as_bytes(), b"\0"].concat()).collect();

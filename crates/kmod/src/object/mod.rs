@@ -36,6 +36,8 @@ pub struct ModuleObject {
     pub info: ModInfo,
     /// Symbols that it needs, in the order of its symbol table.
     pub imports: Vec<Import>,
+    /// Variables that the compiler left without a place, which no kernel accepts, each behind so many imports.
+    pub common_symbols: Vec<(usize, String)>,
     /// Symbols that it offers.
     pub exports: Vec<Export>,
     /// Checksums of what it needs; none if it was compiled without.
@@ -82,6 +84,12 @@ pub enum ObjectError {
     /// Offsets or sizes contradict one another.
     #[error("read the ELF structure: {0}")]
     Malformed(object::Error),
+    /// The header describes its sections otherwise than the class wants, or not at all.
+    #[error("the ELF header names no sections, or sections of another layout")]
+    Header,
+    /// Stripped.
+    #[error("no symbol table with names: stripped of what the kernel links it by")]
+    NoSymbols,
     /// A symbol's name lies outside of the file or does not end.
     #[error("symbol {0} of the symbol table has no readable name")]
     SymbolName(usize),
@@ -131,6 +139,7 @@ impl ModuleObject {
             name: module_name(&file, &info, this_module.data)?,
             architecture,
             imports: symbols::imports(&file, versions.as_ref()),
+            common_symbols: symbols::common(&file),
             exports: symbols::exports(&file),
             parameter_limits: symbols::parameter_limits(&file),
             versions,

@@ -69,13 +69,17 @@ pub enum SignatureError {
     /// Fields that must be zero in a PKCS#7 frame are not.
     #[error("the signature's frame has values in fields that PKCS#7 leaves zero")]
     Fields,
+    /// What should be a CMS message is none: no DER sequence, or one that is longer than the frame says.
+    #[error("the signature is no whole CMS message")]
+    Message,
 }
 
 impl Signature {
     /// Reads the end of a file.
     pub fn parse(file: &[u8]) -> Self {
         match file.strip_suffix(MAGIC) {
-            None => Self::Absent,
+            // Where there is nothing but the magic, the kernel sees none.
+            None | Some([]) => Self::Absent,
             Some(framed) => AppendedSignature::parse(framed).map_or_else(Self::Malformed, Self::Appended),
         }
     }
@@ -105,6 +109,9 @@ impl AppendedSignature {
             .ok_or(SignatureError::Length { promised, available: body.len() })?;
         let signer_end = signed_length + usize::from(signer);
         let key_end = signer_end + usize::from(key_id);
+        if id_type == SignatureType::Pkcs7 && !body.get(key_end..).is_some_and(is_whole_sequence) {
+            return Err(SignatureError::Message);
+        }
         Ok(Self {
             signed_length,
             signer: signed_length..signer_end,
@@ -113,6 +120,19 @@ impl AppendedSignature {
             id_type,
         })
     }
+}
+
+/// Whether bytes begin with a DER sequence that does not go beyond them (X.690, 8.1; `asn1_ber_decoder` reads no more of
+/// it before it gives up).
+fn is_whole_sequence(bytes: &[u8]) -> bool {
+    let Some((&[0x30, first], rest)) = bytes.split_first_chunk() else { return false };
+    if first < 0x80 {
+        return usize::from(first) <= rest.len();
+    }
+    let Some((length, content)) = rest.split_at_checked(usize::from(first & 0x7f)) else { return false };
+    // An indefinite length has no bytes, and a signature of 4 GiB does not exist.
+    let value = length.iter().try_fold(0_u32, |sum, byte| Some(sum.checked_mul(256)? + u32::from(*byte)));
+    !length.is_empty() && value.is_some_and(|value| value as usize <= content.len())
 }
 
 /// A file without its last signature: what a new one would be made over after removing the old.
@@ -136,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_pkcs7_signature_is_found() {
-        let file = signed(b"body", FRAME_PKCS7, 3, b"sig");
+        let file = signed(b"body", FRAME_PKCS7, 3, b"0\x01s");
         let expected = AppendedSignature {
             signed_length: 4,
             signer: 4..4,
@@ -159,8 +179,8 @@ mod tests {
 
     #[test]
     fn of_two_signatures_the_last_counts() {
-        let once = signed(b"body", FRAME_PKCS7, 3, b"one");
-        let twice = signed(&once, FRAME_PKCS7, 3, b"two");
+        let once = signed(b"body", FRAME_PKCS7, 3, b"0\x011");
+        let twice = signed(&once, FRAME_PKCS7, 3, b"0\x012");
         assert_eq!(without_signature(&twice), once);
     }
 
@@ -168,10 +188,27 @@ mod tests {
     #[case::unsigned(b"body".to_vec(), Signature::Absent)]
     #[case::empty(Vec::new(), Signature::Absent)]
     #[case::a_byte_behind([signed(b"body", FRAME_PKCS7, 3, b"sig"), b"x".to_vec()].concat(), Signature::Absent)]
-    #[case::bare_magic(MAGIC.to_vec(), Signature::Malformed(SignatureError::NoFrame))]
+    #[case::bare_magic(MAGIC.to_vec(), Signature::Absent)]
+    #[case::no_frame([b"x", MAGIC].concat(), Signature::Malformed(SignatureError::NoFrame))]
     #[case::all_of_it(signed(b"", FRAME_PKCS7, 3, b"sig"), Signature::Malformed(SignatureError::Length { promised: 3, available: 3 }))]
     #[case::too_long(signed(b"body", FRAME_PKCS7, u32::MAX, b"sig"), Signature::Malformed(SignatureError::Length { promised: 0xffff_ffff, available: 7 }))]
     #[case::algorithm_set(signed(b"body", [1, 0, 2, 0, 0, 0, 0, 0], 3, b"sig"), Signature::Malformed(SignatureError::Fields))]
+    #[case::no_message(
+        signed(b"body", FRAME_PKCS7, 3, b"sig"),
+        Signature::Malformed(SignatureError::Message)
+    )]
+    #[case::cut_message(
+        signed(b"body", FRAME_PKCS7, 3, b"0\x02s"),
+        Signature::Malformed(SignatureError::Message)
+    )]
+    #[case::cut_length(
+        signed(b"body", FRAME_PKCS7, 3, b"0\x82s"),
+        Signature::Malformed(SignatureError::Message)
+    )]
+    #[case::endless(
+        signed(b"body", FRAME_PKCS7, 3, b"0\x80s"),
+        Signature::Malformed(SignatureError::Message)
+    )]
     fn other_ends_are_told_apart(#[case] file: Vec<u8>, #[case] expected: Signature) {
         assert_eq!(Signature::parse(&file), expected);
         assert_eq!(without_signature(&file), file);

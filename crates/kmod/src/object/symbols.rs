@@ -83,15 +83,28 @@ fn basic_versions(file: &Elf<'_>) -> Option<HashMap<String, u32>> {
 
 /// In the order of the symbol table: when several are missing, the kernel's error is that of the last.
 pub(super) fn imports(file: &Elf<'_>, versions: Option<&Versions>) -> Vec<Import> {
-    let wanted = |symbol: &&Symbol<'_>| {
-        symbol.place == Place::Undefined && !symbol.name.is_empty() && !is_ignored(file.machine, symbol.name)
-    };
+    let wanted = |symbol: &&Symbol<'_>| is_wanted(file, symbol);
     let import = |found: &Symbol<'_>| {
         let symbol = text(found.name);
         let crc = versions.and_then(|versions| versions.crcs.get(&symbol).copied());
         Import { symbol, weak: found.weak, crc }
     };
     file.symbols.iter().filter(wanted).map(import).collect()
+}
+
+/// Common symbols, each with how many imports stand before it. Those of the link-time optimizer are marks, and let pass.
+pub(super) fn common(file: &Elf<'_>) -> Vec<(usize, String)> {
+    let mut imports = 0;
+    let common = |symbol: &Symbol<'_>| {
+        imports += usize::from(is_wanted(file, symbol));
+        let counts = symbol.place == Place::Common && !symbol.name.starts_with(b"__gnu_lto");
+        counts.then(|| (imports, text(symbol.name)))
+    };
+    file.symbols.iter().filter_map(common).collect()
+}
+
+fn is_wanted(file: &Elf<'_>, symbol: &Symbol<'_>) -> bool {
+    symbol.place == Place::Undefined && !symbol.name.is_empty() && !is_ignored(file.machine, symbol.name)
 }
 
 /// Undefined symbols that assemblers leave behind and the architecture's loader does not look up.
@@ -200,7 +213,7 @@ fn crc_at(file: &Elf<'_>, symbol: &Symbol<'_>) -> Option<u32> {
         Place::Section(index) => {
             file.u32(file.sections.get(index)?.data, usize::try_from(symbol.value).ok()?)
         }
-        Place::Undefined | Place::Other => None,
+        Place::Undefined | Place::Common | Place::Other => None,
     }
 }
 

@@ -137,7 +137,7 @@ fn a_signature_at_the_end_disturbs_nothing() {
     let mut file = Fixture::new(AMD64, "lab").import("a", Some(1)).build();
     let plain = ModuleObject::parse(&file).unwrap();
     let length = file.len();
-    file.extend(b"sig\0\0\x02\0\0\0\0\0\0\0\0\x03~Module signature appended~\n");
+    file.extend(b"0\x01s\0\0\x02\0\0\0\0\0\0\0\0\x03~Module signature appended~\n");
     let signed = ModuleObject::parse(&file).unwrap();
     let Signature::Appended(signature) = &signed.signature else { panic!("{:?}", signed.signature) };
     assert_eq!(signature.signed_length, length);

@@ -1,22 +1,58 @@
 //! Files that are no modules, or cannot be read as one: what `finit_module` says to such bytes.
 
-use super::{Cause, Circumstances, Effect, Prediction, Reason, Verdict, predict};
+use std::borrow::Cow;
+
+use super::{Cause, Circumstances, Effect, Prediction, Reason, Verdict, predict, signature};
 use crate::facts::KernelFacts;
 use crate::failure::Errno;
-use crate::object::{ModuleObject, ObjectError};
+use crate::object::{Architecture, ModuleObject, ObjectError, Signature};
 
 /// Predicts what the kernel does with a file's bytes as they are. Packed files are refused: Tenon unpacks before it loads,
 /// and so must who asks for the module inside.
 pub fn predict_file(bytes: &[u8], facts: &KernelFacts, circumstances: &Circumstances) -> Prediction {
-    match ModuleObject::parse(bytes) {
+    let bytes = as_native(bytes, facts.architecture);
+    match ModuleObject::parse(&bytes) {
         Ok(module) => predict(&module, facts, circumstances),
-        Err(error) => unreadable(error),
+        Err(error) => unreadable(error, &bytes, facts, circumstances),
     }
 }
 
-/// `kernel_read_file` refuses an empty file; `elf_validity_cache_copy` whatever is no whole relocatable object with the
-/// sections of a module.
-fn unreadable(error: ObjectError) -> Prediction {
+/// A kernel reads the header by its own class and byte order, and does not look at what the file says of these.
+fn as_native(bytes: &[u8], architecture: Architecture) -> Cow<'_, [u8]> {
+    let Some((class, order)) = architecture.identity() else { return Cow::Borrowed(bytes) };
+    match bytes {
+        [0x7f, b'E', b'L', b'F', told, other, ..] if (*told, *other) != (class.0, order.0) => {
+            let (magic, rest) = (bytes.get(..4).unwrap_or_default(), bytes.get(6..).unwrap_or_default());
+            Cow::Owned([magic, &[class.0, order.0], rest].concat())
+        }
+        _ => Cow::Borrowed(bytes),
+    }
+}
+
+/// `may_init_module`; `kernel_read_file`, which refuses an empty file; `module_sig_check`; and `elf_validity_cache_copy`,
+/// which refuses whatever is no whole relocatable object with the sections of a module.
+fn unreadable(
+    error: ObjectError,
+    bytes: &[u8],
+    facts: &KernelFacts,
+    circumstances: &Circumstances,
+) -> Prediction {
+    let mut reasons = Vec::new();
+    if circumstances.modules_disabled {
+        reasons.push(Reason { cause: Cause::ModulesDisabled, effect: Effect::Fails(Errno::EPERM) });
+    }
+    if error != ObjectError::Empty {
+        reasons.extend(signature::finding(&Signature::parse(bytes), facts, circumstances));
+    }
+    reasons.push(format(error));
+    let fails = reasons.iter().find_map(|reason| match reason.effect {
+        Effect::Fails(errno) => Some(Verdict::Fails { errno }),
+        Effect::Unknown | Effect::Note => None,
+    });
+    Prediction { verdict: fails.unwrap_or(Verdict::Unknown), reasons, proprietary: None }
+}
+
+fn format(error: ObjectError) -> Reason {
     let (effect, cause) = match error {
         ObjectError::Empty => (Effect::Fails(Errno::EINVAL), Cause::InvalidFormat { error }),
         ObjectError::Packed(_) => (Effect::Fails(Errno::ENOEXEC), Cause::Packed),
@@ -24,6 +60,8 @@ fn unreadable(error: ObjectError) -> Prediction {
         | ObjectError::Truncated { .. }
         | ObjectError::NotRelocatable(_)
         | ObjectError::Machine(_)
+        | ObjectError::Header
+        | ObjectError::NoSymbols
         | ObjectError::NotAModule => (Effect::Fails(Errno::ENOEXEC), Cause::InvalidFormat { error }),
         // The kernel is less strict about some of these than this reader, or looks in another order.
         ObjectError::Class(_)
@@ -34,9 +72,5 @@ fn unreadable(error: ObjectError) -> Prediction {
         | ObjectError::NoName
         | ObjectError::Name(_) => (Effect::Unknown, Cause::InvalidFormat { error }),
     };
-    let verdict = match effect {
-        Effect::Fails(errno) => Verdict::Fails { errno },
-        Effect::Unknown | Effect::Note => Verdict::Unknown,
-    };
-    Prediction { verdict, reasons: vec![Reason { cause, effect }], proprietary: None }
+    Reason { cause, effect }
 }

@@ -74,6 +74,10 @@ pub enum Cause {
     GplOnlySymbol { symbols: Vec<String>, license: Option<String> },
     /// It uses GPL-only symbols and symbols of a proprietary module, which the kernel does not let meet.
     ProprietarySymbols { symbols: Vec<String>, owner: ModuleName },
+    /// The compiler has left these variables without a place.
+    CommonSymbol { symbols: Vec<String> },
+    /// It has checksums, but none of these symbols, and the kernel does not let that pass.
+    NoSymbolVersion { symbols: Vec<String> },
     /// It was compiled against other prototypes of these symbols.
     SymbolVersion { symbols: Vec<String> },
     /// It uses symbols from a namespace that it does not import.
@@ -124,6 +128,8 @@ impl Reason {
             Cause::UnknownSymbol { .. } => "UnknownSymbol",
             Cause::GplOnlySymbol { .. } => "GplOnlySymbol",
             Cause::ProprietarySymbols { .. } => "ProprietarySymbols",
+            Cause::CommonSymbol { .. } => "CommonSymbol",
+            Cause::NoSymbolVersion { .. } => "NoSymbolVersion",
             Cause::SymbolVersion { .. } => "SymbolVersion",
             Cause::NamespaceNotImported { .. } => "NamespaceNotImported",
             Cause::SymbolsNotKnown { .. } => "SymbolsNotKnown",
@@ -152,7 +158,9 @@ impl Reason {
             Cause::StructModuleSize { .. }
             | Cause::ModuleLayout { .. }
             | Cause::VermagicMismatch { .. }
+            | Cause::NoSymbolVersion { .. }
             | Cause::SymbolVersion { .. } => "build it against the headers of this very kernel",
+            Cause::CommonSymbol { .. } => "compile it with -fno-common",
             Cause::StructModuleSizeUnknown | Cause::VermagicUnknown => {
                 "give facts from the kernel's image, or one of its own .ko files"
             }
@@ -212,6 +220,9 @@ impl fmt::Display for Reason {
             Cause::Blacklisted => f.write_str("the module is on the kernel command line's module_blacklist"),
             Cause::SignatureRejected { found } => write!(f, "loading of {found} is rejected"),
             Cause::SignatureMalformed { error } => write!(f, "the appended signature is broken: {error}"),
+            Cause::SignatureUnverified if self.effect == Effect::Note => {
+                f.write_str("it is signed; whether the signature is good is not known")
+            }
             Cause::SignatureUnverified => {
                 f.write_str("signatures are enforced; whether the kernel trusts this one's key is not known")
             }
@@ -273,6 +284,12 @@ impl Reason {
                 "module using GPL-only symbols uses symbols {} from proprietary module {owner}",
                 Names(symbols)
             ),
+            Cause::CommonSymbol { symbols } => {
+                write!(f, "please compile with -fno-common: symbol {}", Names(symbols))
+            }
+            Cause::NoSymbolVersion { symbols } => {
+                write!(f, "no symbol version for {}", Names(symbols))
+            }
             Cause::SymbolVersion { symbols } => {
                 write!(f, "disagrees about version of symbol {}", Names(symbols))
             }

@@ -7,6 +7,7 @@ use crate::ModuleName;
 use crate::facts::{KernelSymbol, Namespace};
 use crate::failure::Errno;
 use crate::object::{Export, Import};
+use crate::release::Family;
 
 /// Modules that the kernel takes for proprietary whatever they declare (`module_license_offenders`).
 const OFFENDERS: [&str; 2] = ["driverloader", "lve"];
@@ -17,6 +18,8 @@ enum Outcome {
     Unknown,
     GplOnly,
     Proprietary(ModuleName),
+    Common,
+    NoVersion,
     Version,
     Namespace(String),
     NotKnown,
@@ -62,14 +65,23 @@ impl Judgement<'_> {
         };
         let loaded = self.loaded_exports();
         let mut findings = Findings::default();
-        for import in &self.module.imports {
+        for (position, import) in self.module.imports.iter().enumerate() {
+            self.common(position, &mut findings);
             let found = self.look_up(&import.symbol, &loaded);
             if let Some(outcome) = self.resolve(import, &found, &mut taint, &mut findings) {
                 findings.add(outcome, &import.symbol, self.facts.policy.missing_imports_allowed);
             }
         }
+        self.common(self.module.imports.len(), &mut findings);
         self.report(findings);
         taint.proprietary
+    }
+
+    /// The common symbols that the kernel meets just before the import of that position.
+    fn common(&self, position: usize, findings: &mut Findings) {
+        for (_, symbol) in self.module.common_symbols.iter().filter(|(before, _)| *before == position) {
+            findings.add(Outcome::Common, symbol, None);
+        }
     }
 
     fn loaded_exports(&self) -> HashMap<&str, (&ModuleName, &Export)> {
@@ -201,8 +213,12 @@ impl Judgement<'_> {
         if self.facts.modversions != Some(true) {
             return None;
         }
-        // "no symbol version for" is complained about, and let go.
-        let wanted = self.versions()?.get(name)?;
+        let Some(wanted) = self.versions()?.get(name) else {
+            // "no symbol version for" is complained about, and let go; but not by Debian's kernels, which take back that
+            // leniency (module-disable-matching-missing-version-crc.patch).
+            let refuses = self.facts.release.family() == Family::Debian && symbol.crc.is_some();
+            return refuses.then_some(Outcome::NoVersion);
+        };
         match symbol.crc {
             Some(crc) if crc == *wanted => None,
             Some(_) => Some(Outcome::Version),
@@ -248,6 +264,8 @@ impl Judgement<'_> {
                     Cause::GplOnlySymbol { symbols, license }
                 }
                 Outcome::Proprietary(owner) => Cause::ProprietarySymbols { symbols, owner },
+                Outcome::Common => Cause::CommonSymbol { symbols },
+                Outcome::NoVersion => Cause::NoSymbolVersion { symbols },
                 Outcome::Version => Cause::SymbolVersion { symbols },
                 Outcome::Namespace(namespace) => Cause::NamespaceNotImported { symbols, namespace },
                 Outcome::NotKnown => Cause::SymbolsNotKnown { symbols },
@@ -268,7 +286,8 @@ impl Outcome {
     fn effect(&self, missing_imports_allowed: Option<bool>) -> Effect {
         match self {
             Self::Unknown | Self::GplOnly | Self::Proprietary(_) => Effect::Fails(Errno::ENOENT),
-            Self::Version => Effect::Fails(Errno::EINVAL),
+            Self::Common => Effect::Fails(Errno::ENOEXEC),
+            Self::Version | Self::NoVersion => Effect::Fails(Errno::EINVAL),
             Self::Namespace(_) => match missing_imports_allowed {
                 Some(false) => Effect::Fails(Errno::EINVAL),
                 Some(true) => Effect::Note,

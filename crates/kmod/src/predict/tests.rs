@@ -3,13 +3,13 @@
 use rstest::rstest;
 
 use super::*;
+use crate::ModuleName;
 use crate::facts::{KernelSymbol, Namespace};
-use crate::object::fixture::{AMD64, Fixture, S390X};
+use crate::object::fixture::{AMD64, Fixture, Layout, S390X};
 use crate::object::{Architecture, Export, signature};
 use crate::parameters::Parameter;
 use crate::release::KernelRelease;
 use crate::vermagic::VerMagic;
-use crate::{ModuleName, object};
 
 const VERMAGIC: &str = "6.12.9-test SMP preempt mod_unload modversions ";
 
@@ -343,7 +343,7 @@ fn an_unsigned_module_is_refused_where_signatures_are_enforced(
 }
 
 fn signed(frame: [u8; 8], length: u32) -> ModuleObject {
-    let file = [&driver().build()[..], b"sig", &frame, &length.to_be_bytes(), signature::MAGIC].concat();
+    let file = [&driver().build()[..], b"0\x01s", &frame, &length.to_be_bytes(), signature::MAGIC].concat();
     ModuleObject::parse(&file).unwrap()
 }
 
@@ -450,10 +450,54 @@ fn long_lists_of_symbols_end_in_a_count() {
     assert_eq!(judge(fixture).reasons[0].to_string(), "unknown symbol s0, s1, s2, s3, s4 and 4 more");
 }
 
-#[test]
-fn a_class_that_the_reader_does_not_know_is_not_judged() {
+/// Class and byte order, where they contradict the rest of the file, are passed over.
+#[rstest]
+#[case(4, 3)]
+#[case(4, 1)]
+#[case(5, 2)]
+fn a_kernel_reads_every_file_as_one_of_its_own_class_and_byte_order(#[case] at: usize, #[case] value: u8) {
     let mut file = driver().build();
-    file[4] = 3;
-    assert!(matches!(ModuleObject::parse(&file), Err(object::ObjectError::Class(3))));
-    assert_eq!(predict_file(&file, &kernel(), &Circumstances::default()).verdict, Verdict::Unknown);
+    file[at] = value;
+    assert!(ModuleObject::parse(&file).is_err());
+    assert_eq!(predict_file(&file, &kernel(), &Circumstances::default()).verdict, Verdict::Loads);
+}
+
+#[rstest]
+#[case(AMD64, 0x3a, 40)] // e_shentsize
+#[case(AMD64, 0x3c, 0)] // e_shnum
+#[case(AMD64, 0x3e, 0)] // e_shstrndx
+#[case(AMD64, 0x12, 183)] // e_machine
+#[case(S390X, 0, 0x7f)]
+fn a_header_that_no_kernel_reads_is_refused(#[case] layout: Layout, #[case] at: usize, #[case] value: u8) {
+    let mut file = Fixture::new(layout, "driver").build();
+    file[at] = value;
+    let verdict = predict_file(&file, &kernel(), &Circumstances::default()).verdict;
+    assert_eq!(verdict, fails(Errno::ENOEXEC));
+}
+
+#[test]
+fn where_signatures_are_enforced_they_are_looked_at_before_anything_else() {
+    let judge = |enforcement| {
+        let circumstances = Circumstances { enforcement, ..Circumstances::default() };
+        predict_file(b"#!/bin/sh\n", &kernel(), &circumstances).verdict
+    };
+    assert_eq!(judge(Enforcement::Permissive), fails(Errno::ENOEXEC));
+    assert_eq!(judge(Enforcement::Enforced), fails(Errno::EKEYREJECTED));
+    assert_eq!(judge(Enforcement::Lockdown), fails(Errno::EPERM));
+}
+
+#[test]
+fn a_common_symbol_is_refused_and_the_last_failing_symbol_still_decides() {
+    assert_eq!(judge(driver().common("placeless")).verdict, fails(Errno::ENOEXEC));
+    assert_eq!(judge(driver().common("placeless").import("nobody", None)).verdict, fails(Errno::ENOENT));
+    assert_eq!(judge(driver().import("nobody", None).common("placeless")).verdict, fails(Errno::ENOEXEC));
+    assert_eq!(judge(driver().common("__gnu_lto_v1")).verdict, Verdict::Loads);
+}
+
+#[test]
+fn debian_kernels_want_a_checksum_of_every_symbol() {
+    let mut facts = kernel();
+    facts.release = KernelRelease::new("6.12.95+deb12-cloud-amd64").unwrap();
+    let prediction = predict(&read(driver().import("gpl", None)), &facts, &Circumstances::default());
+    assert_eq!((prediction.verdict, names(&prediction)), (fails(Errno::EINVAL), vec!["NoSymbolVersion"]));
 }
