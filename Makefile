@@ -7,7 +7,7 @@ PROGRAMS = --bins --package tenon-lab --package tenon-operator --package tenon-a
 BUILT = $${CARGO_TARGET_DIR:-$(CURDIR)/target}/$$(rustc --print host-tuple)/debug
 LAB = TENON_LAB_PROGRAMS=$(BUILT) $(BUILT)/tenon-lab
 
-.PHONY: demo test lab lab-down check
+.PHONY: demo test matrix lab lab-down check
 
 demo:            ## load, change and remove a real driver on two virtual-machine nodes, and watch it
 	@./.ci/prepare
@@ -19,6 +19,10 @@ test:            ## every tier of tests
 	@./.ci/prepare
 	@echo "building the test runner (the first time takes minutes)"
 	@$(CARGO) xtask test
+
+matrix:          ## what takes too long for every change: every prediction against four kernels, and the like
+	@./.ci/prepare
+	@$(CARGO) xtask matrix
 
 lab:             ## a cluster to play with: prints its kubeconfig and what to try
 	@./.ci/prepare

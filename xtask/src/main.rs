@@ -3,6 +3,7 @@
 mod ci;
 mod dependencies;
 mod generate;
+mod matrix;
 mod repository;
 mod test;
 
@@ -25,6 +26,8 @@ enum Chore {
     Ci,
     /// Every tier of tests, with what they need set up first
     Test,
+    /// What takes too long for every change: every prediction against every kernel, and the like
+    Matrix,
     /// Whether deploy/ is what `generate` would write
     CheckGenerated,
     /// Whether the crates depend on each other, and on libraries, only as the design allows
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Chore::Generate => generate::write(),
         Chore::Ci => ci::run(),
         Chore::Test => test::run(),
+        Chore::Matrix => matrix::run(),
         Chore::CheckGenerated => generate::check(),
         Chore::CheckDependencies => dependencies::check(),
     };

@@ -64,7 +64,7 @@ pub(crate) fn run() -> Result<String> {
     println!("{}", dependencies::check()?);
     println!("{}", generate::check()?);
     heading("set-up", "packages, kernels, drivers and the control plane's programs");
-    let folder = programs()?;
+    let folder = programs(&[])?;
     ci::succeed(Command::new(folder.join("tenon-lab")).arg("setup"))?;
     heading("build", "everything once");
     ci::succeed(&mut repository::cargo(["test", "--locked", "--workspace", "--no-run", "--quiet"]))?;
@@ -93,14 +93,16 @@ pub(crate) fn run() -> Result<String> {
     Ok(format!("test: all {} tiers passed in {} s", Tier::ALL.len(), begin.elapsed().as_secs()))
 }
 
-fn heading(what: &str, why: &str) {
+pub(crate) fn heading(what: &str, why: &str) {
     println!("\n== {what}: {why}");
 }
 
-/// The lab and all that it runs in nodes and beside them, built as the Makefile and the lab itself build it.
-fn programs() -> Result<PathBuf> {
+/// The lab and all that it runs in nodes and beside them, built as the Makefile and the lab itself build it, and at once
+/// with these the programs of other packages.
+pub(crate) fn programs(others: &[&str]) -> Result<PathBuf> {
     let mut build = repository::cargo(["build", "--locked", "--quiet", "--bins"]);
-    for package in ["tenon-lab", "tenon-operator", "tenon-agent", "tenon-loader", "kubectl-tenon"] {
+    let own = ["tenon-lab", "tenon-operator", "tenon-agent", "tenon-loader", "kubectl-tenon"];
+    for package in own.iter().chain(others) {
         build.args(["--package", package]);
     }
     ci::succeed(&mut build)?;
