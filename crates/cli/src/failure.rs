@@ -10,13 +10,13 @@ use std::process::ExitCode;
 pub(crate) struct Failure {
     error: Box<dyn Error>,
     hint: Option<String>,
-    passing: bool,
+    code: u8,
 }
 
 impl Failure {
     /// One that somebody has to mend.
     pub(crate) fn new(error: impl Error + 'static) -> Self {
-        Self { error: Box::new(error), hint: None, passing: false }
+        Self { error: Box::new(error), hint: None, code: 1 }
     }
 
     /// With a line that says what to do.
@@ -26,7 +26,12 @@ impl Failure {
 
     /// Whether the same command may work later.
     pub(crate) fn passing(self, passing: bool) -> Self {
-        Self { passing, ..self }
+        Self { code: if passing { 3 } else { self.code }, ..self }
+    }
+
+    /// Of a command whose answer is the exit code: 2, which is no answer.
+    pub(crate) fn without_answer(self) -> Self {
+        Self { code: 2, ..self }
     }
 
     /// Says all of it on standard error.
@@ -43,6 +48,6 @@ impl Failure {
         }
         // Where standard error is closed there is nobody to tell.
         let _ = writeln!(std::io::stderr(), "{text}");
-        ExitCode::from(if self.passing { 3 } else { 1 })
+        ExitCode::from(self.code)
     }
 }

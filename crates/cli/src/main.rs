@@ -3,6 +3,8 @@
 //! Results go to standard output, everything else to standard error. Each subcommand is a module with its arguments,
 //! one function that runs it, and an error that knows what to do next.
 
+mod check;
+mod facts;
 mod failure;
 mod image;
 
@@ -25,17 +27,20 @@ enum Command {
     /// Module images
     #[command(subcommand)]
     Image(image::Command),
+    /// Say whether modules will load into a kernel, and why not
+    Check(check::Args),
+    /// Read what is known about a kernel, and write it to a file
+    Facts(facts::Args),
 }
 
 fn main() -> ExitCode {
     let Cli { command } = Cli::parse();
     let outcome = match command {
-        Command::Image(command) => image::run(command),
+        Command::Image(command) => image::run(command).map(|()| ExitCode::SUCCESS),
+        Command::Check(args) => check::run(&args).map_err(check::CheckError::into_failure),
+        Command::Facts(args) => facts::run(&args).map_err(facts::FactsError::into_failure),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
-    }
+    outcome.unwrap_or_else(|failure| failure.report())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! An index made from the modules themselves, for images that were made without `depmod`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{DependencyIndex, Entry, Origin};
 use crate::name::ModuleName;
@@ -56,6 +56,39 @@ impl DependencyIndex {
     }
 }
 
+/// The order in which to load all modules of a set, as places in it: each behind what it needs of the set, otherwise as
+/// they stand. Modules that need each other in a circle stay as they stand, too.
+pub fn load_sequence(modules: &[&ModuleObject]) -> Vec<usize> {
+    let mut providers: HashMap<&str, &ModuleName> = HashMap::new();
+    for module in modules {
+        module.exports.iter().for_each(|export| {
+            providers.entry(&export.symbol).or_insert(&module.name);
+        });
+    }
+    let in_set: BTreeSet<&ModuleName> = modules.iter().map(|module| &module.name).collect();
+    let mut waiting: Vec<(usize, &ModuleName, Vec<ModuleName>)> = modules
+        .iter()
+        .enumerate()
+        .map(|(place, module)| {
+            let mut depends = dependencies(module, &providers);
+            depends.retain(|name| in_set.contains(name) && *name != module.name);
+            (place, &module.name, depends)
+        })
+        .collect();
+    let mut placed = BTreeSet::new();
+    let mut sequence = Vec::new();
+    while !waiting.is_empty() {
+        let ready = |(_, _, depends): &(usize, &ModuleName, Vec<ModuleName>)| {
+            depends.iter().all(|name| placed.contains(name))
+        };
+        let next = waiting.iter().position(ready).unwrap_or(0);
+        let (place, name, _) = waiting.remove(next);
+        placed.insert(name);
+        sequence.push(place);
+    }
+    sequence
+}
+
 fn dependencies(module: &ModuleObject, providers: &HashMap<&str, &ModuleName>) -> Vec<ModuleName> {
     let mut depends: Vec<ModuleName> = module.info.depends().collect();
     for import in &module.imports {
@@ -81,6 +114,19 @@ mod tests {
     fn order(index: &DependencyIndex, target: &str) -> Vec<String> {
         let steps = index.load_order(&ModuleName::new(target).unwrap()).unwrap();
         steps.into_iter().map(|step| step.path).collect()
+    }
+
+    #[test]
+    fn a_set_is_loaded_in_the_order_of_its_needs_and_circles_end() {
+        let module = |name: &str, needs: &str, offers: &str| {
+            let fixture = Fixture::new(AMD64, name).import(needs, None).export(offers, None, false, 1);
+            ModuleObject::parse(&fixture.build()).unwrap()
+        };
+        let (client, core, alone) =
+            (module("client", "open", "x"), module("core", "printk", "open"), module("alone", "kfree", "y"));
+        assert_eq!(load_sequence(&[&client, &alone, &core]), [1, 2, 0]);
+        let (one, two) = (module("one", "b", "a"), module("two", "a", "b"));
+        assert_eq!(load_sequence(&[&one, &two]), [0, 1]);
     }
 
     #[test]

@@ -6,6 +6,6 @@ mod index;
 mod order;
 mod pattern;
 
-pub use graph::GraphError;
+pub use graph::{GraphError, load_sequence};
 pub use index::{DependencyIndex, Entry, IndexError, Origin};
 pub use order::{OrderError, Role, Step};

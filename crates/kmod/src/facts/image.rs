@@ -52,6 +52,13 @@ impl KernelFacts {
     }
 }
 
+/// The size of `struct module`, in bytes, by the type information of any ELF file that has a kernel's: `vmlinux`, or what
+/// newer headers have in its place.
+pub fn struct_module_size(elf: &[u8]) -> Option<u64> {
+    let file = Vmlinux::parse(elf).ok()?;
+    btf::struct_size(file.section(".BTF")?, file.big_endian, "module")
+}
+
 /// `linux_banner`: `Linux version <release> (<who built it>) …`.
 fn find_release(constants: &[u8]) -> Option<KernelRelease> {
     const BANNER: &[u8] = b"Linux version ";
