@@ -5,7 +5,8 @@
 //! becomes the object's status ([`status`]). What to do next is decided in [`cycle`]; [`run`] does it.
 //!
 //! Deliberately absent: any privilege, any trust. The agent neither makes nor reads orders, and what it brings is
-//! verified by the loader. It asks nothing again and again: it waits for the API server, the loader and the network.
+//! verified by the loader. It asks next to nothing again and again: it waits for the API server, the loader and the
+//! network.
 
 pub mod args;
 pub mod backoff;

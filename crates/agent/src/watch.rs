@@ -47,23 +47,40 @@ const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), most: Dura
 const GONE: u16 = 410;
 
 /// Tells `seen` what becomes of the object, for ever. An API server that is silent changes nothing of what was seen.
+///
+/// When a watch's time is over, the object is read anew and not only followed further: when a cluster was restored from a
+/// backup, its versions begin anew further down, and a watch from a version of before has nothing to say for a long time.
 pub async fn follow(api: Api<DeserializeGuard<NodeModulesConfig>>, node: NodeName, seen: Sender<Sighting>) {
-    // Agents that were started together shall not renew their watches together.
-    let timeout = spread(Duration::from_mins(5), Duration::from_mins(10), roll());
-    let config = watcher::Config::default()
-        .fields(&format!("metadata.name={node}"))
-        .timeout(u32::try_from(timeout.as_secs()).unwrap_or(300));
-    read(watcher(api, config), &seen).await;
+    let watch = |period: Duration| {
+        let config = watcher::Config::default()
+            .fields(&format!("metadata.name={node}"))
+            .timeout(u32::try_from(period.as_secs()).unwrap_or(300));
+        watcher(api.clone(), config)
+    };
+    let mut reading = 0;
+    loop {
+        watch_once(watch, &seen, &mut reading).await;
+    }
 }
 
-async fn read<S>(events: S, seen: &Sender<Sighting>)
+/// Watches for one period.
+async fn watch_once<S>(watch: impl FnOnce(Duration) -> S, seen: &Sender<Sighting>, reading: &mut u64)
+where
+    S: Stream<Item = watcher::Result<Event<DeserializeGuard<NodeModulesConfig>>>>,
+{
+    // Agents that were started together shall not renew their watches together.
+    let period = spread(Duration::from_mins(5), Duration::from_mins(10), roll());
+    // Its end is what was waited for.
+    let _ = tokio::time::timeout(period, read(watch(period), seen, reading)).await;
+}
+
+async fn read<S>(events: S, seen: &Sender<Sighting>, reading: &mut u64)
 where
     S: Stream<Item = watcher::Result<Event<DeserializeGuard<NodeModulesConfig>>>>,
 {
     let mut events = std::pin::pin!(events);
     let mut failures = 0;
     let mut found = false;
-    let mut reading = 0;
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
@@ -71,9 +88,9 @@ where
                     info!("the API server answers again");
                 }
                 failures = 0;
-                reading += u64::from(matches!(event, Event::Init));
+                *reading += u64::from(matches!(event, Event::Init));
                 if let Some(seen_now) = understand(event, &mut found) {
-                    seen.send_replace(Sighting { seen: seen_now, reading });
+                    seen.send_replace(Sighting { seen: seen_now, reading: *reading });
                 }
             }
             Err(watcher::Error::WatchError(status)) if status.code == GONE => {
@@ -161,7 +178,7 @@ mod tests {
         events: Vec<watcher::Result<Event<DeserializeGuard<NodeModulesConfig>>>>,
     ) -> Sighting {
         let (sender, receiver) = watch::channel(Sighting::default());
-        read(futures::stream::iter(events), &sender).await;
+        read(futures::stream::iter(events), &sender, &mut 0).await;
         receiver.borrow().clone()
     }
 
@@ -227,6 +244,20 @@ mod tests {
         events.extend(list("3"));
         events.push(Ok(Event::Apply(object("4"))));
         assert_eq!(sighted_after(events).await.reading, 2, "also when the reading itself was slept through");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_is_read_anew_when_a_watch_has_had_its_time() {
+        let (sender, receiver) = watch::channel(Sighting::default());
+        let mut reading = 0;
+        for version in ["5", "3"] {
+            let list = [Ok(Event::Init), Ok(Event::InitApply(object(version))), Ok(Event::InitDone)];
+            let silent = futures::stream::iter(list).chain(futures::stream::pending());
+            watch_once(|_| silent, &sender, &mut reading).await;
+        }
+        let Sighting { seen, reading } = receiver.borrow().clone();
+        let Seen::Present(object) = seen else { panic!("{seen:?}") };
+        assert_eq!((object.resource_version().as_deref(), reading), (Some("3"), 2));
     }
 
     #[tokio::test(start_paused = true)]

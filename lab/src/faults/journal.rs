@@ -31,6 +31,8 @@ pub struct Seen {
     pub method: String,
     /// Its path without the query.
     pub path: String,
+    /// The fields that a list or a watch is about, as they stand in the query.
+    pub selector: Option<String>,
     /// What it met.
     pub fault: Option<Fault>,
     /// What the API server answered, once it has, whether or not the client ever heard of it.
@@ -45,6 +47,7 @@ impl Seen {
             kind: kind(method, uri),
             method: method.to_string(),
             path: uri.path().to_owned(),
+            selector: uri.query().and_then(selector).map(str::to_owned),
             fault: None,
             status: None,
         }
@@ -54,6 +57,10 @@ impl Seen {
     pub fn line(&self) -> String {
         format!("{} {}", self.method, self.path)
     }
+}
+
+fn selector(query: &str) -> Option<&str> {
+    query.split('&').find_map(|part| part.strip_prefix("fieldSelector="))
 }
 
 fn kind(method: &Method, uri: &Uri) -> Kind {
@@ -89,13 +96,15 @@ impl Journal {
         self.0.iter().filter(|seen| seen.fault.is_some())
     }
 
-    /// The most requests of one method and path within `window`, and which: a client that asks in a hot loop shows here.
+    /// The most requests of one method, path and selector within `window`, and which: a client that asks in a hot loop shows here.
     /// Watches count as what they are, too: one that is opened again and again is no better.
     pub fn busiest(&self, window: Duration) -> Option<(String, usize)> {
         let mut times: BTreeMap<String, Vec<Instant>> = BTreeMap::new();
         for seen in &self.0 {
             let watch = if seen.kind == Kind::Watch { " (watch)" } else { "" };
-            times.entry(format!("{}{watch}", seen.line())).or_default().push(seen.at);
+            let selector = seen.selector.as_deref().unwrap_or_default();
+            let line = format!("{} {selector}{watch}", seen.line());
+            times.entry(line.trim_end().to_owned()).or_default().push(seen.at);
         }
         let most = times.into_iter().map(|(line, times)| (line, most_within(&times, window)));
         most.max_by_key(|(_, count)| *count)
@@ -149,7 +158,15 @@ mod tests {
     fn the_busiest_second_is_found_wherever_it_begins() {
         let start = Instant::now();
         let mut journal = Journal::default();
-        for (path, at) in [("/a", 0), ("/b", 100), ("/a", 900), ("/a", 1000), ("/a", 1899), ("/b", 5000)] {
+        for (path, at) in [
+            ("/a", 0),
+            ("/b", 100),
+            ("/a", 900),
+            ("/a?fieldSelector=x", 950),
+            ("/a", 1000),
+            ("/a", 1899),
+            ("/b", 5000),
+        ] {
             let seen = Seen::new(&Method::GET, &path.parse().unwrap(), journal.next_number());
             journal.add(Seen { at: start + Duration::from_millis(at), ..seen });
         }

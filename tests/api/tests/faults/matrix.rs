@@ -31,7 +31,7 @@ pub(crate) const FAULTS: [Fault; 11] = [
 ];
 
 /// For how long a disturbance lasts that is not over with one write.
-const WHILE: Duration = Duration::from_secs(5);
+const WHILE: Duration = Duration::from_secs(3);
 
 /// How a life is disturbed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,12 +58,13 @@ impl fmt::Display for Disturbance {
 }
 
 impl Disturbance {
-    /// What such a life takes on an idle machine.
-    pub(crate) fn cost(self) -> Duration {
-        Duration::from_secs(match self {
-            Self::Once(Fault::Swallow | Fault::Hush) => 16,
-            Self::Once(_) => 6,
-            Self::Writes(_) | Self::Everything(_) | Self::Stale(_) => 36,
+    /// What such a life takes on an idle machine. An agent waits for an answer for 15 s.
+    pub(crate) fn cost(self, victim: Victim) -> Duration {
+        Duration::from_secs(match (self, victim) {
+            (Self::Once(Fault::Swallow | Fault::Hush), Victim::Operator) => 16,
+            (Self::Once(Fault::Swallow | Fault::Hush) | Self::Writes(_) | Self::Everything(_), _) => 80,
+            (Self::Once(_), _) => 6,
+            (Self::Stale(_), _) => 20,
         })
     }
 
