@@ -271,19 +271,20 @@ fn a_set_is_judged_in_order_with_what_those_before_export() {
 
 #[test]
 fn what_depends_on_an_unknown_load_is_unknown() {
-    let core = read(driver().replace_info("name", Some("core")).import("nobody", None).export(
-        "core_open",
-        None,
-        false,
-        1,
-    ));
-    let facts = KernelFacts { complete: false, ..kernel() };
+    let core =
+        read(
+            Fixture::new(AMD64, "core")
+                .replace_info("vermagic", Some(VERMAGIC))
+                .this_module_size(1280)
+                .export("core_open", None, false, 1),
+        );
+    let mut facts = kernel();
+    // Without checksums, core loads by force or not at all.
+    facts.policy.force_load = None;
     let client = read(driver().import("core_open", Some(1)));
-    let verdicts: Vec<Verdict> = predict_in_order([&core, &client], &facts, Circumstances::default())
-        .into_iter()
-        .map(|prediction| prediction.verdict)
-        .collect();
-    assert_eq!(verdicts, [Verdict::Unknown, Verdict::Unknown]);
+    let predictions = predict_in_order([&core, &client], &facts, Circumstances::default());
+    assert_eq!((predictions[0].verdict, predictions[1].verdict), (Verdict::Unknown, Verdict::Unknown));
+    assert_eq!(names(&predictions[1]), ["ProviderNotKnown"]);
 }
 
 #[test]
