@@ -4,14 +4,20 @@
 
 mod fixture;
 
+use std::fs;
+
 use tempfile::TempDir;
+use tenon_loader::bounded;
 use tenon_loader::content::{ContentError, Host, resolve};
+use tenon_loader::foresee::foresee;
+use tenon_loader::kernel;
 use tenon_loader::record::{Record, Source};
-use tenon_loader::situation::Target;
+use tenon_loader::settings::Settings;
+use tenon_loader::situation::{Kernel, Target};
 use tenon_loader::store::Store;
 use tenon_order::{Digest, KmodName, Load, Phase, Reason};
 
-use self::fixture::{manifest, module};
+use self::fixture::{VERMAGIC, manifest, module};
 
 const HOST_DEP: &str = "kernel/core.ko.xz:\nkernel/bus.ko: kernel/core.ko.xz\nkernel/helper.ko:\n";
 
@@ -191,6 +197,21 @@ fn a_broken_index_and_a_broken_module_are_named() {
 }
 
 #[test]
+fn an_index_larger_than_any_is_not_read() {
+    let node = Node::new();
+    let (nic, index) = (module("nic", "", *b"aaaa"), vec![b'\n'; bounded::INDEX + 1]);
+    let files: [(&str, &[u8]); 2] = [("modules/nic.ko", &nic), ("modules/modules.dep", &index)];
+    node.keep(&files);
+    let error = node.resolve(&load(&files)).unwrap_err();
+    assert_eq!(error.outcome(), (Phase::Failed, Reason::StoreFailed));
+    assert!(error.to_string().contains("more than the 16 MiB"), "{error}");
+    // As large as that it may be.
+    let files: [(&str, &[u8]); 2] = [("modules/nic.ko", &nic), ("modules/modules.dep", &index[1..])];
+    node.keep(&files);
+    node.resolve(&load(&files)).unwrap();
+}
+
+#[test]
 fn of_two_files_with_one_name_the_index_chooses() {
     let node = Node::new();
     let (first, second) = (module("nic", "", *b"aaaa"), module("nic", "", *b"bbbb"));
@@ -216,4 +237,36 @@ fn a_file_that_is_another_module_is_refused() {
     let error = node.resolve(&load(&files)).unwrap_err();
     assert_eq!(error.outcome(), (Phase::Failed, Reason::ModuleInvalid));
     assert_eq!(error.to_string(), "nic.ko of the bundle is module other, not nic");
+}
+
+#[test]
+fn what_the_running_kernel_would_refuse_is_seen_beforehand() {
+    let node = Node::new();
+    let (nic, own) = (module("nic", "", *b"aaaa"), module("own", "", *b"bbbb"));
+    // Built for another series: as long, so that nothing else changes.
+    let text = String::from_utf8_lossy(&nic).into_owned();
+    let at = text.find(VERMAGIC).unwrap();
+    let mut other = nic.clone();
+    other[at..at + 3].copy_from_slice(b"6.9");
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let settings =
+        Settings { lib_modules: at("lib"), proc: at("proc"), sys: at("sys"), ..Settings::default() };
+    let foreseen = |bytes: &[u8]| {
+        let files: [(&str, &[u8]); 1] = [("modules/nic.ko", bytes)];
+        node.keep(&files);
+        let target = node.resolve(&load(&files)).unwrap();
+        let pieces: Vec<_> = target.pieces.iter().collect();
+        foresee(&pieces, &Kernel::default(), "updates/x.ko:\nkernel/own.ko:\n", &node.store, &settings)
+            .map_err(|refused| refused.reason())
+    };
+    assert_eq!(foreseen(&other), Ok(()), "without a module of the kernel's own, it is the kernel's to say");
+    let modules = at("lib").join(kernel::release());
+    fs::create_dir_all(modules.join("kernel")).unwrap();
+    fs::write(modules.join("kernel/own.ko"), own).unwrap();
+    assert_eq!((foreseen(&nic), foreseen(&other)), (Ok(()), Err(Reason::VersionMagic)));
+    let parameters = at("sys/module/module/parameters");
+    fs::create_dir_all(&parameters).unwrap();
+    fs::write(parameters.join("sig_enforce"), "Y\n").unwrap();
+    assert_eq!(foreseen(&nic), Err(Reason::SignatureRejected));
 }

@@ -7,8 +7,10 @@
 mod fixture;
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use self::fixture::{manifest, note};
 use tempfile::TempDir;
@@ -460,4 +462,23 @@ fn removing_what_is_not_there_is_done_at_once() {
     assert_eq!((removed.phase, removed.reason), (Phase::Removed, Reason::Removed));
     let report = node.apply(&node.order(2, vec![]), &[]);
     assert_eq!(report.modules, []);
+}
+
+#[test]
+fn an_agent_whose_message_drips_is_not_heard_for_ever() {
+    let mut node = Node::new();
+    node.settings.patience = Duration::from_millis(200);
+    let (agent, loader) = UnixStream::pair().unwrap();
+    let settings = node.settings.clone();
+    let heard = thread::spawn(move || {
+        talk(&loader, &settings, &node_name(), &mut Chores::new(&settings, None).unwrap());
+    });
+    // A message of 1 MiB, and every moment a byte of it: no pause is long.
+    (&agent).write_all(&(1 << 20_u32).to_be_bytes()).unwrap();
+    while (&agent).write_all(b" ").is_ok() {
+        thread::park_timeout(Duration::from_millis(5));
+    }
+    heard.join().unwrap();
+    // The next one is.
+    assert_eq!(node.connect().hello().node, node_name());
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tenon_api::node_pod::LOADER;
 use tenon_lab::drivers::{Driver, Recipe};
-use tenon_lab::guest::{Guest, Program, Settings, oci};
+use tenon_lab::guest::{Disk, Guest, Program, Settings, oci};
 use tenon_lab::kernel::{Kernel, Origin};
 use tenon_lab::{Bench, programs, wait};
 use tenon_order::wire::{Hello, Request};
@@ -46,6 +46,11 @@ impl Node {
     pub(crate) async fn boot_with(origin: Origin, arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(ToString::to_string).collect();
         Self::boot_as(origin, |settings| Settings { kernel_arguments: arguments, ..settings }).await
+    }
+
+    /// With a disk of this kind.
+    pub(crate) async fn boot_on(origin: Origin, disk: Disk) -> Self {
+        Self::boot_as(origin, |settings| Settings { disk, ..settings }).await
     }
 
     async fn boot_as(origin: Origin, change: impl FnOnce(Settings) -> Settings) -> Self {
