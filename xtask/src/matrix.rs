@@ -20,11 +20,18 @@ struct Part {
 }
 
 /// A new part is a new line here; what it runs is built with the rest when its package is among [`PACKAGES`].
-const PARTS: &[Part] = &[Part {
-    what: "predictions",
-    why: "what is predicted of loads against four kernels, those of the 7 series fetched first",
-    run: predictions,
-}];
+const PARTS: &[Part] = &[
+    Part {
+        what: "predictions",
+        why: "what is predicted of loads against four kernels, those of the 7 series fetched first",
+        run: predictions,
+    },
+    Part {
+        what: "power cuts",
+        why: "fifty at random moments, on a disk that forgets what was not flushed; TENON_SEED repeats them",
+        run: power_cuts,
+    },
+];
 
 /// Packages with programs of parts, beside those that the lab needs.
 const PACKAGES: &[&str] = &["tenon-test-kernel"];
@@ -55,6 +62,20 @@ pub(crate) fn run() -> Result<String> {
 fn predictions(folder: &Path) -> Result<String> {
     let mut command = Command::new(folder.join("tenon-matrix"));
     last_line(command.current_dir(repository::root()).env("TENON_LAB_PROGRAMS", folder))
+}
+
+/// Half of them on each of two kernels.
+fn power_cuts(folder: &Path) -> Result<String> {
+    let begin = Instant::now();
+    let mut command = Command::new(env!("CARGO"));
+    command
+        .args(["test", "--package", "tenon-test-kernel", "--test", "scenarios", "--", "--nocapture"])
+        .args(["--test-threads", "1", "power_cuts_at_any_moment_end_where_the_order_wants"])
+        .current_dir(repository::root())
+        .env("TENON_LAB_PROGRAMS", folder)
+        .env("TENON_POWER_CUTS", "25");
+    ci::succeed(&mut command)?;
+    Ok(format!("power cuts: 50 of 50 ended where the order wanted, in {} s", begin.elapsed().as_secs()))
 }
 
 /// Runs a program, shows what it says, and gives its last line.
