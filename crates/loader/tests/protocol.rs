@@ -474,7 +474,7 @@ fn an_agent_whose_message_drips_is_not_heard_for_ever() {
         talk(&loader, &settings, &node_name(), &mut Chores::new(&settings, None).unwrap());
     });
     // A message of 1 MiB, and every moment a byte of it: no pause is long.
-    (&agent).write_all(&(1 << 20_u32).to_be_bytes()).unwrap();
+    (&agent).write_all(&(1_u32 << 20).to_be_bytes()).unwrap();
     while (&agent).write_all(b" ").is_ok() {
         thread::park_timeout(Duration::from_millis(5));
     }
