@@ -20,7 +20,7 @@ test:            ## every tier of tests
 	@echo "building the test runner (the first time takes minutes)"
 	@$(CARGO) xtask test
 
-matrix:          ## what takes too long for every change: every prediction against four kernels, and the like
+matrix:          ## what takes too long for every change: every prediction against four kernels, every fault at every write
 	@./.ci/prepare
 	@$(CARGO) xtask matrix
 

@@ -31,6 +31,11 @@ const PARTS: &[Part] = &[
         why: "fifty at random moments, on a disk that forgets what was not flushed; TENON_SEED repeats them",
         run: power_cuts,
     },
+    Part {
+        what: "faults",
+        why: "every fault at every write of the operator and the agents, before a real API server (half an hour)",
+        run: faults,
+    },
 ];
 
 /// Packages with programs of parts, beside those that the lab needs.
@@ -67,30 +72,46 @@ fn predictions(folder: &Path) -> Result<String> {
 /// Half of them on each of two kernels.
 fn power_cuts(folder: &Path) -> Result<String> {
     let begin = Instant::now();
-    let mut command = Command::new(env!("CARGO"));
+    let mut command =
+        repository::cargo(["test", "--locked", "--package", "tenon-test-kernel", "--test", "scenarios"]);
     command
-        .args(["test", "--package", "tenon-test-kernel", "--test", "scenarios", "--", "--nocapture"])
-        .args(["--test-threads", "1", "power_cuts_at_any_moment_end_where_the_order_wants"])
-        .current_dir(repository::root())
+        .args(["--", "--nocapture", "--test-threads", "1", "power_cuts_at_any_moment_end_where_the_order_wants"])
         .env("TENON_LAB_PROGRAMS", folder)
         .env("TENON_POWER_CUTS", "25");
     ci::succeed(&mut command)?;
     Ok(format!("power cuts: 50 of 50 ended where the order wanted, in {} s", begin.elapsed().as_secs()))
 }
 
+fn faults(folder: &Path) -> Result<String> {
+    let mut command = repository::cargo(["test", "--locked", "--workspace", "--quiet", "--test", "faults"]);
+    command.args(["--", "--nocapture", "--test-threads", "1"]);
+    command.env("TENON_MATRIX", "1").env("TENON_LAB_PROGRAMS", folder);
+    // So each of its tests marks its line of figures, before which the test program may put a dot.
+    last_lines(&mut command, |line| line.contains("faults: "))
+}
+
 /// Runs a program, shows what it says, and gives its last line.
 fn last_line(command: &mut Command) -> Result<String> {
+    let said = last_lines(command, |_| true);
+    said.map(|lines| lines.lines().next_back().unwrap_or_default().to_owned())
+}
+
+/// Runs a program, shows what it says, and gives the lines with figures; when it fails, the last line of all.
+fn last_lines(command: &mut Command, is_figure: fn(&str) -> bool) -> Result<String> {
     let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("run {command:?}"))?;
-    let mut last = String::new();
+    let (mut last, mut figures) = (String::new(), Vec::new());
     for line in BufReader::new(child.stdout.take().context("read its output")?).lines() {
         last = line.context("read its output")?;
         writeln!(std::io::stdout(), "{last}")?;
+        if is_figure(&last) {
+            figures.push(last.clone());
+        }
     }
     let status = child.wait().with_context(|| format!("wait for {command:?}"))?;
     if !status.success() {
         bail!("{last} ({status})");
     }
-    Ok(last)
+    Ok(figures.join("\n"))
 }
 
 #[cfg(test)]
@@ -101,6 +122,9 @@ mod tests {
     fn a_part_gives_its_last_line_and_fails_with_it() {
         let shell = |script| last_line(Command::new("sh").args(["-c", script]));
         assert_eq!(shell("echo table; echo figures").unwrap(), "figures");
+        let mut several = Command::new("sh");
+        several.args(["-c", "echo =1; echo noise; echo =2; echo end"]);
+        assert_eq!(last_lines(&mut several, |line| line.starts_with('=')).unwrap(), "=1\n=2");
         let error = shell("echo figures; exit 1").unwrap_err().to_string();
         assert!(error.starts_with("figures (exit status: 1)"), "{error}");
     }

@@ -65,7 +65,7 @@ async fn whatever_happens_to_the_first_writes_of_the_operator_it_has_its_keys_an
         }
     }
     stand.operator.stop();
-    println!("{} births, seed {seed}, {:?}", births.len(), begin.elapsed());
+    println!("faults: {} births of an operator, seed {seed}, {:?}", births.len(), begin.elapsed());
     assert!(
         failures.is_empty(),
         "{} of {} births (seed {seed}):\n{}",
@@ -116,7 +116,7 @@ async fn run(victim: Victim, test: &str) {
     }
     stand.operator.stop();
     println!(
-        "{} lives, {struck} faults, {} kills of the operator, {} points not come to, seed {seed}, {:?}",
+        "faults: {} lives with faults of the {victim:?}, {struck} faults, {} kills of the operator, {} points not come to, seed {seed}, {:?}",
         lives.len(),
         stand.operator.kills(),
         missed.len(),
