@@ -75,7 +75,13 @@ fn power_cuts(folder: &Path) -> Result<String> {
     let mut command =
         repository::cargo(["test", "--locked", "--package", "tenon-test-kernel", "--test", "scenarios"]);
     command
-        .args(["--", "--nocapture", "--test-threads", "1", "power_cuts_at_any_moment_end_where_the_order_wants"])
+        .args([
+            "--",
+            "--nocapture",
+            "--test-threads",
+            "1",
+            "power_cuts_at_any_moment_end_where_the_order_wants",
+        ])
         .env("TENON_LAB_PROGRAMS", folder)
         .env("TENON_POWER_CUTS", "25");
     ci::succeed(&mut command)?;

@@ -199,7 +199,9 @@ fn a_broken_index_and_a_broken_module_are_named() {
 #[test]
 fn an_index_larger_than_any_is_not_read() {
     let node = Node::new();
-    let (nic, index) = (module("nic", "", *b"aaaa"), vec![b'\n'; bounded::INDEX + 1]);
+    let nic = module("nic", "", *b"aaaa");
+    let mut index = vec![b'\n'; bounded::INDEX - 7];
+    index.extend_from_slice(b"nic.ko:\n");
     let files: [(&str, &[u8]); 2] = [("modules/nic.ko", &nic), ("modules/modules.dep", &index)];
     node.keep(&files);
     let error = node.resolve(&load(&files)).unwrap_err();
