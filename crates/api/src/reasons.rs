@@ -15,6 +15,9 @@ pub mod condition {
     /// Whether the kernels concerned will load the driver, computed beforehand: `True`, `False`, or `Unknown`. On a Module
     /// it is only there when a kernel is predicted to refuse the driver.
     pub const PREDICTED: &str = "Predicted";
+    /// A change failed on as many nodes as may be unavailable, and the others keep what they have; only there when it is
+    /// so.
+    pub const ROLLOUT_PAUSED: &str = "RolloutPaused";
 }
 
 /// The module is loaded on every node that should have it.
@@ -40,6 +43,8 @@ pub const WAITING_FOR_VERSION_LABEL: &str = "WaitingForVersionLabel";
 pub const WAITING_FOR_NODE: &str = "WaitingForNode";
 /// A changed module waits for its turn: the allowed number of nodes is already changing.
 pub const WAITING_FOR_ROLLOUT: &str = "WaitingForRollout";
+/// A change failed on as many nodes as may be unavailable: the others keep what they have.
+pub const ROLLOUT_PAUSED: &str = "RolloutPaused";
 /// The node fetches the bundle.
 pub const WAITING_FOR_BUNDLE: &str = "WaitingForBundle";
 
@@ -83,6 +88,8 @@ pub const WAITING_FOR_FIRST_NODE: &str = "WaitingForFirstNode";
 
 /// The kernel refused to load the module.
 pub const LOAD_FAILED: &str = "LoadFailed";
+/// Something other than Tenon had unloaded the module, and it was loaded again.
+pub const RELOADED: &str = "Reloaded";
 /// The new content failed to load and the last one that had loaded is back.
 pub const ROLLED_BACK: &str = "RolledBack";
 /// The module is used by something and was therefore not removed.
@@ -106,6 +113,19 @@ pub mod event {
     pub const MODULE_LOADED: &str = "ModuleLoaded";
     /// A module was unloaded from a node (Normal, on the Node).
     pub const MODULE_UNLOADED: &str = "ModuleUnloaded";
+    /// A module that something other than Tenon had unloaded was loaded again (Warning, on the Node).
+    pub const MODULE_RELOADED: &str = "ModuleReloaded";
+    /// A module did not load on a node, which has none of it now (Warning, on the Node).
+    pub const MODULE_LOAD_FAILED: &str = "ModuleLoadFailed";
+    /// A module's new content did not load on a node, which has the former one again (Warning, on the Node).
+    pub const MODULE_ROLLED_BACK: &str = "ModuleRolledBack";
+    /// A module is not loaded on a node any more, because the node went down just after loading it (Warning, on the
+    /// Node).
+    pub const MODULE_CRASH_SUSPECTED: &str = "ModuleCrashSuspected";
+    /// A module that should go or change is in use (Warning, on the Node).
+    pub const MODULE_IN_USE: &str = "ModuleInUse";
+    /// A change was stopped: it failed on as many nodes as may be unavailable (Warning, on the Module).
+    pub const ROLLOUT_PAUSED: &str = "RolloutPaused";
     /// A build was started for a kernel (Normal, on the Module).
     pub const BUILD_CREATED: &str = "BuildCreated";
     /// A build ended well (Normal, on the Module).

@@ -7,6 +7,7 @@ mod check;
 mod facts;
 mod failure;
 mod image;
+mod retry;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,8 @@ enum Command {
     Check(check::Args),
     /// Read what is known about a kernel, and write it to a file
     Facts(facts::Args),
+    /// Try again what failed
+    Retry(retry::Args),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +42,9 @@ fn main() -> ExitCode {
         Command::Image(command) => image::run(command).map(|()| ExitCode::SUCCESS),
         Command::Check(args) => check::run(&args).map_err(check::CheckError::into_failure),
         Command::Facts(args) => facts::run(&args).map_err(facts::FactsError::into_failure),
+        Command::Retry(args) => {
+            retry::run(&args).map(|()| ExitCode::SUCCESS).map_err(retry::RetryError::into_failure)
+        }
     };
     outcome.unwrap_or_else(|failure| failure.report())
 }

@@ -5,8 +5,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::controllers::WriteError;
 use crate::lease::Claim;
 use crate::metrics::{Metrics, Resource, Verb};
+
+/// How long the answer to a write is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// This replica does not lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +29,22 @@ impl Writes {
     /// At most `per_second` writes on average; a burst of one second's writes goes at once.
     pub fn new(per_second: u32, claim: Claim, metrics: Arc<Metrics>) -> Self {
         Writes { bucket: Arc::new(Mutex::new(Bucket::new(per_second, Instant::now()))), claim, metrics }
+    }
+
+    /// Makes a write: waits for its turn, and gives it up when this replica's leadership ends before the answer comes. So
+    /// a leader that was cut off has no write under way when another can be elected.
+    pub async fn make<T>(
+        &self,
+        resource: Resource,
+        verb: Verb,
+        call: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, WriteError> {
+        self.admit(resource, verb).await?;
+        let within = self.claim.left().ok_or(NotLeader)?.min(PATIENCE);
+        match tokio::time::timeout(within, call).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(WriteError::Silent { after: within }),
+        }
     }
 
     /// Waits for its turn. To be called directly before each write: it counts the write, and refuses it on a standby.
@@ -75,6 +95,16 @@ mod tests {
         let later = start + Duration::from_hours(1);
         let waiting = (0..12).filter(|_| bucket.take(later) > later).count();
         assert_eq!(waiting, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_is_not_answered_is_given_up() {
+        let writes = Writes::new(10, Claim::without_election(), Arc::new(Metrics::new()));
+        let start = Instant::now();
+        let never = std::future::pending::<Result<(), kube::Error>>();
+        let error = writes.make(Resource::Node, Verb::Patch, never).await.unwrap_err();
+        assert!(matches!(error, WriteError::Silent { after } if after == PATIENCE), "{error}");
+        assert_eq!(start.elapsed().as_secs(), PATIENCE.as_secs());
     }
 
     #[tokio::test]

@@ -20,7 +20,7 @@ use crate::images::Images;
 use crate::metrics::{Controller, Outcome};
 use crate::queue::{Next, Queue};
 use crate::run::Context;
-use crate::world::{Kind, Listed, World, follow};
+use crate::world::{Kind, Listed, World, catch_up, follow};
 use crate::{modules, nodes, status};
 
 /// How often the depth of the queues is read.
@@ -100,6 +100,12 @@ pub enum WriteError {
     /// The API server refused it, or could not be reached.
     #[error(transparent)]
     Api(#[from] kube::Error),
+    /// No answer came while this replica led. It may have taken effect.
+    #[error("write to the API server: no answer in {} ms", after.as_millis())]
+    Silent {
+        /// How long it was waited for.
+        after: Duration,
+    },
 }
 
 impl Failure for WriteError {
@@ -161,11 +167,15 @@ async fn start(context: Context, world: Arc<World>, listed: [Listed; 4]) {
     tasks.spawn(report_depths(context.clone(), world.clone()));
     tasks.spawn(follow_keys(context.clone(), world.clone()));
     let mut claim = context.claim.clone();
-    if shutdown.run_until_cancelled(claim.won()).await.is_some() {
+    let lead = async {
+        claim.won().await;
+        catch_up(&context.client, &world).await;
+    };
+    if shutdown.run_until_cancelled(lead).await.is_some() {
         info!("this replica leads: its controllers start");
         work(&mut tasks, &context, &world, &Arc::new(modules::Modules));
         work(&mut tasks, &context, &world, &images);
-        work(&mut tasks, &context, &world, &Arc::new(nodes::Nodes));
+        work(&mut tasks, &context, &world, &Arc::new(nodes::Nodes::default()));
         work(&mut tasks, &context, &world, &Arc::new(status::Status));
     }
     while tasks.join_next().await.is_some() {}

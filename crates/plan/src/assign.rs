@@ -4,6 +4,9 @@
 //! that cannot be had any more leave a node as it is. Removal is explicit in the order until the node has confirmed it;
 //! a Module that is simply not there (a restored backup, a finalizer cut off by hand) is dropped from the order, which
 //! asks nothing of the node: what is loaded stays, and is reported as orphaned.
+//!
+//! A change that takes a driver away needs a turn ([`crate::rollout`]): a first decision names the Modules that ask for
+//! one, a second is made with the answers.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +18,7 @@ use tenon_api::labels::{LabelKind, ModuleLabel};
 use tenon_api::module_image::ModuleImage;
 use tenon_api::node_modules_config::{
     ModuleConfig, ModulePhase, NodeModule, NodeModuleStatus, NodeModulesConfig, NodeModulesConfigSpec,
+    NodeModulesConfigStatus, Replaced,
 };
 use tenon_api::{Module, reasons};
 use tenon_order::{Generation, Load, ModuleKey, Order, OrderedModule, StoreId, Wish};
@@ -23,6 +27,8 @@ use crate::inspect::{self, Peer};
 use crate::node::{self, DISCOVERY_GRACE, NodeFacts, Selection};
 use crate::provision;
 use crate::resolve::{ResolveError, Resolved, load_settings};
+use crate::retry::{self, Retry};
+use crate::rollout::{self, Standing, Turn};
 
 /// How far ahead of our clock, in milliseconds, a node's generation may be before a human must look at it.
 const MOST_AHEAD: u64 = 24 * 60 * 60 * 1000;
@@ -57,6 +63,8 @@ pub struct Candidate<'a> {
     pub undiscovered_since: Option<u64>,
     /// The other nodes that it bears on, where [`inspect::asks_for_peers`] says so.
     pub peers: Vec<Peer<'a>>,
+    /// Whether the node may be changed now.
+    pub turn: Turn,
 }
 
 /// What is to be written for one node.
@@ -68,6 +76,8 @@ pub struct Assignment {
     pub order: OrderChange,
     /// The node's labels that are to change; `None` takes a label away. Written before `config`.
     pub labels: BTreeMap<String, Option<String>>,
+    /// Modules of which the node has something to lose, and whose turn nobody has asked for yet.
+    pub asks: BTreeSet<ModuleKey>,
     /// Why Modules are not on the node, for the roll-up and the log.
     pub waiting: BTreeMap<ModuleKey, Waiting>,
     /// When to look again, in milliseconds from now.
@@ -99,6 +109,21 @@ impl Waiting {
     fn new(reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self { reason: reason.into(), message: message.into() }
     }
+
+    fn for_turn(turn: Turn, node: &NodeFacts) -> Self {
+        let message = match turn {
+            Turn::Refused { unavailable, allowed } => {
+                format!(
+                    "{unavailable} of {allowed} nodes that may change at a time are changing or have failed to"
+                )
+            }
+            _ if rollout::is_silent(node) => {
+                format!("node {} is unreachable; it is changed when it is back", node.name)
+            }
+            _ => "the node's turn has not come".to_owned(),
+        };
+        Self::new(reasons::WAITING_FOR_ROLLOUT, message)
+    }
 }
 
 /// What a node is to do about one Module.
@@ -117,35 +142,32 @@ enum Wanted {
 /// Decides what one node should have.
 pub fn assign(observed: &Observed<'_>) -> Assignment {
     let mut out = Assignment::default();
-    let assigned = Assigned::of(observed.config);
-    let mut entries = BTreeMap::new();
-    let mut removals = assigned.unconfirmed(observed);
+    let assigned = Assigned::of(observed);
+    let mut wishes = Wishes { removals: assigned.unconfirmed(observed), ..Wishes::default() };
     for candidate in &observed.modules {
         let present = assigned.entry(&candidate.key);
-        match wanted(candidate, observed, present.is_some(), &mut out.again_after) {
-            Wanted::Load(entry) => {
-                removals.remove(&candidate.key);
-                entries.insert(candidate.key.clone(), *entry);
-            }
+        let wanted = wanted(candidate, observed, present.is_some(), &mut out.again_after);
+        match wanted {
+            Wanted::Load(entry) => wishes.load(candidate, *entry, &assigned, &mut out),
             Wanted::Keep(waiting) => {
                 if let Some(entry) = present {
-                    entries.insert(candidate.key.clone(), entry.clone());
+                    wishes.load(candidate, entry.clone(), &assigned, &mut out);
                 }
                 out.waiting.extend(waiting.map(|waiting| (candidate.key.clone(), waiting)));
             }
             Wanted::Remove if present.is_some() || assigned.reported(&candidate.key).is_some() => {
-                removals.insert(candidate.key.clone());
+                wishes.removals.insert(candidate.key.clone());
             }
             Wanted::Remove => {}
             Wanted::Forget => {
-                removals.remove(&candidate.key);
+                wishes.removals.remove(&candidate.key);
             }
         }
     }
-    out.labels = labels(observed, &entries, &assigned);
+    out.labels = labels(observed, &wishes.entries, &assigned);
     let Some(store) = assigned.store() else {
         // Without a registered store no order can be signed, and a spec without its order would be a promise to nobody.
-        for key in entries.keys() {
+        for key in wishes.entries.keys() {
             out.waiting.entry(key.clone()).or_insert_with(|| {
                 let message = format!("the agent of node {} has not registered yet", observed.node.name);
                 Waiting::new(reasons::WAITING_FOR_NODE, message)
@@ -156,10 +178,10 @@ pub fn assign(observed: &Observed<'_>) -> Assignment {
         }
         return out;
     };
-    match assigned.generation(observed.now) {
+    match assigned.generation() {
         Ok(generation) => {
-            out.order = order(observed, store, generation, &entries, &removals);
-            let entries: Vec<_> = entries.into_values().collect();
+            out.order = order(&assigned, store, generation, &wishes);
+            let entries: Vec<_> = wishes.entries.into_values().collect();
             let desired = config(observed, entries, &assigned);
             let changed = match observed.config {
                 Some(known) => differs(&desired, known),
@@ -176,6 +198,77 @@ pub fn assign(observed: &Observed<'_>) -> Assignment {
         }
     }
     out
+}
+
+/// What the node's object and order are to say.
+#[derive(Debug, Default)]
+struct Wishes {
+    entries: BTreeMap<ModuleKey, NodeModule>,
+    removals: BTreeSet<ModuleKey>,
+    /// Of these the order goes on saying what it says: it is not their turn.
+    held: BTreeSet<ModuleKey>,
+}
+
+impl Wishes {
+    /// Takes `entry` in, or what stands in its place until it is the node's turn.
+    fn load(
+        &mut self,
+        candidate: &Candidate<'_>,
+        mut entry: NodeModule,
+        assigned: &Assigned<'_>,
+        out: &mut Assignment,
+    ) {
+        let key = &candidate.key;
+        self.removals.remove(key);
+        let present = assigned.entry(key);
+        let reported = assigned.reported(key);
+        let retry = candidate.module.and_then(Retry::of).and_then(Result::ok);
+        entry.retry = retry::number(retry.as_ref(), &assigned.node.name, present, reported);
+        match assigned.change(&entry, key) {
+            Change::None => entry.replaces = kept_replacement(&entry, present, assigned),
+            Change::Free => entry.replaces = None,
+            Change::Counted(replaced) => entry.replaces = Some(replaced),
+            Change::Disruptive(replaced) if candidate.turn == Turn::Given => entry.replaces = Some(replaced),
+            Change::Disruptive(_) => {
+                if candidate.turn == Turn::Unasked && !rollout::is_silent(assigned.node) {
+                    out.asks.insert(key.clone());
+                }
+                out.waiting.insert(key.clone(), Waiting::for_turn(candidate.turn, assigned.node));
+                self.held.insert(key.clone());
+                match present {
+                    Some(present) => entry = present.clone(),
+                    None => return,
+                }
+            }
+        }
+        self.entries.insert(key.clone(), entry);
+    }
+}
+
+/// What it means for the node to be ordered something.
+#[derive(Debug)]
+enum Change {
+    /// Nothing: it is told so already.
+    None,
+    /// Nothing is taken from it.
+    Free,
+    /// It is without its driver already because of us, and stays counted.
+    Counted(Replaced),
+    /// Its driver is taken away.
+    Disruptive(Replaced),
+}
+
+/// What an entry whose content was ordered already replaced: as before. When the entry is written anew for another reason
+/// and the content has come up, there is nothing to count any more.
+fn kept_replacement(
+    entry: &NodeModule,
+    present: Option<&NodeModule>,
+    assigned: &Assigned<'_>,
+) -> Option<Replaced> {
+    let present = present?;
+    let same = NodeModule { replaces: present.replaces.clone(), ..entry.clone() };
+    let is_settled = rollout::standing(present, assigned.status, assigned.node) != Standing::Unavailable;
+    if same != *present && is_settled { None } else { same.replaces }
 }
 
 fn wanted(
@@ -268,17 +361,30 @@ fn entry(
         image_digest: Some(image_digest.to_owned()),
         bundle: Some(bundle.to_owned()),
         generation: module.metadata.generation,
+        replaces: None,
+        retry: None,
     }
 }
 
 /// What the node's object says now.
 struct Assigned<'a> {
+    node: &'a NodeFacts,
     config: Option<&'a NodeModulesConfig>,
+    status: Option<&'a NodeModulesConfigStatus>,
+    order: Option<&'a Order>,
+    now: u64,
 }
 
 impl<'a> Assigned<'a> {
-    fn of(config: Option<&'a NodeModulesConfig>) -> Self {
-        Self { config }
+    fn of(observed: &'a Observed<'_>) -> Self {
+        let config = observed.config;
+        Self {
+            node: observed.node,
+            config,
+            status: config.and_then(|config| config.status.as_ref()),
+            order: observed.order.as_ref(),
+            now: observed.now,
+        }
     }
 
     fn entry(&self, key: &ModuleKey) -> Option<&'a NodeModule> {
@@ -287,27 +393,61 @@ impl<'a> Assigned<'a> {
     }
 
     fn reported(&self, key: &ModuleKey) -> Option<&'a NodeModuleStatus> {
-        let mut entries = self.statuses();
-        entries.find(|entry| entry.namespace == key.namespace() && entry.name == key.name())
+        rollout::report(self.status, key.namespace(), key.name())
     }
 
     fn statuses(&self) -> impl Iterator<Item = &'a NodeModuleStatus> + use<'a> {
-        self.config.and_then(|config| config.status.as_ref()).into_iter().flat_map(|status| &status.modules)
+        self.status.into_iter().flat_map(|status| &status.modules)
     }
 
     fn store(&self) -> Option<StoreId> {
-        self.config?.status.as_ref()?.store_id.as_ref()?.parse().ok()
+        self.status?.store_id.as_ref()?.parse().ok()
     }
 
     fn reported_generation(&self) -> u64 {
-        let reported = self.config.and_then(|config| config.status.as_ref()?.order_generation);
+        let reported = self.status.and_then(|status| status.order_generation);
         reported.and_then(|generation| u64::try_from(generation).ok()).unwrap_or_default()
     }
 
-    /// The generation of the next order.
-    fn generation(&self, now: u64) -> Result<u64, Waiting> {
+    /// The order, if the node takes it. A node that holds a later one (etcd was restored), or has another store, does not.
+    fn in_force(&self) -> Option<&'a Order> {
         let reported = self.reported_generation();
-        if reported > now + MOST_AHEAD {
+        self.order.filter(|order| Some(order.store) == self.store() && order.generation.0 >= reported)
+    }
+
+    /// What the order in force has the node load.
+    fn told(&self, key: &ModuleKey) -> Option<&'a Load> {
+        match self.in_force()?.wish(key)? {
+            Wish::Loaded(load) => Some(load),
+            Wish::Removed => None,
+        }
+    }
+
+    /// What it means for the node to be ordered `entry`.
+    fn change(&self, entry: &NodeModule, key: &ModuleKey) -> Change {
+        if self.told(key).is_some_and(|told| load(entry, self.node).as_ref() == Some(told)) {
+            return Change::None;
+        }
+        let present = self.entry(key);
+        let order = self.next_generation();
+        let standing =
+            present.map_or(Standing::Free, |present| rollout::standing(present, self.status, self.node));
+        if standing == Standing::Unavailable {
+            let bundle = present.and_then(|present| present.replaces.as_ref()?.bundle.clone());
+            return Change::Counted(Replaced { bundle, order });
+        }
+        let reported = self.reported(key);
+        if rollout::takes_away(entry, reported, self.node) {
+            let bundle = reported.and_then(|reported| reported.bundle.clone());
+            return Change::Disruptive(Replaced { bundle, order });
+        }
+        Change::Free
+    }
+
+    /// The generation of the next order.
+    fn generation(&self) -> Result<u64, Waiting> {
+        let reported = self.reported_generation();
+        if reported > self.now + MOST_AHEAD {
             return Err(Waiting::new(
                 reasons::GENERATION_AHEAD,
                 format!(
@@ -315,7 +455,13 @@ impl<'a> Assigned<'a> {
                 ),
             ));
         }
-        Ok(reported.max(now) + 1)
+        let last = self.order.map_or(0, |order| order.generation.0);
+        Ok(reported.max(self.now).max(last) + 1)
+    }
+
+    /// The same, as the node's object says it.
+    fn next_generation(&self) -> i64 {
+        self.generation().ok().and_then(|generation| i64::try_from(generation).ok()).unwrap_or(i64::MAX)
     }
 
     /// Removals that the present order asks for and the node has not confirmed: it confirms by a report at that
@@ -337,28 +483,26 @@ impl<'a> Assigned<'a> {
 ///
 /// A removal that the node has confirmed stays in the order until the order changes anyhow: taking it out alone would
 /// cost two writes for nothing.
-fn order(
-    observed: &Observed<'_>,
-    store: StoreId,
-    generation: u64,
-    entries: &BTreeMap<ModuleKey, NodeModule>,
-    removals: &BTreeSet<ModuleKey>,
-) -> OrderChange {
-    let present = observed.config.and_then(|config| config.spec.order.as_ref()).is_some();
-    if entries.is_empty() && removals.is_empty() {
-        return if present { OrderChange::Withdraw } else { OrderChange::Keep };
-    }
+fn order(assigned: &Assigned<'_>, store: StoreId, generation: u64, wishes: &Wishes) -> OrderChange {
+    let Wishes { entries, removals, held } = wishes;
+    let present = assigned.config.and_then(|config| config.spec.order.as_ref()).is_some();
     let loads = entries.iter().filter_map(|(key, entry)| {
-        let wish = Wish::Loaded(load(entry, observed.node)?);
-        Some(OrderedModule { key: key.clone(), wish })
+        let load = if held.contains(key) {
+            // What is not said stays as it is.
+            assigned.told(key).cloned()?
+        } else {
+            load(entry, assigned.node)?
+        };
+        Some(OrderedModule { key: key.clone(), wish: Wish::Loaded(load) })
     });
     let removed = removals.iter().map(|key| OrderedModule { key: key.clone(), wish: Wish::Removed });
     let mut modules: Vec<_> = loads.chain(removed).collect();
     modules.sort_by(|one, other| one.key.cmp(&other.key));
-    // A node that holds a later order than this one (etcd was restored) refuses it: it is signed anew.
-    let reported = Assigned::of(observed.config).reported_generation();
-    let in_force = |known: &&Order| known.store == store && known.generation.0 >= reported;
-    let says_so = observed.order.as_ref().filter(in_force).is_some_and(|known| {
+    if modules.is_empty() {
+        return if present { OrderChange::Withdraw } else { OrderChange::Keep };
+    }
+    // A node that does not take the present order gets it signed anew.
+    let says_so = assigned.in_force().is_some_and(|known| {
         let confirmed = |module: &&OrderedModule| {
             module.wish != Wish::Removed || modules.iter().any(|wished| wished.key == module.key)
         };
@@ -367,11 +511,10 @@ fn order(
     if says_so {
         return OrderChange::Keep;
     }
-    let last = observed.order.as_ref().map_or(0, |known| known.generation.0);
     OrderChange::Replace(Order {
-        node: observed.node.name.clone(),
+        node: assigned.node.name.clone(),
         store,
-        generation: Generation(generation.max(last + 1)),
+        generation: Generation(generation),
         modules,
     })
 }
@@ -393,13 +536,15 @@ fn load(entry: &NodeModule, node: &NodeFacts) -> Option<Load> {
         loading_order: settings.loading_order,
         in_tree_to_remove: settings.in_tree_to_remove,
         firmware: settings.firmware_path.is_some(),
-        retry: 0,
+        retry: entry.retry.and_then(|number| u64::try_from(number).ok()).unwrap_or_default(),
     })
 }
 
-/// Whether the node has what an entry of its spec wishes: the same bundle and settings, loaded in the present boot.
-pub fn is_loaded(entry: &NodeModule, reported: Option<&NodeModuleStatus>, node: &NodeFacts) -> bool {
-    reported.is_some_and(|reported| {
+/// Whether the node has what an entry of its spec wishes: the same bundle and settings, loaded in the present boot, and
+/// reported since the node was told to.
+pub fn is_loaded(entry: &NodeModule, status: Option<&NodeModulesConfigStatus>, node: &NodeFacts) -> bool {
+    let reported = rollout::report(status, &entry.namespace, &entry.name);
+    reported.filter(|_| rollout::answers(entry, status)).is_some_and(|reported| {
         reported.phase == Some(ModulePhase::Loaded)
             && reported.bundle == entry.bundle
             && reported.config.as_ref() == Some(&entry.config)
@@ -415,7 +560,7 @@ fn labels(
 ) -> BTreeMap<String, Option<String>> {
     let mut desired = BTreeMap::new();
     for (key, entry) in entries {
-        if is_loaded(entry, assigned.reported(key), observed.node) {
+        if is_loaded(entry, assigned.status, observed.node) {
             desired.insert(LabelKind::Ready.key(key.namespace(), key.name()), String::new());
             if let Some(version) = &entry.version {
                 let label = LabelKind::VersionReady.key(key.namespace(), key.name());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kube::ResourceExt;
 use tenon_api::module_image::{BundleStatus, ImagePhase, ModuleImage, ModuleImageSpec, ModuleImageStatus};
 use tenon_api::node_modules_config::{
-    ModulePhase, NodeModuleStatus, NodeModulesConfig, NodeModulesConfigStatus,
+    ModulePhase, NodeModule, NodeModuleStatus, NodeModulesConfig, NodeModulesConfigStatus,
 };
 use tenon_api::{Module, reasons};
 use tenon_order::{ModuleKey, Order};
@@ -13,6 +13,7 @@ use tenon_order::{ModuleKey, Order};
 use crate::assign::{Assignment, Candidate, Observed, OrderChange, assign};
 use crate::node::NodeFacts;
 use crate::resolve::resolve;
+use crate::rollout::Turn;
 
 pub(crate) const KERNEL: &str = "6.1.0-56-cloud-amd64";
 pub(crate) const STORE: &str = "00112233445566778899aabbccddeeff";
@@ -87,6 +88,7 @@ pub(crate) fn default_image(fill: char) -> ModuleImage {
 }
 
 /// A cluster of one node, played by hand: the operator's decision is applied, the agent answers.
+#[derive(Clone)]
 pub(crate) struct Play {
     pub(crate) node: NodeFacts,
     pub(crate) module: Option<Module>,
@@ -94,6 +96,8 @@ pub(crate) struct Play {
     pub(crate) config: Option<NodeModulesConfig>,
     pub(crate) order: Option<Order>,
     pub(crate) undiscovered_since: Option<u64>,
+    /// What becomes of a wish to be changed.
+    pub(crate) turn: Turn,
     pub(crate) now: u64,
     /// API writes on the node's object and the node.
     pub(crate) writes: usize,
@@ -109,6 +113,7 @@ impl Play {
             config: None,
             order: None,
             undiscovered_since: None,
+            turn: Turn::Given,
             now: NOW,
             writes: 0,
         };
@@ -137,6 +142,7 @@ impl Play {
                 image: self.image.as_ref(),
                 undiscovered_since: self.undiscovered_since,
                 peers: Vec::new(),
+                turn: self.turn,
             }],
             now: self.now,
         })
@@ -188,13 +194,20 @@ impl Play {
         );
         let status = self.status();
         status.order_generation = i64::try_from(order.generation.0).ok();
+        // Content that came up once keeps the settings that it came up with.
+        let before = std::mem::take(&mut status.modules);
+        let came_up = |entry: &NodeModule| {
+            let known = before.iter().find(|known| known.name == entry.name && known.bundle == entry.bundle);
+            phase == ModulePhase::Loaded
+                || known.is_some_and(|known| known.config.as_ref() == Some(&entry.config))
+        };
         status.modules = entries
             .into_iter()
             .map(|entry| NodeModuleStatus {
-                config: (phase == ModulePhase::Loaded).then_some(entry.config),
+                config: came_up(&entry).then_some(entry.config),
                 bundle: entry.bundle,
                 phase: Some(phase),
-                boot_id: Some(boot_id.clone()),
+                boot_id: (phase == ModulePhase::Loaded).then(|| boot_id.clone()),
                 name: entry.name,
                 namespace: entry.namespace,
                 version: entry.version,

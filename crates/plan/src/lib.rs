@@ -12,10 +12,13 @@ pub mod assign;
 pub mod condition;
 pub mod inspect;
 pub mod modprobe;
+pub mod news;
 pub mod node;
 pub mod provision;
 pub mod removal;
 pub mod resolve;
+pub mod retry;
+pub mod rollout;
 pub mod rollup;
 pub mod template;
 

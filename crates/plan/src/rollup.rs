@@ -5,17 +5,20 @@
 mod held;
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use tenon_api::module::{
     KernelPhase, KernelStatus, MAX_FAILURES, MAX_KERNELS, ModuleStatus, NodeFailure, Predicted,
-    RolloutNumbers,
+    RolloutNumbers, RolloutStatus,
 };
 use tenon_api::module_image::{ImagePhase, ModuleImage};
-use tenon_api::node_modules_config::{ModulePhase, NodeModule, NodeModuleStatus, NodeModulesConfig};
+use tenon_api::node_modules_config::{
+    ModulePhase, NodeModule, NodeModuleStatus, NodeModulesConfig, NodeModulesConfigStatus,
+};
 use tenon_api::{Module, ShortMessage, reasons};
 use tenon_kmod::release::KernelRelease;
+use tenon_order::NodeName;
 
 use crate::assign::is_loaded;
 use crate::condition;
@@ -23,6 +26,8 @@ use crate::inspect;
 use crate::node::{self, NodeFacts, Selection};
 use crate::provision;
 use crate::resolve;
+use crate::retry::{self, Retry};
+use crate::rollout::{self, Standing};
 
 use held::Held;
 
@@ -59,8 +64,12 @@ impl<'a> NodeView<'a> {
         self.config?.status.as_ref()?.modules.iter().find(is_it)
     }
 
+    fn status(&self) -> Option<&'a NodeModulesConfigStatus> {
+        self.config?.status.as_ref()
+    }
+
     fn is_registered(&self) -> bool {
-        self.config.and_then(|config| config.status.as_ref()?.store_id.as_ref()).is_some()
+        self.status().is_some_and(|status| status.store_id.is_some())
     }
 }
 
@@ -77,9 +86,15 @@ struct Tally {
     /// Of the matching ones, those that have what the Module asks for now.
     ready: usize,
     /// Nodes that have something of it, or are told to.
-    holding: usize,
+    holding: BTreeSet<NodeName>,
     unregistered: usize,
     other_version: usize,
+    /// Nodes that are to be changed and have something to lose.
+    waiting: usize,
+    /// Nodes that are without it because of a change.
+    unavailable: usize,
+    /// Of these, by name, those on which the change has failed.
+    unchanged: BTreeSet<NodeName>,
     failures: Vec<NodeFailure>,
     held: Held,
     kernels: BTreeMap<(KernelRelease, String), KernelTally>,
@@ -98,6 +113,7 @@ pub fn status(observed: &Observed<'_>) -> ModuleStatus {
     let kernels = kernels(observed, &tally);
     let known = module.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let conditions = conditions(observed, &tally, &kernels);
+    let rollout = rollout_status(observed, &tally);
     let mut failures = tally.failures;
     failures.sort_by(|one, other| one.node.cmp(&other.node));
     failures.truncate(MAX_FAILURES);
@@ -109,6 +125,7 @@ pub fn status(observed: &Observed<'_>) -> ModuleStatus {
             desired_number: number(tally.desired),
             available_number: number(tally.available),
         }),
+        rollout,
         device_plugin: None,
         dra: None,
         image_rebuild_trigger_generation: module.spec.image_rebuild_trigger_generation,
@@ -130,18 +147,23 @@ fn count(observed: &Observed<'_>) -> Tally {
         {
             continue;
         }
-        let loaded = entry.is_some_and(|entry| is_loaded(entry, reported, view.facts));
+        let loaded = entry.is_some_and(|entry| is_loaded(entry, view.status(), view.facts));
         tally.matching += usize::from(wanted);
         tally.desired += usize::from(entry.is_some());
         tally.available += usize::from(loaded);
         tally.ready += usize::from(
             wanted && loaded && entry.is_some_and(|entry| is_current(observed, view.facts, entry)),
         );
-        tally.holding += usize::from(entry.is_some() || reported.is_some());
+        if entry.is_some() || reported.is_some() {
+            tally.holding.insert(view.facts.name.clone());
+        }
         tally.unregistered += usize::from(wanted && !view.is_registered());
         tally.other_version += usize::from(matches!(selection, Selection::OtherVersion(_)));
         if wanted && !loaded && !is_deleted(observed.module) {
             tally.held.count(observed, view);
+        }
+        if let Some(entry) = entry {
+            tally.count_turn(observed, view, entry, wanted);
         }
         tally.failures.extend(reported.and_then(|reported| failure(view.facts, reported)));
         if wanted || entry.is_some() {
@@ -154,20 +176,75 @@ fn count(observed: &Observed<'_>) -> Tally {
     tally
 }
 
+impl Tally {
+    /// How the node stands in the rollout.
+    fn count_turn(&mut self, observed: &Observed<'_>, view: &NodeView<'_>, entry: &NodeModule, wanted: bool) {
+        match rollout::standing(entry, view.status(), view.facts) {
+            Standing::Unavailable => {
+                self.unavailable += 1;
+                let failed = view.reported(observed.module).is_some_and(retry::has_failed);
+                if failed && rollout::answers(entry, view.status()) {
+                    self.unchanged.insert(view.facts.name.clone());
+                }
+            }
+            Standing::Serving => {
+                let is_waiting = wanted
+                    && bundle_for(observed, view.facts).is_some()
+                    && !is_current(observed, view.facts, entry);
+                self.waiting += usize::from(is_waiting);
+            }
+            Standing::Free => {}
+        }
+    }
+}
+
+/// How far the change is; nothing of a Module that loads nothing or is to go.
+fn rollout_status(observed: &Observed<'_>, tally: &Tally) -> Option<RolloutStatus> {
+    let module = observed.module;
+    (module.spec.module_loader.is_some() && !is_deleted(module)).then(|| RolloutStatus {
+        updated_number: number(tally.ready),
+        unavailable_number: number(tally.unavailable),
+        waiting_number: number(tally.waiting),
+        allowed_number: number(rollout::allowed(module, observed.nodes.len())),
+    })
+}
+
+/// Why nothing is changed any more: as many nodes as may be unavailable have failed to change.
+fn paused(observed: &Observed<'_>, tally: &Tally) -> Option<Why> {
+    let allowed = rollout::allowed(observed.module, observed.nodes.len());
+    let failed = tally.unchanged.len();
+    if is_deleted(observed.module) || tally.waiting == 0 || failed < allowed {
+        return None;
+    }
+    let message = format!(
+        "the change failed on {} ({}), and {allowed} may be unavailable at a time; {} keep what they have. Change          the Module, or try again with kubectl tenon retry",
+        nodes(failed),
+        some(&tally.unchanged),
+        nodes(tally.waiting)
+    );
+    Some((reasons::ROLLOUT_PAUSED.to_owned(), message))
+}
+
 /// Whether a node's entry is what the Module asks for now. While the entry is still to be written anew, what the node has
 /// loaded by it is no answer to the Module.
 fn is_current(observed: &Observed<'_>, node: &NodeFacts, entry: &NodeModule) -> bool {
     let Ok(resolved) = resolve::resolve(observed.module, &node.kernel) else { return false };
+    let bundle = bundle_for(observed, node);
+    entry.config.container_image == resolved.image
+        && entry.config.modprobe == resolved.modprobe
+        && entry.config.in_tree_modules_to_remove == resolved.in_tree_to_remove
+        && bundle.is_none_or(|bundle| entry.bundle.as_ref() == Some(bundle))
+}
+
+/// What the Module gives to a node, as far as it is known.
+fn bundle_for<'o>(observed: &'o Observed<'_>, node: &NodeFacts) -> Option<&'o String> {
+    let resolved = resolve::resolve(observed.module, &node.kernel).ok()?;
     let image = observed.images.iter().find(|image| {
         image.spec.kernel == node.kernel.as_str()
             && image.spec.architecture == node.architecture
             && image.spec.image == resolved.image
     });
-    let bundle = image.and_then(|image| provision::bundle(image)).map(|(bundle, _)| &bundle.digest);
-    entry.config.container_image == resolved.image
-        && entry.config.modprobe == resolved.modprobe
-        && entry.config.in_tree_modules_to_remove == resolved.in_tree_to_remove
-        && bundle.is_none_or(|bundle| entry.bundle.as_ref() == Some(bundle))
+    image.and_then(|image| provision::bundle(image)).map(|(bundle, _)| &bundle.digest)
 }
 
 /// The node's trouble with the module, if it has any. What an earlier boot reported counts no more.
@@ -275,7 +352,7 @@ fn conditions(observed: &Observed<'_>, tally: &Tally, kernels: &[KernelStatus]) 
         observed_generation: module.metadata.generation,
         last_transition_time: observed.now.clone(),
     };
-    let (is_ready, why_ready) = ready(module, tally, degraded.as_ref(), waiting.as_ref());
+    let (is_ready, why_ready) = ready(observed, tally, degraded.as_ref(), waiting.as_ref());
     let mut conditions = vec![
         condition(reasons::condition::READY, is_ready, why_ready),
         condition(reasons::condition::DEGRADED, degraded.is_some(), degraded.unwrap_or_else(as_expected)),
@@ -283,6 +360,9 @@ fn conditions(observed: &Observed<'_>, tally: &Tally, kernels: &[KernelStatus]) 
     ];
     if let Some(why) = tally.held.predicted() {
         conditions.push(condition(reasons::condition::PREDICTED, false, why));
+    }
+    if let Some(why) = paused(observed, tally) {
+        conditions.push(condition(reasons::condition::ROLLOUT_PAUSED, true, why));
     }
     let ignored = without_effect(module);
     if !ignored.is_empty() {
@@ -293,11 +373,21 @@ fn conditions(observed: &Observed<'_>, tally: &Tally, kernels: &[KernelStatus]) 
     conditions
 }
 
-fn ready(module: &Module, tally: &Tally, degraded: Option<&Why>, waiting: Option<&Why>) -> (bool, Why) {
+fn ready(
+    observed: &Observed<'_>,
+    tally: &Tally,
+    degraded: Option<&Why>,
+    waiting: Option<&Why>,
+) -> (bool, Why) {
+    let module = observed.module;
     let why = |reason: &str, message: String| (reason.to_owned(), message);
     if is_deleted(module) {
         let why_not = degraded.map(|(_, message)| format!("; {message}")).unwrap_or_default();
-        let message = format!("being unloaded, {} left{why_not}", nodes(tally.holding));
+        let left = match tally.holding.len() {
+            0 => "no node left".to_owned(),
+            count => format!("{} left ({})", nodes(count), some(&tally.holding)),
+        };
+        let message = format!("being unloaded, {left}{why_not}");
         return (false, why(reasons::UNLOADING, message));
     }
     if module.spec.module_loader.is_none() {
@@ -307,8 +397,17 @@ fn ready(module: &Module, tally: &Tally, degraded: Option<&Why>, waiting: Option
     if let Some(why) = degraded.or(waiting) {
         return (false, why.clone());
     }
+    let allowed = rollout::allowed(module, observed.nodes.len());
     match tally.matching {
         0 => (false, why(reasons::NO_NODES, "no node matches spec.selector and is tolerated".to_owned())),
+        all if tally.waiting > 0 && tally.unavailable >= allowed => {
+            let message = format!(
+                "{} of {} have the present content; {allowed} may be unavailable at a time",
+                tally.ready,
+                nodes(all),
+            );
+            (false, why(reasons::WAITING_FOR_ROLLOUT, message))
+        }
         1 if tally.ready >= 1 => (true, why(reasons::LOADED, "loaded on 1 node".to_owned())),
         all if tally.ready >= all => (true, why(reasons::LOADED, format!("loaded on all {all} nodes"))),
         all => (false, why(reasons::LOADING, format!("loaded on {} of {}", tally.ready, nodes(all)))),
@@ -379,11 +478,15 @@ fn reason_of(observed: &Observed<'_>, kernel: &KernelStatus) -> String {
 /// The pull policy that KMM's definition gives to a container without one.
 const IF_NOT_PRESENT: &str = "IfNotPresent";
 
+/// The annotation of a wish to try again, when it cannot be read.
+const RETRY_FIELD: &str = "metadata.annotations[tenon.dev/retry] (not a number and names of nodes)";
+
 /// Fields that are accepted because manifests have them, and that nothing acts upon yet.
 fn without_effect(module: &Module) -> Vec<&'static str> {
     let spec = &module.spec;
     let mut fields = Vec::new();
     let mut note = |present: bool, field| fields.extend(present.then_some(field));
+    note(matches!(Retry::of(module), Some(Err(_))), RETRY_FIELD);
     note(spec.device_plugin.is_some(), "spec.devicePlugin");
     note(spec.dra.is_some(), "spec.dra");
     if let Some(loader) = &spec.module_loader {
@@ -410,6 +513,13 @@ fn is_deleted(module: &Module) -> bool {
 /// A number of nodes, for people.
 fn nodes(count: usize) -> String {
     if count == 1 { "1 node".to_owned() } else { format!("{count} nodes") }
+}
+
+/// The names of some nodes, for people.
+fn some(names: &BTreeSet<NodeName>) -> String {
+    let shown: Vec<_> = names.iter().take(MAX_FAILURES).map(ToString::to_string).collect();
+    let more = if names.len() > shown.len() { ", …" } else { "" };
+    format!("{}{more}", shown.join(", "))
 }
 
 fn number(count: usize) -> i32 {

@@ -11,6 +11,7 @@ pub(super) const ADMIN: &str = "admin.kubeconfig";
 pub(super) const MANAGER: &str = "kube-controller-manager.kubeconfig";
 pub(super) const SCHEDULER: &str = "kube-scheduler.kubeconfig";
 pub(super) const AUDIT_POLICY: &str = "audit-policy.yaml";
+pub(super) const ETCD_DATA: &str = "etcd";
 pub(super) const AUDIT_LOG: &str = "audit.log";
 
 /// The issuer of ServiceAccount tokens, as kubeadm names it.
@@ -25,7 +26,7 @@ pub(super) fn etcd(binaries: &Binaries, folder: &Path, ports: Ports) -> Command 
         // The data may die with the lab.
         .arg("--unsafe-no-fsync")
         .arg("--data-dir")
-        .arg(folder.join("etcd"))
+        .arg(folder.join(ETCD_DATA))
         .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
         .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
         .args(["--initial-cluster", &format!("lab={peer}")]);
@@ -61,6 +62,8 @@ pub(super) fn controller_manager(binaries: &Binaries, pki: &Pki, folder: &Path) 
     command
         .arg(flag("--kubeconfig", &folder.join(MANAGER)))
         .args(["--leader-elect=false", "--secure-port=0", "--use-service-account-credentials"])
+        // Nodes that are objects alone have no kubelet that reports; those of tests do not fall silent unless they say so.
+        .args(["--node-monitor-grace-period=1h", "--node-startup-grace-period=1h"])
         .arg(flag("--root-ca-file", &pki.ca_cert()))
         .arg(flag("--service-account-private-key-file", &pki.account_key()));
     command

@@ -2,6 +2,7 @@
 
 mod access;
 pub mod audit;
+mod backup;
 pub mod binaries;
 mod flags;
 pub mod pki;

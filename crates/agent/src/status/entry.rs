@@ -57,7 +57,8 @@ fn origin(
     let is_same = |entry: &&NodeModuleStatus| {
         bundle.is_some() && entry.bundle == bundle && entry.parameters == module.parameters
     };
-    match before.filter(is_same).filter(|_| is_loaded(module)) {
+    // Also while it is not loaded: that this content came up once tells a failure of the node's own from one of a change.
+    match before.filter(is_same) {
         Some(entry) => NodeModuleStatus {
             config: entry.config.clone(),
             image_repo_secret: entry.image_repo_secret.clone(),

@@ -58,6 +58,9 @@ pub mod resource_type {
 
 /// Annotations.
 pub mod annotation {
+    /// On a Module, set by a user: what failed is to be tried again. A number that is higher each time (milliseconds
+    /// since 1970), and after it, separated by spaces, the nodes that are meant; without any, all.
+    pub const RETRY: &str = "tenon.dev/retry";
     /// On a build or sign pod: the hash of what it was made from.
     pub const LAST_HASH: &str = "kmm.node.kubernetes.io/last-hash";
     /// On a build or sign pod: the event of its creation was sent.

@@ -7,6 +7,7 @@ mod dra;
 mod inspection;
 mod loader;
 mod modprobe;
+mod rollout;
 mod rules;
 mod sign;
 mod status;
@@ -24,9 +25,11 @@ pub use dra::{Dra, DraDeviceClass};
 pub use inspection::{Inspection, Predicted};
 pub use loader::{KernelMapping, ModuleContainer, ModuleLoader, RegistryTls};
 pub use modprobe::{Modprobe, ModprobeArgs};
+pub use rollout::Rollout;
 pub use sign::Sign;
 pub use status::{
     KernelPhase, KernelStatus, MAX_FAILURES, MAX_KERNELS, ModuleStatus, NodeFailure, RolloutNumbers,
+    RolloutStatus,
 };
 
 /// What a Module asks for.
@@ -66,6 +69,20 @@ pub use status::{
         type_ = "integer",
         json_path = ".status.moduleLoader.nodesMatchingSelectorNumber",
         description = "Nodes that match the selector"
+    ),
+    printcolumn(
+        name = "Updated",
+        type_ = "integer",
+        json_path = ".status.rollout.updatedNumber",
+        description = "Nodes that have its present content",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Unavailable",
+        type_ = "integer",
+        json_path = ".status.rollout.unavailableNumber",
+        description = "Nodes that are without it because it is being changed",
+        priority = 1
     ),
     printcolumn(
         name = "Reason",
@@ -119,4 +136,8 @@ pub struct ModuleSpec {
     /// Any change of this number has all images looked at, and where needed built, again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_rebuild_trigger_generation: Option<i64>,
+
+    /// How a changed module comes to the nodes that have it already. Tenon's own field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
 }

@@ -31,6 +31,10 @@ pub struct ModuleStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub module_loader: Option<RolloutNumbers>,
 
+    /// How far a changed module is on the nodes that have it. Tenon's own field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
+
     /// How far the device plugin is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_plugin: Option<RolloutNumbers>,
@@ -71,6 +75,23 @@ pub struct RolloutNumbers {
     /// Nodes that have it as wished.
     #[serde(default)]
     pub available_number: i32,
+}
+
+/// How far a changed module is.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RolloutStatus {
+    /// Nodes that have the present content loaded.
+    pub updated_number: i32,
+
+    /// Nodes that are without the module because it is being changed there, or because the change failed there.
+    pub unavailable_number: i32,
+
+    /// Nodes that keep their former content until it is their turn.
+    pub waiting_number: i32,
+
+    /// How many may be unavailable at a time.
+    pub allowed_number: i32,
 }
 
 /// One kernel of the selected nodes.

@@ -29,7 +29,6 @@ pub(super) async fn apply(
     if image.status.as_ref() == Some(&status) {
         return Ok(false);
     }
-    context.writes.admit(Resource::ModuleImage, Verb::Patch).await?;
     let images: Api<ModuleImage> =
         Api::namespaced(context.client.clone(), &image.namespace().unwrap_or_default());
     let patch = json!({
@@ -39,7 +38,9 @@ pub(super) async fn apply(
         "status": status,
     });
     let params = PatchParams::apply(field_manager::IMAGES).force();
-    let mut written = images.patch_status(&image.name_any(), &params, &Patch::Apply(patch)).await?;
+    let (name, patch) = (image.name_any(), Patch::Apply(patch));
+    let call = images.patch_status(&name, &params, &patch);
+    let mut written = context.writes.make(Resource::ModuleImage, Verb::Patch, call).await?;
     written.metadata.managed_fields = None;
     world.wrote_image(written);
     match finding {

@@ -43,6 +43,12 @@ impl Claim {
         *self.state.borrow() == Leadership::Leader && millis(moment()) < self.until.load(Ordering::Acquire)
     }
 
+    /// How long this replica leads from now on, unless it renews; `None` if it does not.
+    pub fn left(&self) -> Option<Duration> {
+        let left = self.until.load(Ordering::Acquire).saturating_sub(millis(moment()));
+        self.is_current().then(|| Duration::from_millis(left))
+    }
+
     /// Waits until this replica leads. Whoever waits also waits for the end of the process.
     pub async fn won(&mut self) {
         if self.state.wait_for(|state| *state == Leadership::Leader).await.is_err() {

@@ -107,7 +107,6 @@ pub(super) async fn apply(
 
 /// Puts our finalizer on or takes it off; fails when the Module has changed since it was seen.
 async fn write_finalizers(context: &Context, module: &Module, present: bool) -> Result<(), WriteError> {
-    context.writes.admit(Resource::Module, Verb::Patch).await?;
     let mut finalizers: Vec<_> =
         module.finalizers().iter().filter(|name| *name != finalizer::MODULE).cloned().collect();
     finalizers.extend(present.then(|| finalizer::MODULE.to_owned()));
@@ -120,26 +119,30 @@ async fn write_finalizers(context: &Context, module: &Module, present: bool) -> 
         Api::namespaced(context.client.clone(), &module.namespace().unwrap_or_default());
     let params =
         PatchParams { field_manager: Some(field_manager::MODULES.to_owned()), ..PatchParams::default() };
-    modules.patch_metadata(&module.name_any(), &params, &Patch::Merge(&patch)).await?;
+    let (name, patch) = (module.name_any(), Patch::Merge(&patch));
+    let call = modules.patch_metadata(&name, &params, &patch);
+    context.writes.make(Resource::Module, Verb::Patch, call).await?;
     Ok(())
 }
 
 async fn write_image(context: &Context, world: &World, image: &ModuleImage) -> Result<(), WriteError> {
-    context.writes.admit(Resource::ModuleImage, Verb::Patch).await?;
     let params = PatchParams::apply(field_manager::MODULES).force();
-    let mut written = images(context, image).patch(&image.name_any(), &params, &Patch::Apply(image)).await?;
+    let (images, name, patch) = (images(context, image), image.name_any(), Patch::Apply(image));
+    let call = images.patch(&name, &params, &patch);
+    let mut written = context.writes.make(Resource::ModuleImage, Verb::Patch, call).await?;
     written.metadata.managed_fields = None;
     world.wrote_image(written);
     Ok(())
 }
 
 async fn delete_image(context: &Context, image: &ModuleImage) -> Result<(), WriteError> {
-    context.writes.admit(Resource::ModuleImage, Verb::Delete).await?;
     let same = Preconditions { uid: image.uid(), resource_version: None };
     let params = DeleteParams { preconditions: Some(same), ..DeleteParams::default() };
-    match images(context, image).delete(&image.name_any(), &params).await {
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-        other => other.map(drop).map_err(WriteError::from),
+    let (images, name) = (images(context, image), image.name_any());
+    let call = images.delete(&name, &params);
+    match context.writes.make(Resource::ModuleImage, Verb::Delete, call).await {
+        Err(WriteError::Api(kube::Error::Api(status))) if status.is_not_found() => Ok(()),
+        other => other.map(drop),
     }
 }
 

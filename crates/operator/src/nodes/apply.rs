@@ -1,18 +1,18 @@
 //! Writes what was decided for one node.
 
 use k8s_openapi::api::core::v1::{Node as NodeObject, ObjectReference};
-use kube::Api;
 use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt as _};
 use serde_json::json;
 use tenon_api::labels::{LabelKind, ModuleLabel, field_manager};
 use tenon_api::node_modules_config::NodeModulesConfig;
 use tenon_api::reasons::event;
-use tenon_order::{SignedOrderError, sign};
+use tenon_order::{NodeName, SignedOrderError, sign};
 use tenon_plan::assign::{Assignment, OrderChange};
 use tracing::info;
 
 use super::observe::Node;
-use crate::controllers::{Failure, WriteError, is_conflict};
+use crate::controllers::{Failure, WriteError};
 use crate::events::{Notice, Severity};
 use crate::identity::order_keys::OrderKeys;
 use crate::metrics::{Resource, Verb};
@@ -39,6 +39,15 @@ pub enum ApplyError {
         /// Why not.
         #[source]
         source: WriteError,
+    },
+    /// Its object could not be read.
+    #[error("read NodeModulesConfig {node}")]
+    Read {
+        /// The node.
+        node: String,
+        /// Why not.
+        #[source]
+        source: kube::Error,
     },
     /// Its order.
     #[error("sign the order for node {node}")]
@@ -69,7 +78,7 @@ pub(super) async fn apply(
     assignment: Assignment,
     keys: &OrderKeys,
 ) -> Result<bool, ApplyError> {
-    let Assignment { config, order, labels, waiting: _, again_after: _ } = assignment;
+    let Assignment { config, order, labels, asks: _, waiting: _, again_after: _ } = assignment;
     let name = node.facts.name.to_string();
     let changed = !labels.is_empty() || config.is_some();
     if !labels.is_empty() {
@@ -106,12 +115,13 @@ async fn write_labels(
     node: &Node,
     labels: &std::collections::BTreeMap<String, Option<String>>,
 ) -> Result<Option<u64>, WriteError> {
-    context.writes.admit(Resource::Node, Verb::Patch).await?;
     let nodes: Api<NodeObject> = Api::all(context.client.clone());
     let patch = json!({ "metadata": { "uid": node.facts.uid, "labels": labels } });
     let params =
         PatchParams { field_manager: Some(field_manager::NODES.to_owned()), ..PatchParams::default() };
-    let written = nodes.patch_metadata(node.facts.name.as_ref(), &params, &Patch::Merge(&patch)).await?;
+    let patch = Patch::Merge(&patch);
+    let call = nodes.patch_metadata(node.facts.name.as_ref(), &params, &patch);
+    let written = context.writes.make(Resource::Node, Verb::Patch, call).await?;
     Ok(version(written.metadata.resource_version.as_deref()))
 }
 
@@ -121,23 +131,41 @@ async fn write_config(
     world: &World,
     config: &NodeModulesConfig,
 ) -> Result<(), WriteError> {
-    context.writes.admit(Resource::NodeModulesConfig, Verb::Patch).await?;
     let configs: Api<NodeModulesConfig> = Api::all(context.client.clone());
     let name = config.metadata.name.as_deref().unwrap_or_default();
     let params = PatchParams::apply(field_manager::NODES).force();
-    match configs.patch(name, &params, &Patch::Apply(config)).await {
+    let patch = Patch::Apply(config);
+    let call = configs.patch(name, &params, &patch);
+    match context.writes.make(Resource::NodeModulesConfig, Verb::Patch, call).await {
         Ok(written) => {
             world.wrote_config(without_managed_fields(written));
             Ok(())
         }
         Err(error) => {
-            // What was decided about is not what is there: what is there is read, whatever the watch knows.
-            if is_conflict(&error)
-                && let (Ok(current), Ok(key)) = (configs.get_opt(name).await, name.parse())
+            // What was decided about is not what is there, or nobody knows whether the write has taken effect: what is
+            // there is read before the node is decided about again, whatever the watch knows.
+            if let Ok(key) = name.parse()
+                && !error.is_not_leader()
             {
-                world.config(&key, current.map(without_managed_fields), world.now());
+                world.doubt(&key);
             }
-            Err(error.into())
+            Err(error)
+        }
+    }
+}
+
+/// Reads the node's object, as it is now.
+pub(super) async fn read_config(context: &Context, world: &World, name: &NodeName) -> Result<(), ApplyError> {
+    let before = world.read().config(name).and_then(|config| config.resource_version());
+    let configs: Api<NodeModulesConfig> = Api::all(context.client.clone());
+    match configs.get_opt(name.as_ref()).await {
+        Ok(config) => {
+            world.config_read(name, before.as_deref(), config.map(without_managed_fields));
+            Ok(())
+        }
+        Err(source) => {
+            world.doubt(name);
+            Err(ApplyError::Read { node: name.to_string(), source })
         }
     }
 }
@@ -145,6 +173,17 @@ async fn write_config(
 fn without_managed_fields(mut config: NodeModulesConfig) -> NodeModulesConfig {
     config.metadata.managed_fields = None;
     config
+}
+
+/// The Node, as an event refers to it.
+pub(super) fn reference(node: &Node) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Node".to_owned()),
+        name: Some(node.facts.name.to_string()),
+        uid: Some(node.facts.uid.clone()),
+        ..ObjectReference::default()
+    }
 }
 
 /// An event on the Node for each module that became ready or ceased to be.
@@ -162,13 +201,7 @@ fn announce(context: &Context, node: &Node, labels: &std::collections::BTreeMap<
             ),
         };
         context.events.publish(Notice {
-            regarding: ObjectReference {
-                api_version: Some("v1".to_owned()),
-                kind: Some("Node".to_owned()),
-                name: Some(node.facts.name.to_string()),
-                uid: Some(node.facts.uid.clone()),
-                ..ObjectReference::default()
-            },
+            regarding: reference(node),
             severity: Severity::Normal,
             reason,
             action: "Load",

@@ -5,12 +5,13 @@
 //! then the node's NodeModulesConfig with its signed order.
 
 mod apply;
+mod news;
 mod observe;
 
 use std::time::Duration;
 
 use tenon_order::NodeName;
-use tenon_plan::assign;
+use tenon_plan::assign::{self, Assignment};
 use tracing::debug;
 
 use crate::controllers::{Done, Reconciler};
@@ -19,12 +20,26 @@ use crate::queue::{Next, Queue};
 use crate::run::Context;
 use crate::world::World;
 
+use news::News;
+
 pub use apply::ApplyError;
 pub use observe::Node;
 
+/// Decides about one node, and asks for the turns that it needs; the time is when to decide again for the sake of a turn
+/// that is not free yet.
+pub fn decide(world: &World, node: &Node) -> (Assignment, Option<Duration>) {
+    let first = assign::assign(&node.view());
+    let turns = world.ask_turns(&node.facts.name, &first.asks, node.version());
+    let again = world.give_turns_back(&node.facts.name, &first.asks);
+    let assignment = if turns.is_empty() { first } else { assign::assign(&node.view_with(&turns)) };
+    (assignment, again)
+}
+
 /// The controller of one node's object, order and labels.
-#[derive(Debug)]
-pub struct Nodes;
+#[derive(Debug, Default)]
+pub struct Nodes {
+    news: News,
+}
 
 impl Reconciler for Nodes {
     type Key = NodeName;
@@ -42,15 +57,20 @@ impl Reconciler for Nodes {
             // The keys are read or made within moments of the start.
             return Ok(Done { outcome: Outcome::Waiting, next: Next::After(Duration::from_millis(200)) });
         };
+        if world.is_doubted(&key) {
+            apply::read_config(context, world, &key).await?;
+        }
         let Some(observed) = Node::of(&world.read(), &key, |order| keys.read_own(order), world.now()) else {
             debug!("no such node, or not one for modules");
+            self.news.forget(&key);
             return Ok(Done::settled(false));
         };
-        let assignment = assign::assign(&observed.view());
+        self.news.tell(context, &observed);
+        let (assignment, given_back) = decide(world, &observed);
         for (module, waiting) in &assignment.waiting {
             debug!(%module, reason = %waiting.reason, message = waiting.message, "not on the node as wished");
         }
-        let again = assignment.again_after.map(Duration::from_millis);
+        let again = assignment.again_after.map(Duration::from_millis).into_iter().chain(given_back).min();
         let waits = !assignment.waiting.is_empty();
         let changed = apply::apply(context, world, &observed, assignment, &keys).await?;
         let settled = Done::settled(changed);

@@ -1,5 +1,6 @@
 //! Everything that counts for one node, out of the index.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tenon_api::Module;
@@ -10,6 +11,7 @@ use tenon_plan::assign::{Candidate, Observed};
 use tenon_plan::inspect::{self, Peer};
 use tenon_plan::node::NodeFacts;
 use tenon_plan::resolve::{ResolveError, Resolved, resolve};
+use tenon_plan::rollout::Turn;
 
 use crate::world::{ImageKey, Index};
 
@@ -56,13 +58,28 @@ impl Node {
 
     /// The same, as the decision takes it.
     pub fn view(&self) -> Observed<'_> {
+        self.view_with(&BTreeMap::new())
+    }
+
+    /// The same, with the answers to what was asked for.
+    pub fn view_with(&self, turns: &BTreeMap<ModuleKey, Turn>) -> Observed<'_> {
         Observed {
             node: &self.facts,
             config: self.config.as_deref(),
             order: self.order.clone(),
-            modules: self.candidates.iter().map(Held::view).collect(),
+            modules: self.candidates.iter().map(|held| held.view(turns)).collect(),
             now: self.now,
         }
+    }
+
+    /// A Module that bears on the node.
+    pub fn module(&self, key: &ModuleKey) -> Option<&Module> {
+        self.candidates.iter().find(|held| held.key == *key)?.module.as_deref()
+    }
+
+    /// The version of the node's object.
+    pub fn version(&self) -> Option<&str> {
+        self.config.as_ref()?.metadata.resource_version.as_deref()
     }
 
     /// The keys that the node's loader knows.
@@ -73,7 +90,7 @@ impl Node {
 }
 
 impl Held {
-    fn view(&self) -> Candidate<'_> {
+    fn view(&self, turns: &BTreeMap<ModuleKey, Turn>) -> Candidate<'_> {
         Candidate {
             key: self.key.clone(),
             module: self.module.as_deref(),
@@ -81,6 +98,7 @@ impl Held {
             image: self.image.as_deref(),
             undiscovered_since: self.undiscovered_since,
             peers: self.peers.iter().map(|(node, config)| Peer { node, config: config.as_deref() }).collect(),
+            turn: turns.get(&self.key).copied().unwrap_or_default(),
         }
     }
 }

@@ -16,7 +16,6 @@ pub(super) async fn apply(
     module: &Module,
     status: ModuleStatus,
 ) -> Result<(), WriteError> {
-    context.writes.admit(Resource::Module, Verb::Patch).await?;
     let modules: Api<Module> =
         Api::namespaced(context.client.clone(), &module.namespace().unwrap_or_default());
     let name = module.name_any();
@@ -27,6 +26,8 @@ pub(super) async fn apply(
         "status": status,
     });
     let params = PatchParams::apply(field_manager::MODULES).force();
-    modules.patch_status(&name, &params, &Patch::Apply(patch)).await?;
+    let patch = Patch::Apply(patch);
+    let call = modules.patch_status(&name, &params, &patch);
+    context.writes.make(Resource::Module, Verb::Patch, call).await?;
     Ok(())
 }

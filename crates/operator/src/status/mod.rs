@@ -6,10 +6,14 @@
 mod apply;
 mod observe;
 
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use tenon_api::{Module, ModuleStatus, reasons};
 use tenon_order::ModuleKey;
 use tenon_plan::rollup;
 
 use crate::controllers::{Done, Reconciler, WriteError};
+use crate::events::{Notice, Severity};
 use crate::metrics::Controller;
 use crate::queue::Queue;
 use crate::run::Context;
@@ -40,7 +44,37 @@ impl Reconciler for Status {
         if observed.module.status.as_ref() == Some(&status) {
             return Ok(Done::settled(false));
         }
+        let paused = newly_paused(observed.module.status.as_ref(), &status);
         apply::apply(context, &observed.module, status).await?;
+        if let Some(note) = paused {
+            announce(context, &observed.module, note);
+        }
         Ok(Done::settled(true))
     }
+}
+
+/// Why a change was stopped, if it was not stopped before.
+fn newly_paused(before: Option<&ModuleStatus>, after: &ModuleStatus) -> Option<String> {
+    let message = |status: &ModuleStatus| {
+        let paused = |condition: &&Condition| condition.type_ == reasons::condition::ROLLOUT_PAUSED;
+        status.conditions.iter().find(paused).map(|condition| condition.message.clone())
+    };
+    message(after).filter(|_| before.and_then(message).is_none())
+}
+
+fn announce(context: &Context, module: &Module, note: String) {
+    context.events.publish(Notice {
+        regarding: ObjectReference {
+            api_version: Some("kmm.sigs.x-k8s.io/v1beta1".to_owned()),
+            kind: Some("Module".to_owned()),
+            namespace: module.metadata.namespace.clone(),
+            name: module.metadata.name.clone(),
+            uid: module.metadata.uid.clone(),
+            ..ObjectReference::default()
+        },
+        severity: Severity::Warning,
+        reason: reasons::event::ROLLOUT_PAUSED,
+        action: "RollOut",
+        note,
+    });
 }

@@ -10,6 +10,7 @@ use tenon_order::{Digest, ModuleKey, NodeName};
 use tenon_plan::inspect;
 use tenon_plan::node::{NodeFacts, Selection, select};
 use tenon_plan::provision;
+use tenon_plan::rollout::{self, Turn, Turns};
 
 use super::ImageKey;
 
@@ -28,6 +29,8 @@ pub struct Index {
     /// Since when a node lacks a discovered label that a Module asks for, in milliseconds since 1970. Starts anew with
     /// the process: the grace period only ever gets longer by that.
     undiscovered: BTreeMap<(ModuleKey, NodeName), u64>,
+    /// Whose driver is away because of a change, whose turn it is, who waits.
+    turns: HashMap<ModuleKey, Turns>,
 }
 
 /// What a change concerns.
@@ -229,6 +232,7 @@ impl Index {
         for key in &keys {
             let related = self.concerns(key, name, now);
             self.relate(key, name, related);
+            self.count(key, name);
         }
         before.into_iter().chain(self.modules_of(name).cloned()).collect()
     }
@@ -270,6 +274,88 @@ impl Index {
         }
         remove(&mut self.nodes_of, key, name);
         remove(&mut self.modules_of, name, key);
+    }
+
+    /// Counts how the node stands with the Module, by the objects as they are now.
+    fn count(&mut self, key: &ModuleKey, name: &NodeName) {
+        let config = self.configs.get(name);
+        let version = config.and_then(|config| config.resource_version());
+        let standing = config.zip(self.nodes.get(name)).and_then(|(config, facts)| {
+            let is_it = |entry: &&NodeModule| entry.namespace == key.namespace() && entry.name == key.name();
+            let entry = config.spec.modules.iter().find(is_it)?;
+            Some(rollout::standing(entry, config.status.as_ref(), facts))
+        });
+        let is_gone = config.is_none() || !self.nodes.contains_key(name);
+        if standing.is_none() && !self.turns.contains_key(key) {
+            return;
+        }
+        let turns = self.turns.entry(key.clone()).or_default();
+        if is_gone {
+            turns.forget(name);
+        } else {
+            turns.note(name, standing, version.as_deref());
+        }
+        if turns.is_empty() {
+            self.turns.remove(key);
+        }
+    }
+
+    fn allowed(&self, key: &ModuleKey) -> usize {
+        let nodes = self.nodes_of.get(key).map_or(0, BTreeSet::len);
+        self.modules.get(key).map_or(0, |module| rollout::allowed(module, nodes))
+    }
+
+    /// Asks for a node's turns, decided about by this version of its object.
+    pub(super) fn ask(
+        &mut self,
+        name: &NodeName,
+        keys: &BTreeSet<ModuleKey>,
+        version: Option<&str>,
+        now: u64,
+    ) -> BTreeMap<ModuleKey, Turn> {
+        let asked = keys.iter().map(|key| {
+            let allowed = self.allowed(key);
+            let turns = self.turns.entry(key.clone()).or_default();
+            (key.clone(), turns.ask(name, version, allowed, now))
+        });
+        asked.collect()
+    }
+
+    /// A node wants no turn but these; until the others are free again, the milliseconds left.
+    pub(super) fn give_back(
+        &mut self,
+        name: &NodeName,
+        but: &BTreeSet<ModuleKey>,
+        now: u64,
+    ) -> (BTreeSet<ModuleKey>, Option<u64>) {
+        let keys: BTreeSet<_> = self
+            .modules_of(name)
+            .filter(|key| !but.contains(*key) && self.turns.contains_key(*key))
+            .cloned()
+            .collect();
+        let mut again = None;
+        for key in &keys {
+            if let Some(turns) = self.turns.get_mut(key) {
+                again = again.into_iter().chain(turns.give_back(name, now)).min();
+                if turns.is_empty() {
+                    self.turns.remove(key);
+                }
+            }
+        }
+        (keys, again)
+    }
+
+    /// The nodes that should ask again, because turns of these Modules are free.
+    pub(super) fn next_turns<'k>(
+        &mut self,
+        keys: impl IntoIterator<Item = &'k ModuleKey>,
+    ) -> BTreeSet<NodeName> {
+        let mut next = BTreeSet::new();
+        for key in keys {
+            let allowed = self.allowed(key);
+            next.extend(self.turns.get_mut(key).into_iter().flat_map(|turns| turns.next(allowed)));
+        }
+        next
     }
 
     /// The key of a Module object.

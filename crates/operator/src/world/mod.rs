@@ -6,9 +6,10 @@
 
 mod index;
 mod node;
+mod takeover;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -18,10 +19,12 @@ use tenon_api::node_modules_config::NodeModulesConfig;
 use tenon_api::{Module, ModuleImage};
 use tenon_order::{Digest, ModuleKey, NodeName};
 use tenon_plan::node::NodeFacts;
+use tenon_plan::rollout::Turn;
 use tokio::time::Instant;
 
 pub use index::Index;
 pub use node::project;
+pub use takeover::catch_up;
 pub use watch::{Kind, Listed, follow, now};
 
 use crate::depot::Assignments;
@@ -86,6 +89,8 @@ pub struct World {
     pub queues: Queues,
     /// Which node may have which bundle: follows the nodes' objects.
     assignments: Assignments,
+    /// Nodes whose objects are to be read before they are decided about.
+    doubted: Mutex<HashSet<NodeName>>,
     clock: Clock,
     labelled: Mutex<HashMap<NodeName, u64>>,
 }
@@ -111,6 +116,7 @@ impl World {
             index: RwLock::default(),
             queues: Queues::with_clock(clock.steady),
             assignments,
+            doubted: Mutex::default(),
             clock,
             labelled: Mutex::default(),
         }
@@ -134,6 +140,7 @@ impl World {
     /// A node was seen, or is gone.
     pub fn node(&self, name: &NodeName, facts: Option<NodeFacts>, now: u64) {
         let touched = self.write().set_node(name, facts, now);
+        self.pass_turns_on(&touched.modules);
         self.touch(Some(name), touched.modules, touched.targets);
     }
 
@@ -165,7 +172,63 @@ impl World {
         }
     }
 
-    /// A node's object was seen, or is gone.
+    /// A watch or a list brought a node's object.
+    ///
+    /// Both may lag behind what is known from our own writes: what is older changes nothing, for by what was true before a
+    /// change somebody would be given the turn that it has taken. But it may also be that time has gone back, when etcd
+    /// was restored: so the node is in doubt, and its object is read before anything is decided about it.
+    pub fn config_seen(&self, name: &NodeName, config: NodeModulesConfig) {
+        let known = self.read().config(name).cloned();
+        match known {
+            Some(known) if known.metadata.resource_version == config.metadata.resource_version => {}
+            Some(known) if !is_newer(&config, &*known) => self.doubt(name),
+            _ => self.config(name, Some(config), self.now()),
+        }
+    }
+
+    /// A node's object is gone, says a watch.
+    pub fn config_gone(&self, name: &NodeName) {
+        self.config(name, None, self.now());
+    }
+
+    /// What the API server answered to a write of ours: known at once, without waiting for the watch. A watch that lags
+    /// would otherwise have the same thing written again.
+    pub fn wrote_config(&self, config: NodeModulesConfig) {
+        let Ok(name) = config.name_any().parse() else { return };
+        let newer = self.read().config(&name).is_none_or(|known| is_newer(&config, &**known));
+        if newer {
+            self.config(&name, Some(config), self.now());
+        }
+    }
+
+    /// What a consistent read brought that was begun when the version `before` was known. It counts as long as nothing
+    /// newer has come meanwhile.
+    pub fn config_read(&self, name: &NodeName, before: Option<&str>, config: Option<NodeModulesConfig>) {
+        let known = self.read().config(name).cloned();
+        let version = |config: &NodeModulesConfig| config.resource_version();
+        if config.as_ref().and_then(version) == known.as_deref().and_then(version) {
+            return;
+        }
+        let is_as_before = known.as_deref().and_then(version).as_deref() == before;
+        let newer =
+            || known.as_ref().zip(config.as_ref()).is_some_and(|(known, config)| is_newer(config, &**known));
+        if is_as_before || newer() {
+            self.config(name, config, self.now());
+        }
+    }
+
+    /// Has a node's object read before the node is decided about.
+    pub fn doubt(&self, name: &NodeName) {
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+        self.queues.nodes.add(name.clone());
+    }
+
+    /// Whether the node's object is to be read first; whoever asks does so.
+    pub fn is_doubted(&self, name: &NodeName) -> bool {
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner).remove(name)
+    }
+
+    /// This is what there is of a node's object, or that there is none.
     pub fn config(&self, name: &NodeName, config: Option<NodeModulesConfig>, now: u64) {
         match &config {
             Some(config) => self.assignments.set(name, bundles(config)),
@@ -178,19 +241,39 @@ impl World {
                 modules.iter().flat_map(|module| index.waiting_for_a_first(module)).collect();
             (modules, waiting)
         };
+        self.pass_turns_on(&modules);
         self.touch(Some(name), modules, BTreeSet::new());
         for node in waiting {
             self.queues.nodes.add(node);
         }
     }
 
-    /// What the API server answered to a write of ours: known at once, without waiting for the watch. A watch that lags
-    /// would otherwise have the same thing written again.
-    pub fn wrote_config(&self, config: NodeModulesConfig) {
-        let Ok(name) = config.name_any().parse() else { return };
-        let newer = self.read().config(&name).is_none_or(|known| is_newer(&config, &**known));
-        if newer {
-            self.config(&name, Some(config), self.now());
+    /// Asks for a node's turns to be changed, decided about by this version of its object.
+    pub fn ask_turns(
+        &self,
+        name: &NodeName,
+        modules: &BTreeSet<ModuleKey>,
+        version: Option<&str>,
+    ) -> BTreeMap<ModuleKey, Turn> {
+        if modules.is_empty() {
+            BTreeMap::new()
+        } else {
+            self.write().ask(name, modules, version, self.now())
+        }
+    }
+
+    /// A node wants no turn but for these Modules. Returns when to say so again, where a turn is not free yet.
+    pub fn give_turns_back(&self, name: &NodeName, but: &BTreeSet<ModuleKey>) -> Option<Duration> {
+        let (freed, again) = self.write().give_back(name, but, self.now());
+        self.pass_turns_on(&freed);
+        again.map(Duration::from_millis)
+    }
+
+    /// Wakes the nodes whose turn has come.
+    fn pass_turns_on(&self, modules: &BTreeSet<ModuleKey>) {
+        let next = self.write().next_turns(modules);
+        for node in next {
+            self.queues.nodes.add(node);
         }
     }
 

@@ -10,8 +10,9 @@ use k8s_openapi::api::core::v1::Node;
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client, Resource};
+use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
+use tenon_api::labels::annotation;
 use tenon_api::node_modules_config::NodeModulesConfig;
 use tenon_api::{Module, ModuleImage};
 use tenon_order::{ModuleKey, NodeName};
@@ -87,6 +88,7 @@ impl Kind for Module {
         let same = world.read().module(key).is_some_and(|known| {
             // Our own status writes come back as events; nothing is decided by them.
             known.spec == self.spec
+                && retry(known) == retry(&self)
                 && known.metadata.uid == self.metadata.uid
                 && known.metadata.deletion_timestamp == self.metadata.deletion_timestamp
                 && known.metadata.finalizers == self.metadata.finalizers
@@ -139,13 +141,7 @@ impl Kind for NodeModulesConfig {
 
     fn seen(mut self, key: &NodeName, world: &World) {
         self.metadata.managed_fields = None;
-        if world
-            .read()
-            .config(key)
-            .is_none_or(|known| known.metadata.resource_version != self.metadata.resource_version)
-        {
-            world.config(key, Some(self), world.now());
-        }
+        world.config_seen(key, self);
     }
 
     fn is_outdated(&self, key: &Self::Key, world: &World) -> bool {
@@ -153,8 +149,13 @@ impl Kind for NodeModulesConfig {
     }
 
     fn gone(key: &NodeName, world: &World) {
-        world.config(key, None, world.now());
+        world.config_gone(key);
     }
+}
+
+/// A user's wish to try again.
+fn retry(module: &Module) -> Option<&String> {
+    module.annotations().get(annotation::RETRY)
 }
 
 /// Follows all objects of a kind until `shutdown`; `listed` turns true when all that there were have been seen.

@@ -94,7 +94,7 @@ fn an_unfit_image_degrades() {
 }
 
 #[test]
-fn a_deleted_module_says_how_many_nodes_are_left_and_why() {
+fn a_deleted_module_says_which_nodes_are_left_and_why() {
     let mut play = Play::registered();
     play.settle();
     play.module.as_mut().unwrap().metadata.deletion_timestamp = Some(time("2026-01-01T00:00:00Z"));
@@ -102,12 +102,12 @@ fn a_deleted_module_says_how_many_nodes_are_left_and_why() {
     play.image = None;
     let module = play.module.clone().unwrap();
     let status = rolled_up(&module, &[&play]);
-    assert_eq!(said(&status, READY), Some(("False", reasons::UNLOADING, "being unloaded, 1 node left")));
+    assert_eq!(said(&status, READY), Some(("False", reasons::UNLOADING, "being unloaded, 1 node left (n1)")));
     assert_eq!(said(&status, WAITING).unwrap().0, "False", "nobody waits for the image of a deleted Module");
     let reported = play.status().modules.first_mut().unwrap();
     (reported.phase, reported.message) = (Some(ModulePhase::InUse), Some("opened by 1".into()));
     let status = rolled_up(&module, &[&play]);
-    let expected = "being unloaded, 1 node left; n1: opened by 1";
+    let expected = "being unloaded, 1 node left (n1); n1: opened by 1";
     assert_eq!(said(&status, READY), Some(("False", reasons::UNLOADING, expected)));
     assert_eq!(said(&status, DEGRADED).unwrap().1, reasons::IN_USE);
 }

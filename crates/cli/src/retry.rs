@@ -1,0 +1,215 @@
+//! `kubectl tenon retry`: what failed is tried again, without a change of the Module.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::{Api, Client, Config, ResourceExt as _};
+use serde_json::json;
+use tenon_api::Module;
+use tenon_api::labels::{LabelKind, annotation};
+use tenon_api::node_modules_config::NodeModulesConfig;
+use tenon_order::{ModuleKey, NodeName};
+use tenon_plan::retry::{Retry, has_failed};
+
+use crate::failure::Failure;
+
+/// Nodes that are named one by one; where more have failed, all that fail are meant.
+const MOST_NAMED: usize = 1000;
+/// Objects per page.
+const PAGE: u32 = 500;
+
+const LONG_ABOUT: &str = "Try again what failed.
+
+Content that did not load is not tried again by itself where that would be no use or a danger: content that was rolled \
+back, or that is suspected of taking the node down. After the cause is gone (a cable, a full disk, a firmware setting), \
+this has it tried once more, on the nodes that failed and on no other. What is loaded stays as it is.";
+
+#[derive(Debug, clap::Args)]
+#[command(long_about = LONG_ABOUT)]
+pub(crate) struct Args {
+    /// The Module
+    module: String,
+    /// Its namespace [default: the kubeconfig's]
+    #[arg(short, long)]
+    namespace: Option<String>,
+    /// Only on this node; may be given several times
+    #[arg(long = "node", value_name = "NODE")]
+    nodes: Vec<NodeName>,
+    /// The kubeconfig file [default: as kubectl finds it]
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The kubeconfig's context
+    #[arg(long)]
+    context: Option<String>,
+}
+
+/// Why nothing is tried again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RetryError {
+    #[error("read the kubeconfig")]
+    Kubeconfig(#[source] Box<KubeconfigError>),
+    #[error("connect to the API server")]
+    Client(#[source] Box<kube::Error>),
+    #[error("there is no Module {0}")]
+    NoModule(ModuleKey),
+    #[error("{0}/{1} names no Module")]
+    Name(String, String),
+    #[error("read {what} of Module {module}")]
+    Read { what: &'static str, module: ModuleKey, source: Box<kube::Error> },
+    #[error("Module {module} has not failed on node {node}")]
+    NotFailed { module: ModuleKey, node: NodeName },
+    #[error("annotate Module {module}")]
+    Write { module: ModuleKey, source: Box<kube::Error> },
+    #[error("set up the program")]
+    Runtime(#[source] std::io::Error),
+}
+
+impl RetryError {
+    pub(crate) fn into_failure(self) -> Failure {
+        let silent = |source: &kube::Error| !matches!(source, kube::Error::Api(_));
+        let passing = match &self {
+            Self::Read { source, .. } | Self::Write { source, .. } => silent(source),
+            _ => false,
+        };
+        let hint = match &self {
+            Self::NoModule(_) => Some("name its namespace with -n".to_owned()),
+            Self::NotFailed { node, .. } => Some(format!(
+                "kubectl get nmc {node} shows what the node has; without --node, all that failed are meant"
+            )),
+            _ => None,
+        };
+        Failure::new(self).hint(hint).passing(passing)
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), RetryError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let said = runtime.map_err(RetryError::Runtime)?.block_on(retry(args))?;
+    // Where standard output is closed there is nobody to tell.
+    let _ = writeln!(std::io::stdout(), "{said}");
+    Ok(())
+}
+
+async fn retry(args: &Args) -> Result<String, RetryError> {
+    let config = config(args).await?;
+    let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+    let key = ModuleKey::new(&namespace, &args.module)
+        .map_err(|_| RetryError::Name(namespace.clone(), args.module.clone()))?;
+    let client = Client::try_from(config).map_err(|source| RetryError::Client(Box::new(source)))?;
+    let modules: Api<Module> = Api::namespaced(client.clone(), &namespace);
+    let read = |what| {
+        let module = key.clone();
+        move |source| RetryError::Read { what, module, source: Box::new(source) }
+    };
+    let module = modules.get_opt(&args.module).await.map_err(read("the object"))?;
+    let module = module.ok_or_else(|| RetryError::NoModule(key.clone()))?;
+    let failed = failed(&client, &key).await.map_err(read("the nodes"))?;
+    let nodes = chosen(&key, &failed, &args.nodes)?;
+    if nodes.is_empty() {
+        return Ok(format!("{key} has failed on no node: there is nothing to try again"));
+    }
+    let named = if nodes.len() > MOST_NAMED { BTreeSet::new() } else { nodes.clone() };
+    let text = Retry::text(number(&module), &named);
+    let patch = json!({ "metadata": { "uid": module.uid(), "annotations": { annotation::RETRY: text } } });
+    let params = PatchParams { field_manager: Some("kubectl-tenon".to_owned()), ..PatchParams::default() };
+    let written = modules.patch_metadata(&args.module, &params, &Patch::Merge(&patch)).await;
+    written.map_err(|source| RetryError::Write { module: key.clone(), source: Box::new(source) })?;
+    Ok(sentence(&key, &nodes))
+}
+
+async fn config(args: &Args) -> Result<Config, RetryError> {
+    let failed = |source| RetryError::Kubeconfig(Box::new(source));
+    let kubeconfig = match &args.kubeconfig {
+        Some(path) => Kubeconfig::read_from(path),
+        None => Kubeconfig::read(),
+    };
+    let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
+    Config::from_custom_kubeconfig(kubeconfig.map_err(failed)?, &options).await.map_err(failed)
+}
+
+/// The nodes on which the Module has failed.
+async fn failed(client: &Client, key: &ModuleKey) -> Result<BTreeSet<NodeName>, kube::Error> {
+    let configs: Api<NodeModulesConfig> = Api::all(client.clone());
+    let label = LabelKind::ModuleInUse.key(key.namespace(), key.name());
+    let mut page = ListParams::default().labels(&label).limit(PAGE);
+    let mut nodes = BTreeSet::new();
+    loop {
+        let list = configs.list(&page).await?;
+        nodes.extend(list.items.iter().filter(|config| has_failed_on(config, key)).filter_map(name));
+        match list.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => page = page.continue_token(&token),
+            None => return Ok(nodes),
+        }
+    }
+}
+
+fn name(config: &NodeModulesConfig) -> Option<NodeName> {
+    config.metadata.name.as_deref()?.parse().ok()
+}
+
+fn has_failed_on(config: &NodeModulesConfig, key: &ModuleKey) -> bool {
+    let mut reported = config.status.iter().flat_map(|status| &status.modules);
+    reported
+        .any(|module| module.namespace == key.namespace() && module.name == key.name() && has_failed(module))
+}
+
+/// Of the nodes that have failed, those that are meant.
+fn chosen(
+    key: &ModuleKey,
+    failed: &BTreeSet<NodeName>,
+    wanted: &[NodeName],
+) -> Result<BTreeSet<NodeName>, RetryError> {
+    if let Some(node) = wanted.iter().find(|node| !failed.contains(*node)) {
+        return Err(RetryError::NotFailed { module: key.clone(), node: node.clone() });
+    }
+    Ok(if wanted.is_empty() { failed.clone() } else { wanted.iter().cloned().collect() })
+}
+
+/// A number that is higher than the last one, whatever this machine's clock says.
+fn number(module: &Module) -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let last = module.annotations().get(annotation::RETRY);
+    let last = last.and_then(|text| text.split_whitespace().next()?.parse::<i64>().ok()).unwrap_or_default();
+    i64::try_from(now).unwrap_or_default().max(last.saturating_add(1))
+}
+
+fn sentence(key: &ModuleKey, nodes: &BTreeSet<NodeName>) -> String {
+    const SHOWN: usize = 8;
+    let names: Vec<_> = nodes.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = if nodes.len() > SHOWN { ", …" } else { "" };
+    let count = if nodes.len() == 1 { "1 node".to_owned() } else { format!("{} nodes", nodes.len()) };
+    format!("{key} is tried again on {count}: {}{more}", names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(text: &str) -> BTreeSet<NodeName> {
+        text.split_whitespace().map(|name| name.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn only_nodes_that_failed_are_tried_again() {
+        let key: ModuleKey = "hall/gauge".parse().unwrap();
+        let failed = names("elm oak");
+        assert_eq!(chosen(&key, &failed, &[]).unwrap(), failed);
+        assert_eq!(chosen(&key, &failed, &["oak".parse().unwrap()]).unwrap(), names("oak"));
+        let refused = chosen(&key, &failed, &["fir".parse().unwrap()]).unwrap_err();
+        assert_eq!(refused.to_string(), "Module hall/gauge has not failed on node fir");
+    }
+
+    #[test]
+    fn the_number_grows_even_when_the_clock_has_gone_back() {
+        let mut module = Module::new("gauge", tenon_api::ModuleSpec::default());
+        let future = i64::MAX - 9;
+        module.annotations_mut().insert(annotation::RETRY.to_owned(), format!("{future} oak"));
+        assert_eq!(number(&module), future + 1);
+        module.annotations_mut().insert(annotation::RETRY.to_owned(), "yesterday".to_owned());
+        assert!(number(&module) > 1_700_000_000_000);
+    }
+}

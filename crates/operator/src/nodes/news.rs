@@ -1,0 +1,77 @@
+//! Events of what happened to modules on nodes: on the Node, and on the Module.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use tenon_api::node_modules_config::{NodeModuleStatus, NodeModulesConfigStatus};
+use tenon_order::NodeName;
+use tenon_plan::news::{self, Piece};
+
+use super::apply::reference;
+use super::observe::Node;
+use crate::events::{Notice, Severity};
+use crate::run::Context;
+
+/// What every node has said last. What it said before this process came to lead is no news.
+#[derive(Debug, Default)]
+pub(super) struct News(Mutex<HashMap<NodeName, NodeModulesConfigStatus>>);
+
+impl News {
+    /// Publishes what the node's report says that its last one did not.
+    pub(super) fn tell(&self, context: &Context, node: &Node) {
+        let status = node.config.as_ref().and_then(|config| config.status.as_ref());
+        let after = NodeModulesConfigStatus {
+            modules: status.into_iter().flat_map(|status| &status.modules).map(essence).collect(),
+            ..NodeModulesConfigStatus::default()
+        };
+        let name = node.facts.name.clone();
+        let before = {
+            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = known.get(&name).cloned();
+            known.insert(name, after.clone());
+            before
+        };
+        let Some(before) = before.filter(|before| *before != after) else { return };
+        for piece in news::pieces(&before, &after) {
+            publish(context, node, &piece);
+        }
+    }
+
+    /// The node is gone.
+    pub(super) fn forget(&self, name: &NodeName) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+}
+
+/// Of a report, what an event is made of: so that little is kept.
+fn essence(module: &NodeModuleStatus) -> NodeModuleStatus {
+    NodeModuleStatus {
+        name: module.name.clone(),
+        namespace: module.namespace.clone(),
+        bundle: module.bundle.clone(),
+        phase: module.phase,
+        reason: module.reason.clone(),
+        message: module.message.clone(),
+        loaded_at: module.loaded_at.clone(),
+        ..NodeModuleStatus::default()
+    }
+}
+
+fn publish(context: &Context, node: &Node, piece: &Piece) {
+    let Piece { module, reason, message } = piece;
+    let notice =
+        |regarding, note| Notice { regarding, severity: Severity::Warning, reason, action: "Load", note };
+    context.events.publish(notice(reference(node), format!("Module {module}: {message}")));
+    if let Some(object) = node.module(module) {
+        let regarding = ObjectReference {
+            api_version: Some("kmm.sigs.x-k8s.io/v1beta1".to_owned()),
+            kind: Some("Module".to_owned()),
+            namespace: object.metadata.namespace.clone(),
+            name: object.metadata.name.clone(),
+            uid: object.metadata.uid.clone(),
+            ..ObjectReference::default()
+        };
+        context.events.publish(notice(regarding, format!("node {}: {message}", node.facts.name)));
+    }
+}
