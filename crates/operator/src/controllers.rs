@@ -20,7 +20,7 @@ use crate::images::Images;
 use crate::metrics::{Controller, Outcome};
 use crate::queue::{Next, Queue};
 use crate::run::Context;
-use crate::world::{Kind, Listed, World, catch_up, follow};
+use crate::world::{Kind, Listed, World, catch_up, follow, follow_facts};
 use crate::{modules, nodes, status};
 
 /// How often the depth of the queues is read.
@@ -127,6 +127,7 @@ pub async fn run(context: Context) -> Result<(), Error> {
         watch_kind::<Module>(&mut tasks, &context, &world),
         watch_kind::<ModuleImage>(&mut tasks, &context, &world),
         watch_kind::<NodeModulesConfig>(&mut tasks, &context, &world),
+        watch_facts(&mut tasks, &context, &world),
     ];
     tasks.spawn(start(context.clone(), world, listed));
     while let Some(ended) = tasks.join_next().await {
@@ -142,7 +143,17 @@ fn watch_kind<K: Kind>(tasks: &mut JoinSet<()>, context: &Context, world: &Arc<W
     listed
 }
 
-async fn start(context: Context, world: Arc<World>, listed: [Listed; 4]) {
+fn watch_facts(tasks: &mut JoinSet<()>, context: &Context, world: &Arc<World>) -> Listed {
+    let (sender, listed) = watch::channel(false);
+    let (context, world) = (context.clone(), world.clone());
+    tasks.spawn(async move {
+        let namespace = &context.args.namespace;
+        follow_facts(context.client.clone(), namespace, &world, sender, context.shutdown.clone()).await;
+    });
+    listed
+}
+
+async fn start(context: Context, world: Arc<World>, listed: [Listed; 5]) {
     let shutdown = context.shutdown.clone();
     let ready = async {
         for mut kind in listed {

@@ -6,8 +6,11 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
-use tenon_api::ModuleImage;
 use tenon_api::labels::field_manager;
+use tenon_api::module::Predicted;
+use tenon_api::module_image::{KernelVerdict, ModuleImageStatus};
+use tenon_api::{ModuleImage, reasons};
+use tenon_plan::inspect::{self, verdict};
 use tenon_plan::provision::{self, Finding};
 use tracing::info;
 
@@ -23,9 +26,13 @@ pub(super) async fn apply(
     world: &World,
     image: &ModuleImage,
     finding: &Finding,
+    verdicts: Vec<KernelVerdict>,
 ) -> Result<bool, WriteError> {
     let now = Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default());
-    let status = provision::status(image, finding, &now);
+    let mut status = provision::status(image, finding, &now);
+    if matches!(finding, Finding::Packed { .. }) {
+        status = verdict::report(image, status, verdicts, &now);
+    }
     if image.status.as_ref() == Some(&status) {
         return Ok(false);
     }
@@ -43,6 +50,7 @@ pub(super) async fn apply(
     let mut written = context.writes.make(Resource::ModuleImage, Verb::Patch, call).await?;
     written.metadata.managed_fields = None;
     world.wrote_image(written);
+    announce_refusal(context, image, &status);
     match finding {
         Finding::Packed { image_digest, bundle } => info!(
             image = image.spec.image,
@@ -60,6 +68,21 @@ pub(super) async fn apply(
         }
     }
     Ok(true)
+}
+
+/// Tells of a kernel that will refuse the driver, once for each that was not known before to do so.
+fn announce_refusal(context: &Context, image: &ModuleImage, status: &ModuleImageStatus) {
+    let known = image.status.as_ref().map(|status| status.verdicts.as_slice()).unwrap_or_default();
+    let fails = |verdict: &&KernelVerdict| verdict.result == Predicted::Fails;
+    let told = |verdict: &KernelVerdict| {
+        known
+            .iter()
+            .filter(fails)
+            .any(|old| (&old.build_id, &old.errno) == (&verdict.build_id, &verdict.errno))
+    };
+    if let Some(verdict) = status.verdicts.iter().filter(fails).find(|verdict| !told(verdict)) {
+        announce(context, image, reasons::WILL_NOT_LOAD, &inspect::sentence(verdict));
+    }
 }
 
 fn announce(context: &Context, image: &ModuleImage, reason: &'static str, message: &str) {

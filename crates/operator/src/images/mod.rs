@@ -5,6 +5,7 @@
 
 mod apply;
 mod find;
+mod foresight;
 mod inspect;
 pub mod misses;
 mod observe;
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tenon_api::ModuleImage;
+use tenon_api::module_image::KernelVerdict;
 use tenon_plan::provision::{self, Finding};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -26,8 +28,11 @@ use crate::run::Context;
 use crate::world::{ImageKey, World};
 
 use find::Finder;
+use foresight::{Foresight, Wanted};
 use misses::Misses;
 
+/// When to try again to judge an image whose bundle is not to be had.
+const JUDGE_AGAIN: Duration = Duration::from_secs(30);
 /// Bundles that are made again at once because nodes ask for them.
 const SUPPLIED_AT_ONCE: usize = 2;
 
@@ -35,6 +40,7 @@ const SUPPLIED_AT_ONCE: usize = 2;
 #[derive(Debug)]
 pub struct Images {
     finder: Arc<Finder>,
+    foresight: Foresight,
     misses: Misses,
     /// Bundles that are being made again, and turns to do so.
     supplying: Mutex<BTreeSet<String>>,
@@ -46,6 +52,7 @@ impl Images {
     pub fn new(context: &Context) -> Self {
         Self {
             finder: Arc::new(Finder::new(context)),
+            foresight: Foresight::default(),
             misses: Misses::default(),
             supplying: Mutex::default(),
             turns: Semaphore::new(SUPPLIED_AT_ONCE),
@@ -64,6 +71,51 @@ impl Images {
                 tasks.spawn(async move { images.supply_once(&context, &image).await });
             }
         }
+    }
+
+    /// The verdicts on what was just packed.
+    async fn judge(
+        &self,
+        context: &Context,
+        world: &World,
+        image: &ModuleImage,
+        finding: &Finding,
+    ) -> Vec<KernelVerdict> {
+        let Finding::Packed { bundle, .. } = finding else { return Vec::new() };
+        let wanted = Wanted::of(&world.read(), image);
+        let Some((wanted, digest)) = wanted.zip(bundle.digest.parse().ok()) else { return Vec::new() };
+        self.foresight.verdicts(context, digest, &wanted).await.unwrap_or_default()
+    }
+
+    /// Makes the verdicts of an image anew where facts, or the way in which it is loaded, have changed since.
+    async fn judge_anew(
+        &self,
+        context: &Context,
+        world: &World,
+        image: &Arc<ModuleImage>,
+    ) -> Result<Done, WriteError> {
+        let Some((bundle, image_digest)) = provision::bundle(image) else { return Ok(Done::settled(false)) };
+        let known = image.status.as_ref().map(|status| status.verdicts.as_slice()).unwrap_or_default();
+        let Some(wanted) = Wanted::of(&world.read(), image) else { return Ok(Done::settled(false)) };
+        let Ok(digest) = bundle.digest.parse() else { return Ok(Done::settled(false)) };
+        if wanted.is_answered(&bundle.digest, known) {
+            return Ok(Done::settled(false));
+        }
+        let mut verdicts = self.foresight.verdicts(context, digest, &wanted).await;
+        if verdicts.is_none() {
+            self.supply_once(context, image).await;
+            verdicts = self.foresight.verdicts(context, digest, &wanted).await;
+        }
+        let Some(verdicts) = verdicts else {
+            warn!(
+                image = image.spec.image,
+                bundle = bundle.digest,
+                "a bundle that is to be judged is not to be had"
+            );
+            return Ok(Done { outcome: Outcome::Waiting, next: Next::After(JUDGE_AGAIN) });
+        };
+        let finding = Finding::Packed { image_digest: image_digest.to_owned(), bundle: bundle.clone() };
+        Ok(Done::settled(apply::apply(context, world, image, &finding, verdicts).await?))
     }
 
     /// Nodes ask again and again until they are served; one answer is enough.
@@ -130,7 +182,7 @@ impl Reconciler for Images {
         };
         if provision::bundle(&image).is_some() {
             self.misses.forget(&key);
-            return Ok(Done::settled(false));
+            return self.judge_anew(context, world, &image).await;
         }
         let generation = image.metadata.generation;
         if let Some(left) = self.misses.wait(&key, generation) {
@@ -138,7 +190,8 @@ impl Reconciler for Images {
         }
         let finding = self.finder.find(context, &image, None).await;
         let again = self.misses.note(&key, generation, &finding);
-        let changed = apply::apply(context, world, &image, &finding).await?;
+        let verdicts = self.judge(context, world, &image, &finding).await;
+        let changed = apply::apply(context, world, &image, &finding, verdicts).await?;
         let done = Done::settled(changed);
         Ok(match again {
             Some(after) => Done { outcome: Outcome::Waiting, next: Next::After(after) },

@@ -12,7 +12,7 @@ use tenon_plan::node::{NodeFacts, Selection, select};
 use tenon_plan::provision;
 use tenon_plan::rollout::{self, Turn, Turns};
 
-use super::ImageKey;
+use super::{FactsIndex, ImageKey, KnownFacts};
 
 /// The objects, and who concerns whom.
 #[derive(Debug, Default)]
@@ -21,6 +21,7 @@ pub struct Index {
     modules: HashMap<ModuleKey, Arc<Module>>,
     images: HashMap<ImageKey, Arc<ModuleImage>>,
     configs: HashMap<NodeName, Arc<NodeModulesConfig>>,
+    facts: FactsIndex,
     images_of: HashMap<ModuleKey, BTreeSet<ImageKey>>,
     /// Nodes that a Module selects or whose object names it.
     nodes_of: HashMap<ModuleKey, BTreeSet<NodeName>>,
@@ -68,6 +69,16 @@ impl Index {
     /// All ModuleImages.
     pub fn images(&self) -> impl Iterator<Item = &Arc<ModuleImage>> {
         self.images.values()
+    }
+
+    /// Which kernels there are facts about.
+    pub fn facts(&self) -> &FactsIndex {
+        &self.facts
+    }
+
+    /// The releases that the facts concerned or concern.
+    pub(super) fn set_facts(&mut self, name: &str, facts: Option<KnownFacts>) -> Vec<String> {
+        self.facts.set(name, facts)
     }
 
     /// The node's object.

@@ -4,6 +4,7 @@
 //! change costs more than what it touches: a node's event its Modules, a Module's event its nodes. Nothing is taken to
 //! be gone because a list failed: only an event of its deletion, or a complete list without it, says so.
 
+mod facts;
 mod index;
 mod node;
 mod takeover;
@@ -22,6 +23,7 @@ use tenon_plan::node::NodeFacts;
 use tenon_plan::rollout::Turn;
 use tokio::time::Instant;
 
+pub use facts::{FactsIndex, KnownFacts, follow_facts};
 pub use index::Index;
 pub use node::project;
 pub use takeover::catch_up;
@@ -147,6 +149,11 @@ impl World {
     /// A Module was seen, or is gone.
     pub fn module(&self, key: &ModuleKey, module: Option<Module>, now: u64) {
         let nodes = self.write().set_module(key, module.map(Arc::new), now);
+        // How modules are loaded is part of what is predicted.
+        let images: Vec<_> = self.read().images_of(key).map(|image| ImageKey::of(image)).collect();
+        for image in images {
+            self.queues.images.add(image);
+        }
         self.queues.modules.add(key.clone());
         self.queues.status.add_within(key.clone(), ROLL_UP_WITHIN);
         for node in nodes {
@@ -157,6 +164,19 @@ impl World {
     /// A Module was seen whose status or labels alone differ: they are kept, and nothing follows from them.
     fn refresh_module(&self, key: &ModuleKey, module: Module) {
         self.write().refresh_module(key, Arc::new(module));
+    }
+
+    /// Facts about a kernel were seen under this name, or are gone: the verdicts on its images are made anew.
+    pub fn facts(&self, name: &str, facts: Option<KnownFacts>) {
+        let images = {
+            let mut index = self.write();
+            let releases = index.set_facts(name, facts);
+            let concerned = index.images().filter(|image| releases.contains(&image.spec.kernel));
+            concerned.map(|image| ImageKey::of(image)).collect::<Vec<_>>()
+        };
+        for image in images {
+            self.queues.images.add(image);
+        }
     }
 
     /// A ModuleImage was seen, or is gone.

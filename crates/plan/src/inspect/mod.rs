@@ -8,6 +8,7 @@
 mod question;
 #[cfg(test)]
 mod tests;
+pub mod verdict;
 
 use tenon_api::kernel_facts::Source;
 use tenon_api::module::{Inspection, Module, Predicted};

@@ -52,6 +52,11 @@ impl Question {
         question.starts_with(settings)
     }
 
+    /// Whether a verdict's question is this one.
+    pub fn is_asked(&self, question: &str) -> bool {
+        self.0 == question
+    }
+
     /// The question, for a status.
     pub fn into_text(self) -> String {
         self.0

@@ -1,0 +1,197 @@
+//! Inspection against a real API server: what a kernel will refuse reaches no node, and what somebody says of a kernel
+//! counts for whom it should. The nodes' agents are played; real ones are in `tests/e2e`.
+#![expect(clippy::expect_used, reason = "a test that cannot be set up has failed")]
+
+#[cfg(test)]
+#[path = "controllers/cluster.rs"]
+#[expect(dead_code, reason = "shared with the controllers' tests, which use the rest")]
+mod cluster;
+
+use cluster::{Cluster, SOON, condition, order};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::{Value, json};
+use tenon_api::NodeModulesConfig;
+use tenon_api::kernel_facts::{ARCHITECTURE, BUILD_ID, DATA_KEY, LABEL, RELEASE, SOURCE, name_for};
+use tenon_api::node_modules_config::ModulePhase;
+use tenon_kmod::ModuleObject;
+use tenon_kmod::facts::{KernelFacts, KernelSymbol, Namespace};
+use tenon_lab::wait;
+
+const BUILD: &str = "00112233445566778899aabbccddeeff00112233";
+
+/// A name in `__versions` that every driver has, behind its checksum of eight bytes.
+const LAYOUT: &[u8] = b"module_layout\0";
+
+/// Facts about the kernel that the driver was built for, as far as the driver tells.
+fn facts_of(driver: &[u8], release: &str) -> KernelFacts {
+    let driver = ModuleObject::parse(driver).expect("a module");
+    let mut facts = KernelFacts::new(release.parse().expect("a release"), driver.architecture);
+    facts.build_id = Some(BUILD.parse().expect("a build-id"));
+    facts.vermagic = driver.info.vermagic();
+    facts.this_module_size = Some(driver.this_module_size);
+    facts.modversions = Some(true);
+    facts.complete = true;
+    facts.policy.force_load = Some(false);
+    let versions = driver.versions.expect("checksums").crcs;
+    let symbol = |crc| KernelSymbol {
+        crc: Some(crc),
+        gpl_only: Some(false),
+        namespace: Namespace::named(""),
+        provider: None,
+    };
+    facts.exports = versions.into_iter().map(|(name, crc)| (name, symbol(crc))).collect();
+    facts
+}
+
+/// The same driver, built against another `struct module`.
+fn foreign(driver: &[u8]) -> Vec<u8> {
+    let mut driver = driver.to_vec();
+    let at = driver.windows(LAYOUT.len()).position(|window| window == LAYOUT).expect("module_layout");
+    let crc = driver.get_mut(at - 8..at - 4).expect("its checksum");
+    for byte in crc {
+        *byte ^= 0xff;
+    }
+    driver
+}
+
+async fn say(cluster: &Cluster, facts: &KernelFacts, source: &str) {
+    let maps: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), "tenon-system");
+    let name = name_for(&cluster.kernel, "amd64", Some(BUILD));
+    let mut map: ConfigMap = serde_json::from_value(json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": name, "labels": {LABEL: "true"}, "annotations": {
+            RELEASE: cluster.kernel, ARCHITECTURE: "amd64", BUILD_ID: BUILD, SOURCE: source,
+        }},
+    }))
+    .expect("a ConfigMap");
+    map.binary_data = Some([(DATA_KEY.to_owned(), ByteString(facts.encode()))].into());
+    maps.patch(&name, &PatchParams::apply("an-administrator").force(), &Patch::Apply(map))
+        .await
+        .expect("facts");
+}
+
+/// A node that has reported which build it runs.
+async fn add_node(cluster: &Cluster, name: &str) {
+    cluster.add_node(name).await;
+    cluster.report(name, |status| status.kernel_build_id = Some(BUILD.to_owned())).await;
+}
+
+async fn versions(cluster: &Cluster) -> Vec<(String, Option<String>)> {
+    let configs = cluster.configs().list(&ListParams::default()).await.expect("a list");
+    configs.iter().map(|config| (config.name_any(), config.resource_version())).collect()
+}
+
+fn degraded(reason: &'static str) -> impl Fn(&tenon_api::Module) -> bool {
+    move |module| condition(module, "Degraded").is_some_and(|c| c.0 == "True" && c.1 == reason)
+}
+
+async fn until_predicted(cluster: &Cluster, reason: &str) {
+    wait::until(&format!("the prediction {reason}"), SOON, async || {
+        let images = cluster.images().list(&ListParams::default()).await.ok()?;
+        let status = images.items.first()?.status.clone()?;
+        status.conditions.iter().any(|c| c.type_ == "Predicted" && c.reason == reason).then_some(())
+    })
+    .await
+    .expect("a prediction");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_kernel_will_refuse_touches_no_node_says_why_and_is_tried_with_warn() {
+    let mut cluster = Cluster::start().await;
+    let driver = cluster.driver().to_vec();
+    say(&cluster, &facts_of(&driver, &cluster.kernel), "admin").await;
+    for node in ["pine", "oak"] {
+        add_node(&cluster, node).await;
+    }
+    cluster.push_driver("gauge:v1", "one");
+    cluster.push("gauge:v2", &[("extra/simple-kmod.ko", &foreign(&driver))]);
+    cluster.apply_module("gauge", "gauge:v1", Value::Null).await;
+    until_predicted(&cluster, "WillLoad").await;
+    for node in ["pine", "oak"] {
+        cluster.config_where(node, "the driver is assigned", |config| order(config).is_some()).await;
+        cluster.obey(node, ModulePhase::Loaded).await;
+        let ready =
+            |node: &k8s_openapi::api::core::v1::Node| node.labels().contains_key(cluster::READY_LABEL);
+        cluster.node_where(node, "the ready label", ready).await;
+    }
+
+    let before = versions(&cluster).await;
+    cluster.apply_module("gauge", "gauge:v2", Value::Null).await;
+    let module = cluster.module_where("gauge", "WillNotLoad", degraded("WillNotLoad")).await;
+    let (_, _, message) = condition(&module, "Degraded").expect("a condition");
+    for part in ["ENOEXEC", "module_layout", "oak", &cluster.kernel] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert_eq!(versions(&cluster).await, before, "no NodeModulesConfig is touched");
+    wait::until("an event on the Module", SOON, async || {
+        let events: Api<Event> = Api::namespaced(cluster.client.clone(), "hall");
+        let events = events.list(&ListParams::default()).await.ok()?;
+        events.iter().any(|event| event.reason.as_deref() == Some("WillNotLoad")).then_some(())
+    })
+    .await
+    .expect("an event");
+    let table = cluster.plane.kubectl(&["-n", "hall", "get", "moduleimages"]).await.expect("a table");
+    assert!(table.contains("PREDICTED") && table.contains("WillNotLoad"), "{table}");
+
+    let old = order(&cluster.configs().get("pine").await.expect("an object"));
+    cluster.apply_module("gauge", "gauge:v2", json!({"spec": {"inspection": "Warn"}})).await;
+    for node in ["pine", "oak"] {
+        cluster.config_where(node, "it is tried with Warn", |config| order(config) != old).await;
+    }
+    let module = cluster
+        .module_where("gauge", "the warning", |m| condition(m, "Predicted").is_some_and(|c| c.0 == "False"))
+        .await;
+    assert_eq!(condition(&module, "Predicted").expect("a condition").1, "WillNotLoad");
+    cluster.stop_operator().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_facts_unblock_without_a_change_of_the_module() {
+    let mut cluster = Cluster::start().await;
+    let driver = cluster.driver().to_vec();
+    let right = facts_of(&driver, &cluster.kernel);
+    let wrong = facts_of(&foreign(&driver), &cluster.kernel);
+    say(&cluster, &wrong, "admin").await;
+    add_node(&cluster, "yew").await;
+    cluster.push_driver("gauge:v1", "one");
+    cluster.apply_module("gauge", "gauge:v1", Value::Null).await;
+    cluster.module_where("gauge", "WillNotLoad", degraded("WillNotLoad")).await;
+    let config = cluster.configs().get("yew").await.expect("an object");
+    assert!(order(&config).is_none() && config.spec.modules.is_empty());
+    say(&cluster, &right, "admin").await;
+    cluster.config_where("yew", "the driver is assigned", |config| order(config).is_some()).await;
+    until_predicted(&cluster, "WillLoad").await;
+    cluster.stop_operator().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_nodes_lie_keeps_the_driver_from_itself_alone_and_sends_one_other_first() {
+    let mut cluster = Cluster::start().await;
+    let driver = cluster.driver().to_vec();
+    let lie = facts_of(&foreign(&driver), &cluster.kernel);
+    say(&cluster, &lie, "node:ash").await;
+    for node in ["ash", "elm", "fir"] {
+        add_node(&cluster, node).await;
+    }
+    cluster.push_driver("gauge:v1", "one");
+    cluster.apply_module("gauge", "gauge:v1", Value::Null).await;
+    let assigned = |config: &NodeModulesConfig| order(config).is_some();
+    cluster.config_where("elm", "one node goes first", assigned).await;
+    cluster.module_where("gauge", "the liar's own state", degraded("WillNotLoad")).await;
+    let module = cluster
+        .module_where("gauge", "the others wait", |m| {
+            condition(m, "Waiting").is_some_and(|c| c.1 == "WaitingForFirstNode")
+        })
+        .await;
+    assert!(condition(&module, "Waiting").expect("a condition").2.contains("fir"));
+    let held = async |node: &str| !assigned(&cluster.configs().get(node).await.expect("an object"));
+    assert!(held("fir").await && held("ash").await);
+    cluster.obey("elm", ModulePhase::Loaded).await;
+    cluster.config_where("fir", "the others follow", assigned).await;
+    assert!(held("ash").await, "its own word counts for itself");
+    cluster.stop_operator().await;
+}
