@@ -151,15 +151,14 @@ fn count(observed: &Observed<'_>) -> Tally {
         tally.matching += usize::from(wanted);
         tally.desired += usize::from(entry.is_some());
         tally.available += usize::from(loaded);
-        tally.ready += usize::from(
-            wanted && loaded && entry.is_some_and(|entry| is_current(observed, view.facts, entry)),
-        );
+        let ready = wanted && loaded && entry.is_some_and(|entry| is_current(observed, view.facts, entry));
+        tally.ready += usize::from(ready);
         if entry.is_some() || reported.is_some() {
             tally.holding.insert(view.facts.name.clone());
         }
         tally.unregistered += usize::from(wanted && !view.is_registered());
         tally.other_version += usize::from(matches!(selection, Selection::OtherVersion(_)));
-        if wanted && !loaded && !is_deleted(observed.module) {
+        if wanted && !ready && !is_deleted(observed.module) {
             tally.held.count(observed, view);
         }
         if let Some(entry) = entry {
@@ -217,7 +216,8 @@ fn paused(observed: &Observed<'_>, tally: &Tally) -> Option<Why> {
         return None;
     }
     let message = format!(
-        "the change failed on {} ({}), and {allowed} may be unavailable at a time; {} keep what they have. Change          the Module, or try again with kubectl tenon retry",
+        "the change failed on {} ({}), and {allowed} may be unavailable at a time; {} keep what they have. Change \
+         the Module, or try again with kubectl tenon retry",
         nodes(failed),
         some(&tally.unchanged),
         nodes(tally.waiting)

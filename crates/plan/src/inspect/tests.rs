@@ -283,3 +283,72 @@ proptest! {
         prop_assert!(play.order.unwrap().modules.iter().all(|module| module.wish != tenon_order::Wish::Removed));
     }
 }
+
+fn evidence(build: Option<&str>, source: &str, version: &str) -> Evidence {
+    Evidence {
+        build_id: build.map(str::to_owned),
+        source: source.parse().unwrap(),
+        version: version.to_owned(),
+    }
+}
+
+#[test]
+fn of_each_build_the_best_source_is_asked() {
+    let all = vec![
+        evidence(Some(BUILD), "node:n1", "1"),
+        evidence(None, "toolkit", "2"),
+        evidence(Some(BUILD), "admin", "3"),
+        evidence(Some(OTHER_BUILD), "node:n2", "4"),
+        evidence(None, "package", "5"),
+    ];
+    let mut turned = all.clone();
+    turned.reverse();
+    let best = verdict::best(all);
+    let asked: Vec<_> = best.iter().map(|evidence| evidence.version.as_str()).collect();
+    assert_eq!(asked, ["5", "3", "4"]);
+    assert_eq!(verdict::best(turned), best);
+    let many = (0..99).map(|n| evidence(Some(&format!("{n:04}")), "admin", "1")).collect();
+    assert_eq!(verdict::best(many).len(), tenon_api::module_image::MAX_VERDICTS);
+}
+
+#[test]
+fn a_verdict_answers_its_own_question_and_no_other() {
+    let load = resolve(&minimal_module(), &KERNEL.parse().unwrap()).unwrap().load;
+    let facts = evidence(Some(BUILD), "admin", "1");
+    let question = Question::new(&bundle('a'), &load, &facts, false);
+    let mut given = verdict(Some(BUILD), "admin", Predicted::Loads);
+    given.question = question.clone().into_text();
+    let given = [given];
+    assert!(verdict::answer(&given, &[question.clone()]));
+    assert!(!verdict::answer(&given, &[]), "the facts are gone");
+    assert!(!verdict::answer(&[], &[question]), "nobody has answered");
+    let other_order =
+        crate::resolve::LoadSettings { loading_order: vec!["a".parse().unwrap()], ..load.clone() };
+    for other in [
+        Question::new(&bundle('b'), &load, &facts, false),
+        Question::new(&bundle('a'), &other_order, &facts, false),
+        Question::new(&bundle('a'), &load, &evidence(Some(BUILD), "admin", "2"), false),
+        Question::new(&bundle('a'), &load, &facts, true),
+    ] {
+        assert!(!verdict::answer(&given, &[other]));
+    }
+}
+
+#[test]
+fn a_verdict_without_facts_says_why_and_is_no_obstacle() {
+    let module = with(None);
+    let load = resolve(&module, &KERNEL.parse().unwrap()).unwrap().load;
+    let why = Err("ConfigMap kernel-facts-1 has no binaryData.facts".to_owned());
+    let given = verdict::verdict(&bundle('a'), &[], &load, &evidence(None, "admin", "1"), &why, false);
+    assert_eq!((given.result, given.errno.as_deref()), (Predicted::Unknown, None));
+    assert!(sentence(&given).contains("kernel-facts-1"));
+    let image = image(vec![given.clone()]);
+    assert_eq!(held(&module, &image, &Place::new("n1"), &[]), None);
+    let now = serde_json::from_str("\"2026-01-01T00:00:00Z\"").unwrap();
+    let status = verdict::report(&image, image.status.clone().unwrap(), vec![given], &now);
+    let predicted = status.conditions.iter().find(|condition| condition.type_ == "Predicted").unwrap();
+    assert_eq!((predicted.status.as_str(), predicted.reason.as_str()), ("Unknown", reasons::NOT_PREDICTED));
+    let again = ModuleImage { status: Some(status.clone()), ..image.clone() };
+    let later = serde_json::from_str("\"2027-01-01T00:00:00Z\"").unwrap();
+    assert_eq!(verdict::report(&again, status.clone(), status.verdicts.clone(), &later), status);
+}

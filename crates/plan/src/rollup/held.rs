@@ -5,6 +5,7 @@ use tenon_api::reasons;
 
 use super::{NodeView, Observed, Why};
 use crate::inspect::{self, Judgement};
+use crate::provision;
 use crate::resolve;
 
 /// What the predictions mean for the nodes of a Module.
@@ -77,7 +78,9 @@ impl Held {
             }
             // Whose turn it is, is for the assignment to say; a node that was told is not waiting.
             Judgement::AfterFirst(verdict) => {
-                if view.entry(observed.module).is_none() {
+                let bundle = provision::bundle(image).map(|(bundle, _)| &bundle.digest);
+                let assigned = view.entry(observed.module).and_then(|entry| entry.bundle.as_ref());
+                if assigned != bundle {
                     let says = format!("{} says that {}", verdict.source, inspect::sentence(verdict));
                     wait(reasons::WAITING_FOR_FIRST_NODE, format!("{says}; one node tries it first"));
                 }

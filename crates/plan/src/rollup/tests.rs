@@ -292,3 +292,16 @@ fn with_warn_the_prediction_is_told_and_the_node_is_assigned() {
     let status = rolled_up(play.module.as_ref().unwrap(), &[&play]);
     assert_eq!((said(&status, PREDICTED), said(&status, READY).unwrap().0), (None, "True"));
 }
+
+#[test]
+fn a_successor_that_will_not_load_degrades_although_its_predecessor_is_loaded() {
+    let mut play = reported();
+    play.settle();
+    let before = play.config.clone();
+    play.image = Some(refused_image(play.module.as_ref().unwrap()));
+    play.decide_and_apply();
+    assert_eq!(play.config, before, "what is loaded stays");
+    let status = rolled_up(play.module.as_ref().unwrap(), &[&play]);
+    assert_eq!(said(&status, DEGRADED).unwrap().1, reasons::WILL_NOT_LOAD);
+    assert_eq!(numbers(&status), (1, 1, 1));
+}

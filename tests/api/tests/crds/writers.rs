@@ -1,10 +1,11 @@
 //! Who may write a `NodeModulesConfig`: an agent the status of its own node's, the operator the specs, nobody else.
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tenon_api::NodeModulesConfig;
+use tenon_api::kernel_facts::LABEL;
 use tenon_api::node_pod::{NAMESPACE, SERVICE_ACCOUNT};
 use tenon_lab::control_plane::{Binding, Credential};
 use tenon_lab::{ControlPlane, wait};
@@ -41,6 +42,13 @@ async fn an_agent_cannot_write_what_it_should_do() {
         "cannot create resource",
     );
     assert_forbidden(configs.delete(OWN, &DeleteParams::default()).await.map(drop), "cannot delete resource");
+
+    // What a kernel is, it may tell the depot, which asks for it; it puts no facts into the cluster itself.
+    let maps: Api<ConfigMap> = Api::namespaced(agent.clone(), NAMESPACE);
+    let mut facts = ConfigMap::default();
+    facts.metadata.name = Some("kernel-facts-forged".to_owned());
+    facts.metadata.labels = Some([(LABEL.to_owned(), "true".to_owned())].into());
+    assert_forbidden(maps.create(&PostParams::default(), &facts).await, "cannot create resource");
 
     // Through the status it reaches the status alone.
     let both = json!({"spec": {"order": "forged"}, "status": {"bootId": "boot-2"}});
