@@ -120,7 +120,7 @@ impl Failure for WriteError {
 
 /// Runs all controllers until `context.shutdown`.
 pub async fn run(context: Context) -> Result<(), Error> {
-    let world = Arc::new(World::new(context.assignments.clone()));
+    let world = Arc::new(World::new(context.assignments.clone()).with_kernels(context.kernels.clone()));
     let mut tasks = JoinSet::new();
     let listed = [
         watch_kind::<Node>(&mut tasks, &context, &world),

@@ -18,6 +18,7 @@ pub mod depot;
 pub mod events;
 pub mod identity;
 pub mod images;
+pub mod kernel_facts;
 pub mod lease;
 pub mod logs;
 pub mod metrics;

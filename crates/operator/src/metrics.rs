@@ -139,6 +139,14 @@ label! {
         BadRange = "bad-range",
         /// The bundle could not be read.
         ReadFailed = "read-failed",
+        /// A node asked about a kernel that it has not reported to run.
+        NotItsKernel = "not-its-kernel",
+        /// There are no facts about a kernel yet; a node is asked for them.
+        FactsMissing = "facts-missing",
+        /// What a node sent is no facts about its kernel.
+        BadFacts = "bad-facts",
+        /// Facts could not be kept.
+        FactsNotKept = "facts-not-kept",
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use kube::Client;
 use ring::rand::SecureRandom as _;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -18,10 +18,11 @@ use crate::args::{Args, Switch};
 use crate::budget::Writes;
 use crate::client::{self, ClientError};
 use crate::controllers;
-use crate::depot::{self, Assignments, BundleCache, Depot, TokenVerifier, Wanted};
+use crate::depot::{self, Assignments, BundleCache, Depot, Kernels, TokenVerifier, Wanted};
 use crate::events::{self, Events};
 use crate::identity::serving::ServingCertificate;
 use crate::identity::{Identity, OrderKeyHandle};
+use crate::kernel_facts;
 use crate::lease::election::Timing;
 use crate::lease::{Candidate, Claim, LeaseError};
 use crate::metrics::Metrics;
@@ -29,6 +30,8 @@ use crate::shutdown;
 
 /// How long running work may take to end; below a pod's usual 30 s, the lease's return included.
 const DRAIN: Duration = Duration::from_secs(20);
+/// Uploads of kernel facts that may wait to be kept.
+const UPLOADS: usize = 4;
 /// Below the lease's deadline: a renewal that hangs is given up in time for another try.
 const LEASE_REQUEST: Duration = Duration::from_secs(4);
 
@@ -55,6 +58,8 @@ pub struct Context {
     pub cache: Arc<BundleCache>,
     /// Bundles that nodes asked for and that are not on disk.
     pub wanted: Wanted,
+    /// Which node runs which build of a kernel, and of which builds there are facts.
+    pub kernels: Kernels,
     /// Where to say that caches are filled.
     pub readiness: Readiness,
     /// Cancelled when the process is to end.
@@ -216,6 +221,7 @@ impl Work {
             assignments,
             cache: Arc::new(cache),
             wanted: Wanted::default(),
+            kernels: Kernels::default(),
             readiness: Readiness::default(),
             shutdown: shutdown.clone(),
             args: Arc::new(args),
@@ -252,6 +258,7 @@ impl Work {
             admin::serve(admin, listener, stop).await.map_err(Error::Admin)
         });
 
+        let (uploads, uploaded) = mpsc::channel(UPLOADS);
         let depot = Depot {
             assignments: context.assignments.clone(),
             cache: context.cache.clone(),
@@ -259,7 +266,10 @@ impl Work {
             metrics: context.metrics.clone(),
             verifier: TokenVerifier::new(context.client.clone(), &context.args.namespace),
             transfers: context.args.depot_transfers,
+            kernels: context.kernels.clone(),
+            uploads,
         };
+        self.spawn("the keeping of kernel facts", finish(kernel_facts::keep(context.clone(), uploaded)));
         let listener = listen("--listen-depot", context.args.listen_depot).await?;
         let server = depot::Server::new(depot, certificate).map_err(Error::Tls)?;
         self.spawn("the depot", finish(server.run(listener, context.shutdown.clone())));

@@ -22,9 +22,9 @@ pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 /// Why a request is not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refused {
-    #[error("there is only /v1/bundles/sha256:<64 hex digits>")]
+    #[error("there are only /v1/bundles/sha256:<64 hex digits> and /v1/kernels/<release>/<build-id>")]
     Path,
-    #[error("only GET and HEAD are allowed")]
+    #[error("only GET and HEAD are allowed for bundles, only HEAD and PUT for kernels")]
     Method,
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -42,6 +42,16 @@ pub(super) enum Refused {
     Range { size: u64 },
     #[error("the bundle could not be read")]
     Unreadable,
+    #[error("the node has not reported that it runs this build of the kernel")]
+    NotItsKernel,
+    #[error("facts about this build of the kernel are wanted of this node")]
+    FactsWanted,
+    #[error("another node is asked for facts about this build of the kernel")]
+    AskedElsewhere,
+    #[error("these are no facts about this build of the kernel, or too many bytes")]
+    Facts,
+    #[error("the facts are not kept: another replica leads, or the API server refuses them")]
+    NotKept,
 }
 
 impl Refused {
@@ -58,21 +68,28 @@ impl Refused {
             Refused::NodeBusy => Rejection::NodeBusy,
             Refused::Range { .. } => Rejection::BadRange,
             Refused::Unreadable => Rejection::ReadFailed,
+            Refused::NotItsKernel => Rejection::NotItsKernel,
+            Refused::FactsWanted | Refused::AskedElsewhere => Rejection::FactsMissing,
+            Refused::Facts => Rejection::BadFacts,
+            Refused::NotKept => Rejection::FactsNotKept,
         }
     }
 
     fn status(self) -> StatusCode {
         match self {
-            Refused::Path => StatusCode::NOT_FOUND,
+            Refused::Path | Refused::FactsWanted => StatusCode::NOT_FOUND,
+            Refused::AskedElsewhere => StatusCode::CONFLICT,
+            Refused::Facts => StatusCode::UNPROCESSABLE_ENTITY,
             Refused::Method => StatusCode::METHOD_NOT_ALLOWED,
             Refused::Token(TokenError::Refused(_)) => StatusCode::UNAUTHORIZED,
-            Refused::NotAssigned => StatusCode::FORBIDDEN,
+            Refused::NotAssigned | Refused::NotItsKernel => StatusCode::FORBIDDEN,
             Refused::NodeBusy => StatusCode::TOO_MANY_REQUESTS,
             Refused::Range { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Refused::Token(TokenError::KeysUnknown)
             | Refused::AssignmentsUnknown
             | Refused::NotCached
             | Refused::Busy
+            | Refused::NotKept
             | Refused::Unreadable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -84,7 +101,7 @@ impl Refused {
             Refused::Token(TokenError::KeysUnknown) | Refused::AssignmentsUnknown | Refused::NotCached => {
                 Some(5)
             }
-            Refused::Unreadable => Some(10),
+            Refused::Unreadable | Refused::NotKept => Some(10),
             _ => None,
         }
     }
@@ -105,13 +122,20 @@ impl Refused {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             Refused::Method => {
-                headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+                headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, PUT"));
             }
             Refused::Range { size } => put(headers, CONTENT_RANGE, &format!("bytes */{size}")),
             _ => {}
         }
         response
     }
+}
+
+/// There are facts.
+pub(super) fn known() -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
 }
 
 /// A part of a bundle that is about to be sent.

@@ -11,6 +11,18 @@
 //! | 416 | the range lies beyond the bundle's end |
 //! | 429, 503 with `Retry-After` | come back: too many at once, not known yet, or it has to be made first |
 //!
+//! `HEAD /v1/kernels/<release>/<build-id>` asks whether facts about the kernel that the node runs are wanted of it, and
+//! `PUT` brings them:
+//!
+//! | status | when |
+//! | --- | --- |
+//! | 204 | there are facts about this build; or these are kept now |
+//! | 404 | to `HEAD`: they are wanted of this node |
+//! | 403 | the node has not reported that it runs this build |
+//! | 409 | another node is asked for them |
+//! | 422 | to `PUT`: these are no facts about this build, or too many bytes |
+//! | 503 with `Retry-After` | come back: not known yet, too many at once, or another replica leads |
+//!
 //! The `ETag` is that of the bytes, not the bundle's name: another replica may have compressed the same bundle otherwise,
 //! and a range of one must never be joined to a range of the other. An agent that goes on sends `If-Range`.
 
@@ -19,6 +31,7 @@ mod assignments;
 mod cache;
 mod index;
 mod issuer;
+mod kernels;
 mod range;
 mod server;
 mod stall;
@@ -28,10 +41,13 @@ mod testing;
 mod tests;
 pub mod token;
 mod transfer;
+mod uploads;
 mod wanted;
 
 pub use assignments::{Assignments, Verdict};
 pub use cache::{BundleCache, CacheError, CachedBundle};
 pub use issuer::{TokenError, TokenVerifier};
+pub use kernels::{Build, Demand, Kernels};
 pub use server::{Depot, Server};
+pub use uploads::Upload;
 pub use wanted::Wanted;

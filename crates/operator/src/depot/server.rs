@@ -17,23 +17,27 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tenon_order::{Digest, NodeName};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::answer::{Body, Refused, Selected};
+use super::answer::{Body, Refused, Selected, known};
 use super::assignments::{Assignments, Verdict};
 use super::cache::{BundleCache, CachedBundle};
 use super::issuer::{TokenError, TokenVerifier};
+use super::kernels::{Build, Demand, Kernels};
 use super::stall::Stalling;
 use super::token::Refusal;
 use super::transfer::{self, Transfers};
+use super::uploads::{Upload, Uploads};
 use super::wanted::Wanted;
 use crate::identity::serving::ServingCertificate;
 use crate::metrics::{Metrics, Rejection};
 
 const PATH: &str = "/v1/bundles/";
+const KERNELS: &str = "/v1/kernels/";
 /// Connections at once; about 40 KiB each. More wait to be accepted.
 const CONNECTIONS: usize = 1024;
 /// Nothing read and nothing written for so long ends a connection.
@@ -59,12 +63,17 @@ pub struct Depot {
     pub verifier: TokenVerifier,
     /// Bundles that are sent at the same time.
     pub transfers: u16,
+    /// Which kernels there are facts about, and who is asked for more.
+    pub kernels: Kernels,
+    /// Where facts go that a node sends.
+    pub uploads: mpsc::Sender<Upload>,
 }
 
 /// A depot that can be run.
 pub struct Server {
     depot: Arc<Depot>,
     transfers: Transfers,
+    uploads: Uploads,
     tls: TlsAcceptor,
 }
 
@@ -84,7 +93,8 @@ impl Server {
             .with_cert_resolver(certificate);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let transfers = Transfers::new(depot.transfers, depot.metrics.clone());
-        Ok(Server { depot: Arc::new(depot), transfers, tls: Arc::new(config).into() })
+        let uploads = Uploads::new(depot.uploads.clone());
+        Ok(Server { depot: Arc::new(depot), transfers, uploads, tls: Arc::new(config).into() })
     }
 
     /// Serves until `shutdown`, then lets running transfers end.
@@ -136,7 +146,12 @@ impl Server {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        self.serve(&request).await.unwrap_or_else(|refused| {
+        let served = match request.uri().path().strip_prefix(KERNELS).map(Build::parse) {
+            None => self.serve(&request).await,
+            Some(None) => Err(Refused::Path),
+            Some(Some(build)) => self.kernel(request, build).await,
+        };
+        served.unwrap_or_else(|refused| {
             self.depot.metrics.rejected(refused.reason());
             debug!(reason = refused.reason().as_str(), "not served");
             refused.answer()
@@ -168,6 +183,25 @@ impl Server {
         let sending = sending.map_err(|error| unreadable(&bundle, &error))?;
         let body = StreamBody::new(sending.map_ok(Frame::<Bytes>::data)).boxed_unsync();
         Ok(selected.answer(body))
+    }
+
+    /// Facts about the kernel that a node runs: whether they are wanted of it, or here they are.
+    async fn kernel(&self, request: Request<Incoming>, build: Build) -> Result<Response<Body>, Refused> {
+        if !matches!(*request.method(), Method::HEAD | Method::PUT) {
+            return Err(Refused::Method);
+        }
+        let node = self.depot.verifier.verify(bearer(request.headers())?).await?;
+        match self.depot.kernels.demand(&node, &build, Instant::now()) {
+            Demand::Known => Ok(known()),
+            Demand::AskedElsewhere => Err(Refused::AskedElsewhere),
+            Demand::NotItsOwn => Err(Refused::NotItsKernel),
+            Demand::Unread => Err(Refused::AssignmentsUnknown),
+            Demand::Wanted if request.method() == Method::HEAD => Err(Refused::FactsWanted),
+            Demand::Wanted => {
+                self.uploads.take(node, build, request.into_body()).await?;
+                Ok(known())
+            }
+        }
     }
 
     fn check_assigned(&self, node: &NodeName, bundle: &Digest) -> Result<(), Refused> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Empty, Full};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use rstest::rstest;
@@ -39,6 +39,8 @@ struct Running {
     assignments: Assignments,
     cache: Arc<BundleCache>,
     wanted: Wanted,
+    kernels: Kernels,
+    received: tokio::sync::mpsc::Receiver<Upload>,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
     ended: tokio::task::JoinHandle<()>,
@@ -60,6 +62,8 @@ async fn start(transfers: u16) -> Running {
     let cache = Arc::new(cache);
     let (serving, certificate) = (serving(), Arc::new(ServingCertificate::default()));
     certificate.set(&serving.leaf).unwrap();
+    let kernels = Kernels::default();
+    let (uploads, received) = tokio::sync::mpsc::channel(1);
     let depot = Depot {
         assignments: assignments.clone(),
         cache: cache.clone(),
@@ -67,6 +71,8 @@ async fn start(transfers: u16) -> Running {
         metrics: metrics.clone(),
         verifier: TokenVerifier::of_issuer(authority.issuer(), "drivers"),
         transfers,
+        kernels: kernels.clone(),
+        uploads,
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -80,6 +86,8 @@ async fn start(transfers: u16) -> Running {
         assignments,
         cache,
         wanted,
+        kernels,
+        received,
         metrics,
         shutdown,
         ended,
@@ -109,7 +117,10 @@ impl Running {
         TlsConnector::from(config).connect(ServerName::IpAddress(self.address.ip().into()), stream).await
     }
 
-    async fn send(&self, request: Request<Empty<Bytes>>) -> Response<hyper::body::Incoming> {
+    async fn send<B>(&self, request: Request<B>) -> Response<hyper::body::Incoming>
+    where
+        B: hyper::body::Body<Data = Bytes, Error = std::convert::Infallible> + Send + 'static,
+    {
         let stream = self.connect(&self.serving.trusted()).await.unwrap();
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
@@ -342,4 +353,68 @@ async fn a_running_transfer_outlives_the_shutdown() {
     depot.shutdown.cancel();
     assert_eq!(bytes(running).await.len(), offered.1.len());
     tokio::time::timeout(DEADLINE, depot.ended).await.expect("the depot ends").unwrap();
+}
+
+/// A request of a node's agent about a build of a kernel.
+fn about(depot: &Running, node: &str, method: &str, build: &Build, body: Vec<u8>) -> Request<Full<Bytes>> {
+    let token = depot.authority.token(node, Timestamp::now().as_second());
+    Request::builder()
+        .method(method)
+        .uri(format!("/v1/kernels/{}/{}", build.release, build.build_id))
+        .header("authorization", format!("Bearer {token}"))
+        .body(Full::from(body))
+        .unwrap()
+}
+
+fn facts(build: &Build) -> Vec<u8> {
+    use tenon_kmod::object::Architecture;
+    let mut facts = tenon_kmod::facts::KernelFacts::new(
+        build.release.parse().unwrap(),
+        Architecture::named("amd64").unwrap(),
+    );
+    facts.build_id = Some(build.build_id.parse().unwrap());
+    facts.encode()
+}
+
+#[tokio::test]
+async fn one_node_is_asked_for_facts_about_its_own_kernel_and_no_other_node_or_kernel_counts() {
+    let mut depot = start(4).await;
+    let build = Build::parse("6.1.0/00ff").unwrap();
+    let other = Build::parse("6.1.0/11ee").unwrap();
+    let status = async |depot: &Running, node, method, build: &Build, body| {
+        depot.send(about(depot, node, method, build, body)).await.status().as_u16()
+    };
+    assert_eq!(status(&depot, "pine", "HEAD", &build, vec![]).await, 503, "nothing is known yet");
+    depot.kernels.complete();
+    assert_eq!(status(&depot, "pine", "HEAD", &build, vec![]).await, 403, "it has not reported its kernel");
+    for node in ["pine", "oak"] {
+        depot.kernels.set_node(&node.parse().unwrap(), Some(build.clone()));
+    }
+    assert_eq!(status(&depot, "pine", "HEAD", &build, vec![]).await, 404, "wanted");
+    assert_eq!(status(&depot, "oak", "HEAD", &build, vec![]).await, 409, "another is asked");
+    assert_eq!(status(&depot, "oak", "PUT", &build, facts(&build)).await, 409);
+    assert_eq!(status(&depot, "pine", "PUT", &other, facts(&other)).await, 403, "not its own");
+    assert_eq!(status(&depot, "pine", "PUT", &build, facts(&other)).await, 422, "another build's");
+    assert_eq!(status(&depot, "pine", "PUT", &build, b"TENONKF1 nonsense".to_vec()).await, 422);
+    let large = vec![0; tenon_api::kernel_facts::MAX_BYTES + 1];
+    assert_eq!(status(&depot, "pine", "PUT", &build, large).await, 422, "too large");
+    assert_eq!(status(&depot, "pine", "GET", &build, vec![]).await, 405);
+    assert!(depot.received.try_recv().is_err(), "nothing of that is kept");
+
+    for (kept, expected) in [(false, 503), (true, 204)] {
+        let request = about(&depot, "pine", "PUT", &build, facts(&build));
+        let mut received = std::mem::replace(&mut depot.received, tokio::sync::mpsc::channel(1).1);
+        let taken = tokio::spawn(async move {
+            let upload = received.recv().await.expect("an upload");
+            upload.kept.send(kept).unwrap();
+            (upload.node, upload.facts, received)
+        });
+        assert_eq!(depot.send(request).await.status().as_u16(), expected);
+        let (node, bytes, received) = taken.await.unwrap();
+        assert_eq!((node.as_ref(), bytes), ("pine", Bytes::from(facts(&build))));
+        depot.received = received;
+    }
+    depot.kernels.set_facts("a", Some((build.release.clone(), Some(build.build_id.clone()))));
+    assert_eq!(status(&depot, "oak", "HEAD", &build, vec![]).await, 204);
+    assert_eq!(status(&depot, "pine", "PUT", &build, b"anything".to_vec()).await, 204, "what is there stays");
 }

@@ -29,7 +29,7 @@ pub use node::project;
 pub use takeover::catch_up;
 pub use watch::{Kind, Listed, follow, now};
 
-use crate::depot::Assignments;
+use crate::depot::{Assignments, Build, Kernels};
 use crate::queue::Queue;
 
 /// Changes of one Module that come this close together are rolled up once.
@@ -93,6 +93,8 @@ pub struct World {
     assignments: Assignments,
     /// Nodes whose objects are to be read before they are decided about.
     doubted: Mutex<HashSet<NodeName>>,
+    /// Which node runs which build of a kernel: follows what agents report.
+    kernels: Kernels,
     clock: Clock,
     labelled: Mutex<HashMap<NodeName, u64>>,
 }
@@ -119,9 +121,16 @@ impl World {
             queues: Queues::with_clock(clock.steady),
             assignments,
             doubted: Mutex::default(),
+            kernels: Kernels::default(),
             clock,
             labelled: Mutex::default(),
         }
+    }
+
+    /// The same, keeping what the depot knows of the nodes' kernels.
+    #[must_use]
+    pub fn with_kernels(self, kernels: Kernels) -> Self {
+        Self { kernels, ..self }
     }
 
     /// Milliseconds since 1970, by the world's clock.
@@ -168,6 +177,8 @@ impl World {
 
     /// Facts about a kernel were seen under this name, or are gone: the verdicts on its images are made anew.
     pub fn facts(&self, name: &str, facts: Option<KnownFacts>) {
+        let about = |facts: &KnownFacts| (facts.release.clone(), facts.evidence.build_id.clone());
+        self.kernels.set_facts(name, facts.as_ref().map(about));
         let images = {
             let mut index = self.write();
             let releases = index.set_facts(name, facts);
@@ -254,6 +265,7 @@ impl World {
             Some(config) => self.assignments.set(name, bundles(config)),
             None => self.assignments.remove(name),
         }
+        self.kernels.set_node(name, config.as_ref().and_then(build));
         let (modules, waiting) = {
             let mut index = self.write();
             let modules = index.set_config(name, config.map(Arc::new), now);
@@ -354,6 +366,7 @@ impl World {
     /// Everything has been listed once: what is not assigned by now is not assigned.
     pub fn complete(&self) {
         self.assignments.complete();
+        self.kernels.complete();
     }
 }
 
@@ -372,6 +385,12 @@ pub(crate) fn version(resource_version: Option<&str>) -> Option<u64> {
 fn is_newer<K: ResourceExt>(object: &K, known: &K) -> bool {
     let version = |object: &K| version(object.meta().resource_version.as_deref());
     version(object) > version(known)
+}
+
+/// The build of the kernel that a node's agent has reported.
+fn build(config: &NodeModulesConfig) -> Option<Build> {
+    let status = config.status.as_ref()?;
+    Some(Build { release: status.kernel_version.clone()?, build_id: status.kernel_build_id.clone()? })
 }
 
 /// The bundles that a node may have: those of its spec.
