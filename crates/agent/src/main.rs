@@ -5,14 +5,29 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 use tenon_agent::args::Args;
+use tenon_agent::kernel::survey;
 use tenon_agent::{logs, serve};
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == survey::ARGUMENT) {
+        return tell_kernel();
+    }
     let args = Args::parse();
     match start(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "the agent ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// This process only reads the kernel's modules, for an agent that has started it.
+fn tell_kernel() -> ExitCode {
+    match survey::write(&mut std::io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{:#}", anyhow::Error::from(error));
             ExitCode::FAILURE
         }
     }

@@ -67,8 +67,8 @@ pub struct Agent {
     /// What has arrived of a bundle whose transfer was interrupted.
     begun: Option<(Digest, Transfer)>,
     arrived: Option<Arrived>,
-    /// Ends with the agent.
-    _watch: JoinSet<()>,
+    /// What goes on beside everything else. Ends with the agent.
+    _aside: JoinSet<()>,
 }
 
 #[derive(Debug)]
@@ -93,11 +93,15 @@ impl Agent {
     /// An agent that has not begun.
     pub fn new(client: Client, node: NodeName, socket: PathBuf, depot: Depot) -> Self {
         let (sender, seen): (Sender<Sighting>, _) = tokio::sync::watch::channel(Sighting::default());
-        let mut watch = JoinSet::new();
+        let mut aside = JoinSet::new();
         let watched: Api<DeserializeGuard<NodeModulesConfig>> = Api::all(client.clone());
-        watch.spawn(follow(watched, node, sender));
+        aside.spawn(follow(watched, node, sender));
         let mut cycle = Cycle::new(Instant::now(), Dice::new(roll()));
-        cycle.runs(kernel::build_id());
+        let build_id = kernel::build_id();
+        if let Some(build_id) = build_id.clone() {
+            aside.spawn(kernel::tell(depot.clone(), build_id));
+        }
+        cycle.runs(build_id);
         Self {
             api: Api::all(client),
             socket,
@@ -111,7 +115,7 @@ impl Agent {
             fetching: None,
             begun: None,
             arrived: None,
-            _watch: watch,
+            _aside: aside,
         }
     }
 

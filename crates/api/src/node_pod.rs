@@ -149,7 +149,15 @@ const RUN: Mount = Mount {
     read_only: false,
 };
 
-/// Talks to the API server and the depot; holds no capability and sees nothing of the host.
+const HOST_MODULES: Mount = Mount {
+    name: "host-modules",
+    source: MountSource::HostPath { path: HOST_MODULES_DIR, create: false },
+    path: HOST_MODULES_DIR,
+    read_only: true,
+};
+
+/// Talks to the API server and the depot; holds no capability, and sees nothing of the host but the kernel's own modules,
+/// which everybody may read: facts about the kernel are read off them.
 pub const AGENT: Container = Container {
     name: "agent",
     program: "/tenon-agent",
@@ -165,6 +173,7 @@ pub const AGENT: Container = Container {
     ],
     mounts: &[
         RUN,
+        HOST_MODULES,
         Mount {
             name: "work",
             source: MountSource::EmptyDir { size_limit: "2Gi" },
@@ -216,12 +225,7 @@ pub const LOADER: Container = Container {
             path: STORE_DIR,
             read_only: false,
         },
-        Mount {
-            name: "host-modules",
-            source: MountSource::HostPath { path: HOST_MODULES_DIR, create: false },
-            path: HOST_MODULES_DIR,
-            read_only: true,
-        },
+        HOST_MODULES,
         Mount {
             name: "firmware-class",
             source: MountSource::HostPath { path: "/sys/module/firmware_class/parameters", create: false },

@@ -13,7 +13,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::{Method, Request, StatusCode, Uri};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use tenon_order::Digest;
 use tracing::debug;
@@ -73,6 +76,32 @@ impl Depot {
             },
             Err(error) => Err(Interrupted { error, transfer: Some(transfer) }),
         }
+    }
+
+    /// Asks about, or tells of, the kernel that runs here. Every address has a chance; the status is the first's that
+    /// decides, for of several replicas only one leads.
+    pub async fn about_kernel(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<StatusCode, DepotError> {
+        let settings = Settings::read(&self.dir, &self.token_file)?;
+        let mut worst = DepotError::NoAddress { path: self.dir.join(settings::ADDRESSES) };
+        for address in &settings.addresses {
+            let mut request = Request::new(Full::new(body.clone()));
+            *request.method_mut() = method.clone();
+            *request.uri_mut() = Uri::try_from(path).unwrap_or_default();
+            request.headers_mut().insert(AUTHORIZATION, settings.token.clone());
+            match https::ask(address, Arc::clone(&settings.tls), request, self.patience).await {
+                Ok(response) if response.status().is_server_error() => {
+                    worst = DepotError::Status { address: address.clone(), status: response.status() };
+                }
+                Ok(response) => return Ok(response.status()),
+                Err(error) => worst = error.into(),
+            }
+        }
+        Err(worst)
     }
 
     fn begin(&self) -> Result<Transfer, DepotError> {

@@ -37,7 +37,12 @@ fn a_driver_that_refuses_to_start_shows_the_kernels_words_and_harms_no_other() {
 fn a_parameter_that_the_driver_does_not_take_is_named() {
     on_site("parameter", async |site| {
         let image = site.push(Driver::SimpleKmod, "simple:1.0", "1.0").await;
-        let wanted = Wanted { parameters: &["count=many"], ..Wanted::new("simple", "simple_kmod", &image) };
+        // The kernel's own words are wanted here, not those of a prediction.
+        let wanted = Wanted {
+            parameters: &["count=many"],
+            inspection: Some("Warn"),
+            ..Wanted::new("simple", "simple_kmod", &image)
+        };
         site.apply_module(&wanted).await;
         site.state_where("simple", "the Module names the parameter and the value", |state| {
             says(state, "InvalidParameter", &["count", "many"])

@@ -8,4 +8,5 @@
 mod changes;
 mod failures;
 mod images;
+mod inspection;
 mod site;

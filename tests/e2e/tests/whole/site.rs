@@ -147,17 +147,20 @@ pub(crate) struct Wanted<'a> {
     pub(crate) parameters: &'a [&'a str],
     pub(crate) firmware: Option<&'a str>,
     pub(crate) secret: Option<&'a str>,
+    /// What a prediction is good for; by default as the kernel's builder has it.
+    pub(crate) inspection: Option<&'a str>,
 }
 
 impl<'a> Wanted<'a> {
     pub(crate) fn new(name: &'a str, kernel_module: &'a str, image: &'a str) -> Self {
-        Self { name, image, kernel_module, parameters: &[], firmware: None, secret: None }
+        Self { name, image, kernel_module, parameters: &[], firmware: None, secret: None, inspection: None }
     }
 
     fn manifest(&self) -> Value {
         // An API server takes `null` for a field that is not there.
         let spec = json!({
             "selector": { "kubernetes.io/os": "linux" },
+            "inspection": self.inspection,
             "imageRepoSecret": self.secret.map(|name| json!({ "name": name })),
             "moduleLoader": { "container": {
                 "registryTLS": { "insecure": true },

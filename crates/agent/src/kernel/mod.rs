@@ -1,4 +1,7 @@
-//! Which build of a kernel runs here.
+//! Which build of a kernel runs here, and what it is: facts for the operator, if it asks this node for some.
+
+pub mod survey;
+mod tell;
 
 use std::fs::File;
 use std::io::Read as _;
@@ -6,6 +9,8 @@ use std::path::Path;
 
 use tenon_kmod::facts::BuildId;
 use tracing::debug;
+
+pub use tell::tell;
 
 /// The kernel's ELF notes; everybody may read them (`kernel/ksysfs.c`).
 const NOTES: &str = "/sys/kernel/notes";
