@@ -29,7 +29,7 @@ mod snapshot;
 #[path = "faults/stand.rs"]
 mod stand;
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use matrix::{Disturbance, FAULTS, Reference, Victim, disturb};
 use stand::Stand;
@@ -38,6 +38,9 @@ use tenon_lab::faults::Fault;
 /// What the picked ones may take together when not all are lived, beside the start and the undisturbed life, which take
 /// 20 s on an idle machine.
 const BUDGET: Duration = Duration::from_secs(20);
+
+/// Who changes nothing gets the same lives again.
+const SEED: u64 = 1;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_happens_to_a_write_of_the_operator_everything_ends_as_if_nothing_had() {
@@ -130,7 +133,8 @@ async fn run(victim: Victim, test: &str) {
         lives.len(),
         failures.join("\n\n")
     );
-    assert!(struck > 0, "no fault was met");
+    let silent = |(kind, _): &(Disturbance, usize)| matches!(kind, Disturbance::Stale(_));
+    assert!(!lives.is_empty() && (struck > 0 || lives.iter().all(silent)), "no fault was met");
 }
 
 /// The lives to live, and the seed that they were picked by.
@@ -158,8 +162,7 @@ fn chosen<T>(
     if variable("TENON_MATRIX").is_some_and(|wanted| wanted != "0") {
         return (0, all);
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let seed = variable("TENON_FAULTS_SEED").and_then(|text| text.parse().ok()).unwrap_or(now);
+    let seed = variable("TENON_FAULTS_SEED").and_then(|text| text.parse().ok()).unwrap_or(SEED);
     (seed, sample(all, costs, seed))
 }
 

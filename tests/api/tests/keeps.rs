@@ -1,5 +1,5 @@
 //! What never takes a driver from a node, against a real API server: whatever looks absent, is lost, or comes from the past.
-#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot be set up has failed")]
+#![expect(clippy::expect_used, reason = "a test that cannot be set up has failed")]
 
 #[cfg(test)]
 #[path = "controllers/cluster.rs"]

@@ -4,15 +4,13 @@
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use tenon_kmod::compression::Compression;
 use tenon_kmod::facts::{KernelFacts, ModuleSurvey};
 use tenon_kmod::release::{KernelRelease, KernelReleaseError};
 use tenon_kmod::{ModuleName, ModuleObject};
-use tokio::io::AsyncReadExt as _;
-use tokio::time::timeout;
 
 /// The argument that makes this program write the facts to its standard output instead of being an agent.
 pub const ARGUMENT: &str = "kernel-facts";
@@ -52,8 +50,8 @@ pub enum SurveyError {
     /// The process that collects them cannot be started or read.
     #[error("run the process that reads the kernel's modules")]
     Process(#[source] io::Error),
-    /// It did not come to its end.
-    #[error("the process that reads the kernel's modules did not end within {} s", PATIENCE.as_secs())]
+    /// It takes too long.
+    #[error("the kernel's modules could not be read within {} s", PATIENCE.as_secs())]
     Late,
     /// It ended without facts.
     #[error("the process that reads the kernel's modules ended without facts: {0}")]
@@ -62,29 +60,33 @@ pub enum SurveyError {
 
 /// Facts about the running kernel, encoded; made by another process.
 pub async fn collect() -> Result<Vec<u8>, SurveyError> {
-    let mut child = tokio::process::Command::new("/proc/self/exe")
-        .arg(ARGUMENT)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(SurveyError::Process)?;
-    let most = u64::try_from(tenon_api::kernel_facts::MAX_BYTES).unwrap_or(u64::MAX);
-    let output = async {
-        let mut facts = Vec::new();
-        if let Some(output) = child.stdout.take() {
-            output.take(most + 1).read_to_end(&mut facts).await?;
-        }
-        Ok((facts, child.wait().await?))
-    };
+    let read = tokio::task::spawn_blocking(run).await;
     let (facts, status) =
-        timeout(PATIENCE, output).await.map_err(|_| SurveyError::Late)?.map_err(SurveyError::Process)?;
+        read.map_err(|error| SurveyError::Process(error.into()))?.map_err(SurveyError::Process)?;
     let fits = facts.len() <= tenon_api::kernel_facts::MAX_BYTES;
     if status.success() && fits && !facts.is_empty() {
         return Ok(facts);
     }
     Err(SurveyError::Failed(format!("{status}, {} bytes", facts.len())))
+}
+
+/// Starts the process and reads all that it says, but no more than facts may have. It ends by itself in time.
+fn run() -> io::Result<(Vec<u8>, ExitStatus)> {
+    let mut child = Command::new("/proc/self/exe")
+        .arg(ARGUMENT)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()?;
+    let most = u64::try_from(tenon_api::kernel_facts::MAX_BYTES).unwrap_or(u64::MAX);
+    let mut facts = Vec::new();
+    let read = match child.stdout.take() {
+        // Closed behind the last byte, so that one who says more ends by that.
+        Some(output) => output.take(most + 1).read_to_end(&mut facts).map(drop),
+        None => Ok(()),
+    };
+    let status = child.wait()?;
+    read.map(|()| (facts, status))
 }
 
 /// What the process of [`collect`] does: writes the facts to `output`.
@@ -116,7 +118,11 @@ fn survey(directory: &Path, release: KernelRelease) -> Result<KernelFacts, Surve
     modules.sort();
     modules.truncate(MAX_MODULES);
     let mut survey = ModuleSurvey::new(release);
+    let begin = Instant::now();
     for path in &modules {
+        if begin.elapsed() > PATIENCE {
+            return Err(SurveyError::Late);
+        }
         if let Some(object) = read(path) {
             survey.add(&object);
         }

@@ -319,7 +319,7 @@ fn a_verdict_answers_its_own_question_and_no_other() {
     let mut given = verdict(Some(BUILD), "admin", Predicted::Loads);
     given.question = question.clone().into_text();
     let given = [given];
-    assert!(verdict::answer(&given, &[question.clone()]));
+    assert!(verdict::answer(&given, std::slice::from_ref(&question)));
     assert!(!verdict::answer(&given, &[]), "the facts are gone");
     assert!(!verdict::answer(&[], &[question]), "nobody has answered");
     let other_order =
