@@ -299,17 +299,26 @@ mod tests {
     }
 
     #[test]
-    fn the_loader_gets_no_token_and_the_agent_nothing_of_the_host() {
+    fn the_loader_gets_no_token_and_the_agent_of_the_host_only_its_modules_to_read() {
         let pod = pod();
         assert_eq!(pod.automount_service_account_token, Some(false));
         let volumes = pod.volumes.expect("volumes");
-        let sources = |name| -> Vec<&core::Volume> {
+        let sources = |name| -> Vec<(core::VolumeMount, &core::Volume)> {
             let mounts = container_named(name).volume_mounts.expect("mounts");
-            let volume = |mount: &core::VolumeMount| volumes.iter().find(|volume| volume.name == mount.name);
-            mounts.iter().map(|mount| volume(mount).expect("every mount has its volume")).collect()
+            let volume = |mount: core::VolumeMount| {
+                let volume = volumes.iter().find(|volume| volume.name == mount.name);
+                (mount, volume.expect("every mount has its volume"))
+            };
+            mounts.into_iter().map(volume).collect()
         };
-        assert!(sources("loader").iter().all(|volume| volume.projected.is_none() && volume.secret.is_none()));
-        assert!(sources("agent").iter().all(|volume| volume.host_path.is_none()));
+        let is_identity = |volume: &core::Volume| volume.projected.is_some() || volume.secret.is_some();
+        assert!(!sources("loader").iter().any(|(_, volume)| is_identity(volume)));
+        let of_the_host: Vec<_> = sources("agent")
+            .into_iter()
+            .filter_map(|(mount, volume)| volume.host_path.as_ref().zip(Some(mount)))
+            .collect();
+        let [(host, mount)] = of_the_host.as_slice() else { panic!("{of_the_host:?}") };
+        assert_eq!((host.path.as_str(), mount.read_only), ("/lib/modules", Some(true)));
     }
 
     #[test]

@@ -24,8 +24,8 @@ pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 pub(super) enum Refused {
     #[error("there are only /v1/bundles/sha256:<64 hex digits> and /v1/kernels/<release>/<build-id>")]
     Path,
-    #[error("only GET and HEAD are allowed for bundles, only HEAD and PUT for kernels")]
-    Method,
+    #[error("here only {allowed} are allowed")]
+    Method { allowed: &'static str },
     #[error(transparent)]
     Token(#[from] TokenError),
     #[error("the node is not assigned this bundle")]
@@ -58,7 +58,7 @@ impl Refused {
     /// Its name in the metrics.
     pub(super) fn reason(self) -> Rejection {
         match self {
-            Refused::Path | Refused::Method => Rejection::BadRequest,
+            Refused::Path | Refused::Method { .. } => Rejection::BadRequest,
             Refused::Token(TokenError::Refused(refusal)) => refusal.into(),
             Refused::Token(TokenError::KeysUnknown) => Rejection::KeysUnknown,
             Refused::NotAssigned => Rejection::NotAssigned,
@@ -80,7 +80,7 @@ impl Refused {
             Refused::Path | Refused::FactsWanted => StatusCode::NOT_FOUND,
             Refused::AskedElsewhere => StatusCode::CONFLICT,
             Refused::Facts => StatusCode::UNPROCESSABLE_ENTITY,
-            Refused::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Refused::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Refused::Token(TokenError::Refused(_)) => StatusCode::UNAUTHORIZED,
             Refused::NotAssigned | Refused::NotItsKernel => StatusCode::FORBIDDEN,
             Refused::NodeBusy => StatusCode::TOO_MANY_REQUESTS,
@@ -121,8 +121,8 @@ impl Refused {
             Refused::Token(TokenError::Refused(_)) => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            Refused::Method => {
-                headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, PUT"));
+            Refused::Method { allowed } => {
+                headers.insert(ALLOW, HeaderValue::from_static(allowed));
             }
             Refused::Range { size } => put(headers, CONTENT_RANGE, &format!("bytes */{size}")),
             _ => {}

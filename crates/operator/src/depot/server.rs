@@ -166,7 +166,7 @@ impl Server {
             .and_then(|name| name.parse().ok())
             .ok_or(Refused::Path)?;
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return Err(Refused::Method);
+            return Err(Refused::Method { allowed: "GET, HEAD" });
         }
         let node = self.depot.verifier.verify(bearer(request.headers())?).await?;
         self.check_assigned(&node, &bundle)?;
@@ -188,7 +188,7 @@ impl Server {
     /// Facts about the kernel that a node runs: whether they are wanted of it, or here they are.
     async fn kernel(&self, request: Request<Incoming>, build: Build) -> Result<Response<Body>, Refused> {
         if !matches!(*request.method(), Method::HEAD | Method::PUT) {
-            return Err(Refused::Method);
+            return Err(Refused::Method { allowed: "HEAD, PUT" });
         }
         let node = self.depot.verifier.verify(bearer(request.headers())?).await?;
         match self.depot.kernels.demand(&node, &build, Instant::now()) {

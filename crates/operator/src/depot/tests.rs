@@ -284,15 +284,19 @@ async fn there_is_no_other_path(#[case] method: &str, #[case] path: &str, #[case
     assert_eq!(depot.send(request).await.status(), status);
 }
 
+#[rstest]
+#[case::no_bundle_can_be_written(
+    "PUT",
+    "bundles/sha256:0000000000000000000000000000000000000000000000000000000000000000",
+    "GET, HEAD"
+)]
+#[case::facts_are_not_given_away("GET", "kernels/6.1.0/00", "HEAD, PUT")]
 #[tokio::test]
-async fn nothing_can_be_written() {
+async fn other_methods_are_refused(#[case] method: &str, #[case] path: &str, #[case] allowed: &str) {
     let depot = start(4).await;
-    let request = depot.request(&Digest::of(b"x")).method("PUT").body(Empty::new()).unwrap();
-    let response = depot.send(request).await;
-    assert_eq!(
-        (response.status(), header(&response, "allow")),
-        (StatusCode::METHOD_NOT_ALLOWED, "GET, HEAD")
-    );
+    let request = depot.request(&Digest::of(b"x")).method(method).uri(format!("/v1/{path}"));
+    let response = depot.send(request.body(Empty::new()).unwrap()).await;
+    assert_eq!((response.status(), header(&response, "allow")), (StatusCode::METHOD_NOT_ALLOWED, allowed));
 }
 
 #[tokio::test]
