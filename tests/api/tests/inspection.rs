@@ -138,7 +138,8 @@ async fn what_the_kernel_will_refuse_touches_no_node_says_why_and_is_tried_with_
     assert!(table.contains("PREDICTED") && table.contains("WillNotLoad"), "{table}");
 
     let old = order(&cluster.configs().get("pine").await.expect("an object"));
-    cluster.apply_module("gauge", "gauge:v2", json!({"spec": {"inspection": "Warn"}})).await;
+    let on_both = json!({"spec": {"inspection": "Warn", "rollout": {"maxUnavailable": 2}}});
+    cluster.apply_module("gauge", "gauge:v2", on_both).await;
     for node in ["pine", "oak"] {
         cluster.config_where(node, "it is tried with Warn", |config| order(config) != old).await;
     }
