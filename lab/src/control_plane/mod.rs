@@ -20,7 +20,7 @@ use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client};
 
 pub use access::{Binding, Credential, kubeconfig, request_token};
-pub use audit::{AuditLog, Write};
+pub use audit::{AuditLog, Mark, Write};
 pub use binaries::Binaries;
 pub use pki::{Identity, Pki};
 

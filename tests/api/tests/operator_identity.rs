@@ -14,7 +14,7 @@ use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
 use serde_json::json;
 use tenon_lab::ControlPlane;
-use tenon_lab::control_plane::{Binding, Extent};
+use tenon_lab::control_plane::{Binding, Extent, Mark, Write};
 use tenon_lab::wait::until;
 use tenon_operator::Args;
 use tenon_operator::args::DepotUrl;
@@ -53,6 +53,12 @@ async fn namespace(client: &Client, name: &str) {
         ..Namespace::default()
     };
     Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &namespace).await.unwrap();
+}
+
+/// What was written to the operator's namespace. The API server itself writes elsewhere, and goes on after it is ready.
+fn written_since(plane: &ControlPlane, mark: Mark) -> Vec<Write> {
+    let writes = plane.audit().writes_since(mark).unwrap();
+    writes.into_keys().filter(|write| write.namespace == "drivers").collect()
 }
 
 fn leader() -> Writes {
@@ -224,7 +230,7 @@ async fn the_order_key_is_made_once_and_is_the_users_afterwards() {
     order_keys::ensure(&client, "drivers", Some(&author)).await.unwrap().unwrap();
     let standby = order_keys::ensure(&client, "drivers", None).await.unwrap().unwrap();
     assert_eq!(&standby.published(), published);
-    assert_eq!(plane.audit().writes_since(mark).unwrap().len(), 0, "nothing changed, nothing is written");
+    assert_eq!(written_since(&plane, mark), [], "nothing changed, nothing is written");
 
     // What somebody writes into the ConfigMap does not stay.
     let forged = json!({ "data": { "0123456789abcdef": "Zm9yZ2Vk" } });
@@ -269,7 +275,7 @@ async fn the_serving_certificate_is_shared_renewed_and_published() {
 
     let mark = plane.audit().mark();
     assert_eq!(ensured(&client, &urls, NOW + 60, &author).await, all[0]);
-    assert_eq!(plane.audit().writes_since(mark).unwrap().len(), 0, "nothing changed, nothing is written");
+    assert_eq!(written_since(&plane, mark), [], "nothing changed, nothing is written");
 
     let in_three_weeks = NOW + 21 * 24 * 3600;
     let renewed =
