@@ -8,30 +8,30 @@
 //! A change that takes a driver away needs a turn ([`crate::rollout`]): a first decision names the Modules that ask for
 //! one, a second is made with the answers.
 
+mod assigned;
+mod object;
+mod order;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kube::ResourceExt;
-use kube::core::ObjectMeta;
-use tenon_api::labels::{LabelKind, ModuleLabel};
+use tenon_api::labels::LabelKind;
 use tenon_api::module_image::ModuleImage;
 use tenon_api::node_modules_config::{
-    ModuleConfig, ModulePhase, NodeModule, NodeModuleStatus, NodeModulesConfig, NodeModulesConfigSpec,
-    NodeModulesConfigStatus, Replaced,
+    ModulePhase, NodeModule, NodeModulesConfig, NodeModulesConfigStatus, Replaced,
 };
 use tenon_api::{Module, reasons};
-use tenon_order::{Generation, Load, ModuleKey, Order, OrderedModule, StoreId, Wish};
+use tenon_order::{ModuleKey, Order};
 
+use self::assigned::{Assigned, Change};
+use self::object::{config, differs, entry};
+use self::order::order;
 use crate::inspect::{self, Peer};
 use crate::node::{self, DISCOVERY_GRACE, NodeFacts, Selection};
 use crate::provision;
-use crate::resolve::{ResolveError, Resolved, load_settings};
+use crate::resolve::{ResolveError, Resolved};
 use crate::retry::{self, Retry};
 use crate::rollout::{self, Standing, Turn};
-
-/// How far ahead of our clock, in milliseconds, a node's generation may be before a human must look at it.
-const MOST_AHEAD: u64 = 24 * 60 * 60 * 1000;
 
 /// Everything that counts for one node.
 #[derive(Debug)]
@@ -245,19 +245,6 @@ impl Wishes {
     }
 }
 
-/// What it means for the node to be ordered something.
-#[derive(Debug)]
-enum Change {
-    /// Nothing: it is told so already.
-    None,
-    /// Nothing is taken from it.
-    Free,
-    /// It is without its driver already because of us, and stays counted.
-    Counted(Replaced),
-    /// Its driver is taken away.
-    Disruptive(Replaced),
-}
-
 /// What an entry whose content was ordered already replaced: as before. When the entry is written anew for another reason
 /// and the content has come up, there is nothing to count any more.
 fn kept_replacement(
@@ -331,215 +318,6 @@ fn waiting_for(image: Option<&ModuleImage>, resolved: &Resolved) -> Waiting {
     })
 }
 
-fn entry(
-    module: &Module,
-    resolved: &Resolved,
-    node: &NodeFacts,
-    bundle: &str,
-    image_digest: &str,
-) -> NodeModule {
-    let loader = module.spec.module_loader.as_ref();
-    let default = ModuleConfig::default();
-    NodeModule {
-        name: module.name_any(),
-        namespace: module.namespace().unwrap_or_default(),
-        config: ModuleConfig {
-            kernel_version: node.kernel.without_plus().to_owned(),
-            container_image: resolved.image.clone(),
-            image_pull_policy: loader
-                .and_then(|loader| loader.container.image_pull_policy.clone())
-                .unwrap_or(default.image_pull_policy),
-            in_tree_modules_to_remove: resolved.in_tree_to_remove.clone(),
-            modprobe: resolved.modprobe.clone(),
-            insecure_pull: false,
-            in_tree_module_to_remove: None,
-        },
-        image_repo_secret: module.spec.image_repo_secret.clone(),
-        service_account_name: loader.and_then(|loader| loader.service_account_name.clone()),
-        tolerations: module.spec.tolerations.clone(),
-        version: node::version(module).map(str::to_owned),
-        image_digest: Some(image_digest.to_owned()),
-        bundle: Some(bundle.to_owned()),
-        generation: module.metadata.generation,
-        replaces: None,
-        retry: None,
-    }
-}
-
-/// What the node's object says now.
-struct Assigned<'a> {
-    node: &'a NodeFacts,
-    config: Option<&'a NodeModulesConfig>,
-    status: Option<&'a NodeModulesConfigStatus>,
-    order: Option<&'a Order>,
-    now: u64,
-}
-
-impl<'a> Assigned<'a> {
-    fn of(observed: &'a Observed<'_>) -> Self {
-        let config = observed.config;
-        Self {
-            node: observed.node,
-            config,
-            status: config.and_then(|config| config.status.as_ref()),
-            order: observed.order.as_ref(),
-            now: observed.now,
-        }
-    }
-
-    fn entry(&self, key: &ModuleKey) -> Option<&'a NodeModule> {
-        let mut entries = self.config.into_iter().flat_map(|config| &config.spec.modules);
-        entries.find(|entry| entry.namespace == key.namespace() && entry.name == key.name())
-    }
-
-    fn reported(&self, key: &ModuleKey) -> Option<&'a NodeModuleStatus> {
-        rollout::report(self.status, key.namespace(), key.name())
-    }
-
-    fn statuses(&self) -> impl Iterator<Item = &'a NodeModuleStatus> + use<'a> {
-        self.status.into_iter().flat_map(|status| &status.modules)
-    }
-
-    fn store(&self) -> Option<StoreId> {
-        self.status?.store_id.as_ref()?.parse().ok()
-    }
-
-    fn reported_generation(&self) -> u64 {
-        let reported = self.status.and_then(|status| status.order_generation);
-        reported.and_then(|generation| u64::try_from(generation).ok()).unwrap_or_default()
-    }
-
-    /// The order, if the node takes it. A node that holds a later one (etcd was restored), or has another store, does not.
-    fn in_force(&self) -> Option<&'a Order> {
-        let reported = self.reported_generation();
-        self.order.filter(|order| Some(order.store) == self.store() && order.generation.0 >= reported)
-    }
-
-    /// What the order in force has the node load.
-    fn told(&self, key: &ModuleKey) -> Option<&'a Load> {
-        match self.in_force()?.wish(key)? {
-            Wish::Loaded(load) => Some(load),
-            Wish::Removed => None,
-        }
-    }
-
-    /// What it means for the node to be ordered `entry`.
-    fn change(&self, entry: &NodeModule, key: &ModuleKey) -> Change {
-        if self.told(key).is_some_and(|told| load(entry, self.node).as_ref() == Some(told)) {
-            return Change::None;
-        }
-        let present = self.entry(key);
-        let order = self.next_generation();
-        let standing =
-            present.map_or(Standing::Free, |present| rollout::standing(present, self.status, self.node));
-        if standing == Standing::Unavailable {
-            let bundle = present.and_then(|present| present.replaces.as_ref()?.bundle.clone());
-            return Change::Counted(Replaced { bundle, order });
-        }
-        let reported = self.reported(key);
-        if rollout::takes_away(entry, reported, self.node) {
-            let bundle = reported.and_then(|reported| reported.bundle.clone());
-            return Change::Disruptive(Replaced { bundle, order });
-        }
-        Change::Free
-    }
-
-    /// The generation of the next order.
-    fn generation(&self) -> Result<u64, Waiting> {
-        let reported = self.reported_generation();
-        if reported > self.now + MOST_AHEAD {
-            return Err(Waiting::new(
-                reasons::GENERATION_AHEAD,
-                format!(
-                    "the node holds an order of generation {reported}, more than a day ahead of the clock; run `tenon-loader reset` in the node's loader container"
-                ),
-            ));
-        }
-        let last = self.order.map_or(0, |order| order.generation.0);
-        Ok(reported.max(self.now).max(last) + 1)
-    }
-
-    /// The same, as the node's object says it.
-    fn next_generation(&self) -> i64 {
-        self.generation().ok().and_then(|generation| i64::try_from(generation).ok()).unwrap_or(i64::MAX)
-    }
-
-    /// Removals that the present order asks for and the node has not confirmed: it confirms by a report at that
-    /// order's generation, or a later one, that does not name the module.
-    fn unconfirmed(&self, observed: &Observed<'_>) -> BTreeSet<ModuleKey> {
-        let Some(order) = &observed.order else { return BTreeSet::new() };
-        let acted_upon = self.reported_generation() >= order.generation.0;
-        let same_store = self.store() == Some(order.store);
-        let removals = order.modules.iter().filter(|module| module.wish == Wish::Removed);
-        removals
-            .map(|module| module.key.clone())
-            // Another store never held the module.
-            .filter(|key| same_store && (!acted_upon || self.reported(key).is_some()))
-            .collect()
-    }
-}
-
-/// The order that fits the entries: replaced only when it says something else, withdrawn when nothing is left to say.
-///
-/// A removal that the node has confirmed stays in the order until the order changes anyhow: taking it out alone would
-/// cost two writes for nothing.
-fn order(assigned: &Assigned<'_>, store: StoreId, generation: u64, wishes: &Wishes) -> OrderChange {
-    let Wishes { entries, removals, held } = wishes;
-    let present = assigned.config.and_then(|config| config.spec.order.as_ref()).is_some();
-    let loads = entries.iter().filter_map(|(key, entry)| {
-        let load = if held.contains(key) {
-            // What is not said stays as it is.
-            assigned.told(key).cloned()?
-        } else {
-            load(entry, assigned.node)?
-        };
-        Some(OrderedModule { key: key.clone(), wish: Wish::Loaded(load) })
-    });
-    let removed = removals.iter().map(|key| OrderedModule { key: key.clone(), wish: Wish::Removed });
-    let mut modules: Vec<_> = loads.chain(removed).collect();
-    modules.sort_by(|one, other| one.key.cmp(&other.key));
-    if modules.is_empty() {
-        return if present { OrderChange::Withdraw } else { OrderChange::Keep };
-    }
-    // A node that does not take the present order gets it signed anew.
-    let says_so = assigned.in_force().is_some_and(|known| {
-        let confirmed = |module: &&OrderedModule| {
-            module.wish != Wish::Removed || modules.iter().any(|wished| wished.key == module.key)
-        };
-        known.modules.iter().filter(confirmed).eq(&modules)
-    });
-    if says_so {
-        return OrderChange::Keep;
-    }
-    OrderChange::Replace(Order {
-        node: assigned.node.name.clone(),
-        store,
-        generation: Generation(generation),
-        modules,
-    })
-}
-
-/// The order's line for an entry. An entry without a bundle, or with settings that we refuse, was not written by us.
-fn load(entry: &NodeModule, node: &NodeFacts) -> Option<Load> {
-    let settings = load_settings(&entry.config.modprobe, &entry.config.in_tree_modules_to_remove).ok()?;
-    // The object names the release as KMM does, without a trailing `+`; the loader compares with `uname -r`.
-    let kernel = if entry.config.kernel_version == node.kernel.without_plus() {
-        node.kernel.to_string()
-    } else {
-        entry.config.kernel_version.clone()
-    };
-    Some(Load {
-        kernel,
-        bundle: entry.bundle.as_ref()?.parse().ok()?,
-        module: settings.module,
-        parameters: settings.parameters,
-        loading_order: settings.loading_order,
-        in_tree_to_remove: settings.in_tree_to_remove,
-        firmware: settings.firmware_path.is_some(),
-        retry: entry.retry.and_then(|number| u64::try_from(number).ok()).unwrap_or_default(),
-    })
-}
-
 /// Whether the node has what an entry of its spec wishes: the same bundle and settings, loaded in the present boot, and
 /// reported since the node was told to.
 pub fn is_loaded(entry: &NodeModule, status: Option<&NodeModulesConfigStatus>, node: &NodeFacts) -> bool {
@@ -578,60 +356,6 @@ fn labels(
 /// Whether a label of a node is one that says that a module is ready there.
 fn is_ready_label(key: &str) -> bool {
     key.strip_prefix("kmm.node.kubernetes.io/").and_then(|name| name.strip_suffix(".ready")).is_some()
-}
-
-/// The node's object as it should be, without its order.
-fn config(observed: &Observed<'_>, modules: Vec<NodeModule>, assigned: &Assigned<'_>) -> NodeModulesConfig {
-    let node = observed.node;
-    let known = observed.config.map(|config| &config.metadata);
-    let configured = modules.iter().map(|entry| (&entry.namespace, &entry.name));
-    let in_use = configured.clone().chain(assigned.statuses().map(|entry| (&entry.namespace, &entry.name)));
-    let label = |kind: LabelKind| {
-        move |(namespace, name): (&String, &String)| (kind.key(namespace, name), String::new())
-    };
-    let labels = configured
-        .map(label(LabelKind::ModuleConfigured))
-        .chain(in_use.map(label(LabelKind::ModuleInUse)))
-        .collect();
-    NodeModulesConfig {
-        metadata: ObjectMeta {
-            name: Some(node.name.to_string()),
-            uid: known.and_then(|known| known.uid.clone()),
-            resource_version: known.and_then(|known| known.resource_version.clone()),
-            labels: Some(labels),
-            owner_references: Some(vec![OwnerReference {
-                api_version: "v1".to_owned(),
-                kind: "Node".to_owned(),
-                name: node.name.to_string(),
-                uid: node.uid.clone(),
-                ..OwnerReference::default()
-            }]),
-            ..ObjectMeta::default()
-        },
-        spec: NodeModulesConfigSpec { modules, order: None },
-        status: None,
-    }
-}
-
-/// Whether writing `desired` would change `known`; the order is compared elsewhere.
-fn differs(desired: &NodeModulesConfig, known: &NodeModulesConfig) -> bool {
-    let is_ours = |key: &String| {
-        let kind = ModuleLabel::parse(key).map(|label| label.kind);
-        matches!(kind, Some(LabelKind::ModuleConfigured | LabelKind::ModuleInUse))
-            || [".module-configured", ".module-in-use"].iter().any(|end| key.ends_with(end))
-    };
-    let labels: BTreeMap<_, _> = known
-        .labels()
-        .iter()
-        .filter(|(key, _)| is_ours(key))
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect();
-    let owner = |config: &NodeModulesConfig| {
-        config.owner_references().iter().map(|owner| owner.uid.clone()).collect::<Vec<_>>()
-    };
-    desired.spec.modules != known.spec.modules
-        || *desired.labels() != labels
-        || owner(desired) != owner(known)
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! One node, played through: what is written when, and above all what is not unloaded.
 
+use kube::ResourceExt as _;
 use proptest::prelude::*;
 use rstest::rstest;
 use tenon_api::node_modules_config::ModulePhase;
 use tenon_order::{KmodName, Wish};
 
+use super::assigned::MOST_AHEAD;
 use super::*;
 use crate::fixture::{KERNEL, NOW, Play, bundle, default_image, module, ready_image};
 
