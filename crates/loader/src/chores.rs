@@ -2,9 +2,8 @@
 //! what someone else has unloaded.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, PipeReader};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -44,7 +43,7 @@ pub enum Wake {
 pub struct Chores<'a> {
     settings: &'a Settings,
     /// Readable once the process was told to end.
-    end: Option<UnixStream>,
+    end: Option<PipeReader>,
     /// When what the store holds is loaded without waiting longer, in seconds since boot.
     load_at: Option<u64>,
     /// When a mark can be cleared, in seconds since boot.
@@ -59,7 +58,7 @@ pub struct Chores<'a> {
 
 impl<'a> Chores<'a> {
     /// Looks into the store for what is to be done. `end` becomes readable when the process is told to end.
-    pub fn new(settings: &'a Settings, end: Option<UnixStream>) -> Result<Self, ServeError> {
+    pub fn new(settings: &'a Settings, end: Option<PipeReader>) -> Result<Self, ServeError> {
         let store = Store::open(&settings.store)?;
         let boot_id = kernel::boot_id(settings).map_err(WorkError::from)?;
         if store.ended()?.as_ref() == Some(&boot_id) {
@@ -216,6 +215,7 @@ impl<'a> Chores<'a> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::net::UnixStream;
 
     use tenon_order::{Digest, Load, Phase, Reason};
 
@@ -328,7 +328,7 @@ mod tests {
     #[test]
     fn an_end_that_was_ordered_is_remembered_until_the_next_start_in_this_boot() {
         let (_directory, settings) = node();
-        let (told, end) = UnixStream::pair().unwrap();
+        let (end, told) = io::pipe().unwrap();
         let mut chores = Chores::new(&settings, Some(end)).unwrap();
         io::Write::write_all(&mut &told, b"x").unwrap();
         let (_agent, stream) = UnixStream::pair().unwrap();

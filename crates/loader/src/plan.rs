@@ -47,6 +47,14 @@ pub enum Step {
 }
 
 impl Step {
+    /// The module that the step loads.
+    pub fn inserts(&self) -> Option<&KmodName> {
+        match self {
+            Self::Insert(piece) => Some(&piece.name),
+            _ => None,
+        }
+    }
+
     /// What takes the step back; `None` where nothing can.
     pub fn opposite(&self) -> Option<Self> {
         Some(match self {

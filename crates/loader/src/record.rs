@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tenon_order::{Digest, KmodName, Load, ModuleKey, Phase, Reason, clip};
 
+use crate::situation::Kernel;
+
 /// One file that is, was or shall be in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,6 +58,14 @@ pub struct Part {
     /// where that was not known.
     #[serde(default)]
     pub instance: Option<u64>,
+}
+
+impl Part {
+    /// Whether it is loaded, and not only its name taken since.
+    pub fn is_there(&self, kernel: &Kernel) -> bool {
+        let Some(found) = kernel.loaded.get(&self.piece.name) else { return false };
+        self.instance.is_none() || found.instance.is_none() || self.instance == found.instance
+    }
 }
 
 /// What is loaded of a Module.

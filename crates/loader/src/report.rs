@@ -82,7 +82,7 @@ fn module_report(
 
 /// The last outcome, unless the world has moved on since.
 fn current(record: &Record, wish: Option<&Wish>, live: Option<&Live>, kernel: &Kernel) -> Outcome {
-    let missing = live.and_then(|live| live.parts.iter().find(|part| part.ours && !is_there(part, kernel)));
+    let missing = live.and_then(|live| live.parts.iter().find(|part| part.ours && !part.is_there(kernel)));
     if let Some(part) = missing {
         let message = format!("{} was unloaded by something else", part.piece.name);
         return Outcome::new(Phase::Failed, Reason::Disappeared, &message);
@@ -97,13 +97,7 @@ fn current(record: &Record, wish: Option<&Wish>, live: Option<&Live>, kernel: &K
     }
 }
 
-/// Whether it is loaded, and not only its name taken since.
-fn is_there(part: &Part, kernel: &Kernel) -> bool {
-    let Some(found) = kernel.loaded.get(&part.piece.name) else { return false };
-    part.instance.is_none() || found.instance.is_none() || part.instance == found.instance
-}
-
 fn loaded_names(parts: &[Part], kernel: &Kernel) -> Vec<KmodName> {
-    let loaded = parts.iter().filter(|part| part.ours && is_there(part, kernel));
+    let loaded = parts.iter().filter(|part| part.ours && part.is_there(kernel));
     loaded.map(|part| part.piece.name.clone()).collect()
 }

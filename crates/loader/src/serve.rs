@@ -53,7 +53,7 @@ pub enum ServeError {
 pub fn serve(settings: &Settings) -> Result<(), ServeError> {
     let node = settings.node.clone().ok_or(ServeError::NoNode)?;
     // The first process of a container is not ended by a signal that it does not handle.
-    let (end, told) = UnixStream::pair().map_err(ServeError::Signal)?;
+    let (end, told) = io::pipe().map_err(ServeError::Signal)?;
     signal_hook::low_level::pipe::register(libc::SIGTERM, told).map_err(ServeError::Signal)?;
     let listener = listen(&settings.socket)
         .map_err(|source| ServeError::Listen { path: settings.socket.clone(), source })?;

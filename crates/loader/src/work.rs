@@ -275,6 +275,7 @@ impl<'a> Work<'a> {
             Some(Ok(())) | None => {}
         }
         record.outcome = outcome;
+        self.forget_what_went(record);
     }
 
     fn roll_back(&self, record: &mut Record, kept: &Load) {
@@ -286,6 +287,22 @@ impl<'a> Work<'a> {
             }
             (Err(error), _) => error.outcome(),
         };
+        self.forget_what_went(record);
+    }
+
+    /// After a load that failed: what someone else has unloaded meanwhile, or replaced under its name, is not ours to
+    /// remember, and why it could not be loaded again says more than that it went.
+    fn forget_what_went(&self, record: &mut Record) {
+        if record.outcome.phase == Phase::Loaded {
+            return;
+        }
+        let Some(live) = record.live.as_mut().filter(|live| live.boot_id == self.boot_id) else { return };
+        let names = live.parts.iter().map(|part| part.piece.name.clone()).collect();
+        let Ok(kernel) = self.machine.observe(&names) else { return };
+        live.parts.retain(|part| !part.ours || part.is_there(&kernel));
+        if !live.parts.iter().any(|part| part.ours) {
+            record.live = None;
+        }
     }
 
     /// Makes the kernel and the record agree with `content`; both are as they were when that fails.
@@ -325,7 +342,8 @@ impl<'a> Work<'a> {
     }
 
     /// Remembers which modules they are, so that what someone else loads later under their names is not taken for them.
-    fn identify(&self, parts: &mut [Part]) {
+    fn identify<'p>(&self, parts: impl IntoIterator<Item = &'p mut Part>) {
+        let parts: Vec<_> = parts.into_iter().collect();
         let names = parts.iter().map(|part| part.piece.name.clone()).collect();
         // Where that cannot be seen, their builds have to do.
         let Ok(kernel) = self.machine.observe(&names) else { return };
@@ -469,8 +487,9 @@ impl<'a> Work<'a> {
             self.unmark(&record.key, content).err()
         };
         let Interrupted { cause, undo } = interrupted;
-        let reloads = undo.iter().any(|step| matches!(step, Step::Insert(_)));
-        let live = record.live_in(&self.boot_id).map(|live| live.content.clone()).filter(|_| reloads);
+        let reloaded: BTreeSet<_> = undo.iter().filter_map(Step::inserts).cloned().collect();
+        let live = record.live_in(&self.boot_id).map(|live| live.content.clone());
+        let live = live.filter(|_| !reloaded.is_empty());
         if let Some(live) = &live {
             // It ran until a moment ago: nothing is held against it.
             let mark = Mark::begin(None, &self.boot_id, self.machine.uptime(), true);
@@ -481,7 +500,11 @@ impl<'a> Work<'a> {
         if let Some(live) = &live {
             trouble = trouble.or(self.mark_returned(&record.key, live).err());
         }
-        if !stuck.is_empty() {
+        if stuck.is_empty() {
+            // What was put back is ours as before, though it is another of its name.
+            let parts = record.live.iter_mut().flat_map(|live| &mut live.parts);
+            self.identify(parts.filter(|part| reloaded.contains(&part.piece.name)));
+        } else {
             let live = record.live.take().filter(|live| live.boot_id == self.boot_id);
             let parts = live.into_iter().flat_map(|live| live.parts);
             pending.pieces.extend(parts.filter(|part| part.ours).map(|part| part.piece));

@@ -161,6 +161,8 @@ impl<'a> Wanted<'a> {
         let spec = json!({
             "selector": { "kubernetes.io/os": "linux" },
             "inspection": self.inspection,
+            // Both nodes at once: they have different kernels, and each is to be seen.
+            "rollout": { "maxUnavailable": 2 },
             "imageRepoSecret": self.secret.map(|name| json!({ "name": name })),
             "moduleLoader": { "container": {
                 "registryTLS": { "insecure": true },

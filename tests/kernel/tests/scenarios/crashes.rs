@@ -68,8 +68,10 @@ async fn power_cuts_during_and_after_a_load_are_not_held_against_it(
     node.wish("slow", Wish::Loaded(slow));
     // In the middle of its init.
     node.start_applying().await;
-    let begun =
-        async || node.text("/proc/modules").await.contains("lab_panic 16384 1 - Loading").then_some(());
+    let begun = async || {
+        let modules = node.text("/proc/modules").await;
+        modules.lines().any(|line| line.starts_with("lab_panic ") && line.contains(" Loading ")).then_some(())
+    };
     wait::until("the driver's init to run", SOON, begun).await.unwrap();
     node.reset().await;
     let report = of(&node.ask(Request::Silent).await, "slow");

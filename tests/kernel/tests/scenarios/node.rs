@@ -7,7 +7,7 @@ use tenon_lab::drivers::{Driver, Recipe};
 use tenon_lab::guest::{Disk, Guest, Program, Settings, oci};
 use tenon_lab::kernel::{Kernel, Origin};
 use tenon_lab::{Bench, programs, wait};
-use tenon_order::wire::{Hello, Request};
+use tenon_order::wire::{Hello, Request, WireError};
 use tenon_order::{
     Generation, Load, ModuleKey, ModuleReport, NodeReport, Order, OrderedModule, Phase, SigningKey, Wish,
     sign,
@@ -207,14 +207,23 @@ impl Node {
 
     /// Brings the order as it is now, and has it applied.
     pub(crate) async fn apply(&self) -> NodeReport {
-        let (mut agent, _) = self.agent().await;
-        agent.apply(&self.signed(), &self.depot).unwrap()
+        self.talk(|agent| agent.apply(&self.signed(), &self.depot)).await
     }
 
     /// Asks for a report by a request that carries nothing.
     pub(crate) async fn ask(&self, request: Request) -> NodeReport {
-        let (mut agent, _) = self.agent().await;
-        agent.report(&request).unwrap()
+        self.talk(|agent| agent.report(&request)).await
+    }
+
+    /// A loader that has news hangs up, so that its agent asks anew: so does this one.
+    async fn talk<T>(&self, say: impl Fn(&mut Agent) -> Result<T, WireError>) -> T {
+        for _ in 0..3 {
+            match say(&mut self.agent().await.0) {
+                Err(WireError::Closed) => {}
+                said => return said.unwrap(),
+            }
+        }
+        panic!("the loader hangs up again and again")
     }
 
     /// Has a Module loaded, and says how it went.
