@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use crate::cache::{CacheError, Lock};
 
 const LOCK: &str = "owner.lock";
+/// Folders that were left behind for someone to read; older ones go. Each takes some hundred megabytes.
+const KEPT: usize = 8;
 
 /// A folder under the system's temporary folder. Paths stay short: sockets in it must fit in 108 bytes.
 #[derive(Debug)]
@@ -39,7 +41,7 @@ pub enum LabDirError {
 }
 
 impl LabDir {
-    /// A fresh folder; those of dead owners are removed on the way.
+    /// A fresh folder; those of dead owners, and old ones that were left behind, are removed on the way.
     pub fn create() -> Result<Self, LabDirError> {
         let base = base();
         fs::create_dir_all(&base).map_err(|source| LabDirError::Io {
@@ -90,25 +92,35 @@ pub(crate) fn base() -> PathBuf {
 
 fn remove_stale(base: &Path) -> Result<(), LabDirError> {
     let listed = |source| LabDirError::Io { action: "list", path: base.to_owned(), source };
+    let mut kept = Vec::new();
     for entry in fs::read_dir(base).map_err(listed)? {
-        let path = entry.map_err(listed)?.path();
+        let entry = entry.map_err(listed)?;
+        let (path, metadata) = (entry.path(), entry.metadata().map_err(listed)?);
         let lock = path.join(LOCK);
         if !lock.exists() {
-            continue;
-        }
-        if Lock::try_take(&lock).map_err(LabDirError::Lock)?.is_some() {
-            fs::remove_dir_all(&path).map_err(|source| LabDirError::Io {
-                action: "remove",
-                path: path.clone(),
-                source,
-            })?;
+            kept.extend(metadata.is_dir().then(|| (metadata.modified().ok(), path)));
+        } else if Lock::try_take(&lock).map_err(LabDirError::Lock)?.is_some() {
+            remove(&path)?;
         }
     }
-    Ok(())
+    // The oldest first.
+    kept.sort();
+    let old = kept.len().saturating_sub(KEPT);
+    kept.iter().take(old).try_for_each(|(_, path)| remove(path))
+}
+
+fn remove(path: &Path) -> Result<(), LabDirError> {
+    fs::remove_dir_all(path).map_err(|source| LabDirError::Io {
+        action: "remove",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
     use super::*;
 
     #[test]
@@ -120,5 +132,20 @@ mod tests {
         let _next = LabDir::create().unwrap();
         assert!(!dead.exists());
         assert!(living.path().exists());
+    }
+
+    #[test]
+    fn of_folders_left_behind_the_latest_stay() {
+        let base = tempfile::tempdir().unwrap();
+        for number in 0..KEPT + 3 {
+            let path = base.path().join(format!("lab-{number}"));
+            fs::create_dir(&path).unwrap();
+            let made = SystemTime::UNIX_EPOCH + Duration::from_secs(number as u64);
+            fs::File::open(&path).unwrap().set_modified(made).unwrap();
+        }
+        remove_stale(base.path()).unwrap();
+        let is_there = |number: usize| base.path().join(format!("lab-{number}")).exists();
+        let there: Vec<_> = (0..KEPT + 3).filter(|number| is_there(*number)).collect();
+        assert_eq!(there, (3..KEPT + 3).collect::<Vec<_>>());
     }
 }
