@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 
 use tenon_kmod::facts::{KernelFacts, KernelSymbol};
+use tenon_kmod::object::Flaw;
 use tenon_kmod::parameters::Parameter;
 use tenon_kmod::predict::{Cause, Circumstances, Effect, Enforcement, Reason as Finding, predict};
 use tenon_kmod::{KernelRelease, ModuleName, ModuleObject, compression};
@@ -30,7 +31,10 @@ impl Refused {
     /// The reason to report.
     pub fn reason(&self) -> Reason {
         match self.finding.cause {
-            Cause::InvalidFormat { .. } | Cause::Packed | Cause::Architecture { .. } => Reason::InvalidFormat,
+            Cause::Flaw { flaw: Flaw::TypeInformation } => Reason::TypeInformation,
+            Cause::InvalidFormat { .. } | Cause::Flaw { .. } | Cause::Packed | Cause::Architecture { .. } => {
+                Reason::InvalidFormat
+            }
             Cause::ModulesDisabled => Reason::ModulesDisabled,
             Cause::Blacklisted => Reason::Blacklisted,
             Cause::SignatureRejected { .. } | Cause::SignatureMalformed { .. } => Reason::SignatureRejected,

@@ -37,6 +37,7 @@ const DECOMPRESSION: u64 = 14;
 const PROVIDERS: u64 = 15;
 const NAMESPACES: u64 = 16;
 const SYMBOLS: u64 = 17;
+const TYPES_MUST_FIT: u64 = 18;
 
 /// Bits of a symbol.
 const CRC_KNOWN: u8 = 1;
@@ -83,6 +84,7 @@ impl KernelFacts {
             force_load,
             missing_imports_allowed,
             decompression,
+            types_must_fit,
         } = self.policy;
         body.flag(SIGNATURES, signatures);
         body.flag(SIGNATURES_FORCED, signatures_forced);
@@ -92,6 +94,7 @@ impl KernelFacts {
             DECOMPRESSION,
             decompression.map(decompression_code).as_ref().map(std::slice::from_ref),
         );
+        body.flag(TYPES_MUST_FIT, types_must_fit);
         body.symbols(&self.exports);
         let packed =
             ruzstd::encoding::compress_to_vec(&body.0[..], ruzstd::encoding::CompressionLevel::Fastest);
@@ -137,6 +140,7 @@ impl KernelFacts {
                 force_load: flag(FORCE_LOAD)?,
                 missing_imports_allowed: flag(MISSING_IMPORTS_ALLOWED)?,
                 decompression: fields.get(&DECOMPRESSION).and_then(|field| decompression_of(field)),
+                types_must_fit: flag(TYPES_MUST_FIT)?,
             },
         })
     }

@@ -193,6 +193,9 @@ impl<'a> Config<'a> {
                 (true, Some((_, kind))) => Decompression::Of(kind),
                 (true, None) => Decompression::Some,
             }),
+            types_must_fit: Some(
+                self.has("DEBUG_INFO_BTF_MODULES") && !self.has("MODULE_ALLOW_BTF_MISMATCH"),
+            ),
         }
     }
 }
@@ -237,6 +240,19 @@ mod tests {
         assert_eq!(facts.exports["llc_add"].provider, Some(ModuleName::new("llc_core").unwrap()));
         assert_eq!((facts.policy.signatures_forced, facts.policy.force_load), (Some(false), Some(false)));
         assert_eq!(facts.policy.decompression, Some(Decompression::Of(Compression::Xz)));
+    }
+
+    #[test]
+    fn types_must_fit_where_modules_have_them_and_nothing_else_is_allowed() {
+        let insists = |more: &str| {
+            let config = format!("{CONFIG}{more}");
+            let headers = Headers { config: Some(&config), ..headers() };
+            KernelFacts::from_headers(&headers).unwrap().policy.types_must_fit
+        };
+        assert_eq!(insists(""), Some(false));
+        assert_eq!(insists("CONFIG_DEBUG_INFO_BTF_MODULES=y\n"), Some(true));
+        let allows = "CONFIG_DEBUG_INFO_BTF_MODULES=y\nCONFIG_MODULE_ALLOW_BTF_MISMATCH=y\n";
+        assert_eq!(insists(allows), Some(false));
     }
 
     #[test]

@@ -119,7 +119,17 @@ fn policy(constants: &[u8], facts: &KernelFacts) -> KernelPolicy {
                 Decompression::None
             }
         }),
+        types_must_fit: types_must_fit(has, facts),
     }
+}
+
+/// `btf_module_notify` says another thing where it refuses than where it lets pass; older kernels say the same in both.
+fn types_must_fit(has: impl Fn(&[u8]) -> bool, facts: &KernelFacts) -> Option<bool> {
+    let refuses = has(b"failed to validate module [%s] BTF: %ld");
+    if has(b"Kernel module BTF mismatch detected") || !refuses {
+        return Some(false);
+    }
+    (facts.is_since(6, 12) == Some(true)).then_some(true)
 }
 
 #[cfg(test)]

@@ -16,6 +16,9 @@ pub struct KernelPolicy {
     pub missing_imports_allowed: Option<bool>,
     /// `CONFIG_MODULE_DECOMPRESS`.
     pub decompression: Option<Decompression>,
+    /// `CONFIG_DEBUG_INFO_BTF_MODULES` without `CONFIG_MODULE_ALLOW_BTF_MISMATCH`: a module whose type information does not
+    /// fit the kernel's is refused.
+    pub types_must_fit: Option<bool>,
 }
 
 /// Whether a kernel unpacks modules itself.
@@ -41,6 +44,7 @@ impl KernelPolicy {
                 (Some(Decompression::Some) | None, Some(told)) => Some(told),
                 (told, _) => told,
             },
+            types_must_fit: self.types_must_fit.or(other.types_must_fit),
         }
     }
 }

@@ -6,6 +6,7 @@ use object::read::elf::{FileHeader, Rel as _, Rela as _, SectionHeader as _, Sec
 use object::{Endianness, SectionIndex, SymbolIndex, elf};
 
 use super::ObjectError;
+use super::flaw::{self, Flaw};
 
 /// The kernel's limit, `KSYM_NAME_LEN`.
 const MAX_NAME_LENGTH: usize = 512;
@@ -23,15 +24,24 @@ pub(super) struct Elf<'data> {
     pub(super) machine: u16,
     pub(super) sections: Vec<Section<'data>>,
     pub(super) symbols: Vec<Symbol<'data>>,
+    pub(super) flaws: Vec<Flaw>,
 }
 
 pub(super) struct Section<'data> {
     pub(super) name: &'data [u8],
+    pub(super) kind: elf::SectionType,
+    pub(super) flags: u64,
     /// Also of sections that occupy no bytes in the file.
     pub(super) size: u64,
     pub(super) data: &'data [u8],
-    /// Of the symbol and checksum tables only, by offset.
+    /// Of the tables of symbols, checksums and parameters only, by offset.
     pub(super) relocations: Vec<Relocation>,
+}
+
+impl Section<'_> {
+    pub(super) fn is_allocated(&self) -> bool {
+        self.flags & elf::SHF_ALLOC.0 != 0
+    }
 }
 
 pub(super) struct Relocation {
@@ -79,6 +89,18 @@ impl<'data> Elf<'data> {
         self.sections.iter().find(|section| section.name == name.as_bytes())
     }
 
+    /// A section as the kernel finds most of them: it passes over what is not to be kept in memory (`find_sec`).
+    pub(super) fn allocated(&self, name: &str) -> Option<&Section<'data>> {
+        self.sections.iter().find(|section| section.is_allocated() && section.name == name.as_bytes())
+    }
+
+    pub(super) fn begins_with_u16(&self, bytes: &[u8], number: u16) -> bool {
+        bytes.starts_with(&match self.endian {
+            Endianness::Little => number.to_le_bytes(),
+            Endianness::Big => number.to_be_bytes(),
+        })
+    }
+
     pub(super) fn u32(&self, bytes: &[u8], offset: usize) -> Option<u32> {
         let bytes = bytes.get(offset..)?.first_chunk()?;
         Some(match self.endian {
@@ -121,7 +143,11 @@ fn read<Header: FileHeader<Endian = Endianness>>(bytes: &[u8]) -> Result<Elf<'_>
         return Err(ObjectError::NotRelocatable(kind.0));
     }
     let (count, size) = (header.e_shnum(endian), usize::from(header.e_shentsize(endian)));
-    if size != size_of::<Header::SectionHeader>() || !(1..count).contains(&header.e_shstrndx(endian).0) {
+    let nowhere = header.e_shoff(endian).into() == 0;
+    if nowhere
+        || size != size_of::<Header::SectionHeader>()
+        || !(1..count).contains(&header.e_shstrndx(endian).0)
+    {
         return Err(ObjectError::Header);
     }
     // The table stands at the end of the file: the first thing that a cut-off file lacks.
@@ -130,9 +156,18 @@ fn read<Header: FileHeader<Endian = Endianness>>(bytes: &[u8]) -> Result<Elf<'_>
     let table = header.sections(endian, bytes).map_err(malformed)?;
     let names = header.section_strings_index(endian, bytes).map_err(malformed)?;
     let sections = read_sections(&table, names, endian, bytes)?;
-    let symbols = read_symbols(&table, &sections, endian, bytes)?;
+    let mut flaws = Vec::new();
+    let is_nothing = |first: &Header::SectionHeader| {
+        let (size, address): (u64, u64) = (first.sh_size(endian).into(), first.sh_addr(endian).into());
+        first.sh_type(endian) == elf::SHT_NULL && size == 0 && address == 0
+    };
+    if !table.iter().next().is_some_and(is_nothing) {
+        flaws.push(Flaw::FirstSection);
+    }
+    let symbols = read_symbols(&table, &sections, endian, bytes, &mut flaws)?;
+    flaw::of_relocations(&table, header, endian, bytes, &mut flaws)?;
     let machine = header.e_machine(endian).0;
-    let mut file = Elf { is_64: header.is_type_64(), endian, machine, sections, symbols };
+    let mut file = Elf { is_64: header.is_type_64(), endian, machine, sections, symbols, flaws };
     let mut relocations = 0;
     for section in table.iter() {
         let is_mips64el = header.is_mips64el(endian);
@@ -140,7 +175,9 @@ fn read<Header: FileHeader<Endian = Endianness>>(bytes: &[u8]) -> Result<Elf<'_>
             read_relocations::<Header>(&mut file, section, bytes, is_mips64el).map_err(malformed)?;
         bounded(relocations, MAX_RELOCATIONS)?;
     }
-    Ok(file)
+    let mut flaws = std::mem::take(&mut file.flaws);
+    flaw::of_sections(&file, &mut flaws);
+    Ok(Elf { flaws, ..file })
 }
 
 fn read_sections<'data, Header: FileHeader<Endian = Endianness>>(
@@ -156,10 +193,22 @@ fn read_sections<'data, Header: FileHeader<Endian = Endianness>>(
     }
     let names =
         table.section(names).and_then(|names| names.data(endian, bytes)).map_err(ObjectError::Malformed)?;
+    if names.last() != Some(&0) {
+        return Err(ObjectError::SectionNames);
+    }
     let section = |(index, section): (usize, &Header::SectionHeader)| {
-        let name = usize::try_from(section.sh_name(endian)).ok().and_then(|offset| c_string(names, offset));
+        let kind = section.sh_type(endian);
+        let name = match usize::try_from(section.sh_name(endian)) {
+            // Such a one may be called anything.
+            _ if kind == elf::SHT_NULL => Some(&b""[..]),
+            // Longer than any that is looked for.
+            Ok(offset) if offset < names.len() => c_string(names, offset).or(Some(b"")),
+            _ => None,
+        };
         Ok(Section {
             name: name.ok_or(ObjectError::SectionName(index))?,
+            kind,
+            flags: section.sh_flags(endian).0,
             size: section.sh_size(endian).into(),
             data: section.data(endian, bytes).map_err(ObjectError::Malformed)?,
             relocations: Vec::new(),
@@ -173,13 +222,19 @@ fn read_symbols<'data, Header: FileHeader<Endian = Endianness>>(
     sections: &[Section<'data>],
     endian: Endianness,
     bytes: &'data [u8],
+    flaws: &mut Vec<Flaw>,
 ) -> Result<Vec<Symbol<'data>>, ObjectError> {
-    let symbols = table.symbols(endian, bytes, elf::SHT_SYMTAB).map_err(ObjectError::Malformed)?;
-    if symbols.string_section() == SectionIndex(0) {
+    let listed = table.iter().find(|section| section.sh_type(endian) == elf::SHT_SYMTAB);
+    let names = listed.map_or(0, |symbols| symbols.sh_link(endian) as usize);
+    let Some(names) = sections.get(names).filter(|_| names > 0) else {
         return Err(ObjectError::NoSymbols);
+    };
+    let names = names.data;
+    if names.first() != Some(&0) || names.last() != Some(&0) {
+        flaws.push(Flaw::SymbolNames);
     }
+    let symbols = table.symbols(endian, bytes, elf::SHT_SYMTAB).map_err(ObjectError::Malformed)?;
     bounded(symbols.len(), MAX_SYMBOLS)?;
-    let names = sections.get(symbols.string_section().0).map_or(&[][..], |section| section.data);
     let symbol = |(index, symbol): (usize, &Header::Sym)| {
         let section =
             symbols.symbol_section(endian, symbol, SymbolIndex(index)).map_err(ObjectError::Malformed)?;
@@ -192,7 +247,12 @@ fn read_symbols<'data, Header: FileHeader<Endian = Endianness>>(
         };
         let name = match usize::try_from(symbol.st_name(endian)) {
             Ok(0) => Some(&b""[..]),
-            Ok(offset) => c_string(names, offset),
+            Ok(offset) => match c_string(names, offset) {
+                None if names.len().saturating_sub(offset) >= MAX_NAME_LENGTH => {
+                    return Err(ObjectError::SymbolNameLength(index));
+                }
+                name => name,
+            },
             Err(_) => None,
         };
         let name = name.ok_or(ObjectError::SymbolName(index))?;
@@ -214,7 +274,8 @@ fn read_relocations<Header: FileHeader<Endian = Endianness>>(
 ) -> object::Result<usize> {
     let endian = file.endian;
     let target = section.info_link(endian).0;
-    let wanted = |name: &[u8]| name.starts_with(b"__ksymtab") || name.starts_with(b"__kcrctab");
+    let wanted =
+        |name: &[u8]| name.starts_with(b"__ksymtab") || name.starts_with(b"__kcrctab") || name == b"__param";
     if !file.sections.get(target).is_some_and(|section| wanted(section.name)) {
         return Ok(0);
     }

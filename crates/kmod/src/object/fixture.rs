@@ -18,6 +18,8 @@ struct Section {
     name: String,
     kind: u32,
     data: Vec<u8>,
+    /// None where they follow from the kind.
+    flags: Option<u64>,
     link: u32,
     info: u32,
     entry: u64,
@@ -37,6 +39,8 @@ pub(crate) struct Fixture {
     symbols: Vec<Symbol>,
     versions: Vec<(String, u32)>,
     exports: Vec<(String, Option<String>, bool, u32)>,
+    symbol_tables: usize,
+    versions_kept: bool,
 }
 
 impl Fixture {
@@ -49,6 +53,8 @@ impl Fixture {
             symbols: Vec::new(),
             versions: Vec::new(),
             exports: Vec::new(),
+            symbol_tables: 1,
+            versions_kept: true,
         };
         let word = if layout.is_64 { 8 } else { 4 };
         let mut this_module = vec![0; 896];
@@ -116,6 +122,74 @@ impl Fixture {
         self
     }
 
+    /// Gives sections of that name other flags than their kind has.
+    pub(crate) fn flags(mut self, name: &str, flags: u64) -> Self {
+        self.of_name(name).for_each(|section| section.flags = Some(flags));
+        self
+    }
+
+    pub(crate) fn kind(mut self, name: &str, kind: u32) -> Self {
+        self.of_name(name).for_each(|section| section.kind = kind);
+        self
+    }
+
+    fn of_name(&mut self, name: &str) -> impl Iterator<Item = &mut Section> {
+        self.sections.iter_mut().filter(move |section| section.name == name)
+    }
+
+    pub(crate) fn symbol_tables(mut self, count: usize) -> Self {
+        self.symbol_tables = count;
+        self
+    }
+
+    /// Leaves the checksums out of what is kept in memory.
+    pub(crate) fn hidden_versions(mut self) -> Self {
+        self.versions_kept = false;
+        self
+    }
+
+    /// One of that kind, in `.rel__ksymtab`.
+    pub(crate) fn relocation(mut self, kind: u32) -> Self {
+        let target = self.section(".text", elf::SHT_PROGBITS.0, vec![0x90; 16]);
+        self.write_relocations(target, kind, &[(0, 1, 0)]);
+        self
+    }
+
+    /// A table of parameters, each with the symbol of its reader or with a reader of the module's own.
+    pub(crate) fn parameters(mut self, parameters: &[(&str, Option<&str>)]) -> Self {
+        let names = parameters.iter().flat_map(|(name, _)| [name.as_bytes(), b"\0"].concat()).collect();
+        let names = self.section(".rodata.names", elf::SHT_PROGBITS.0, names);
+        let (word, size) = if self.layout.is_64 { (8, 40) } else { (4, 20) };
+        let mut data = vec![0; parameters.len() * size];
+        let mut offset = 0;
+        for (entry, (name, _)) in data.chunks_mut(size).zip(parameters) {
+            // Where relocations have no addends, they are in place.
+            if !self.layout.is_64 {
+                entry[..4].copy_from_slice(&self.u32(offset));
+            }
+            offset += u32::try_from(name.len()).unwrap() + 1;
+        }
+        let table = self.section("__param", elf::SHT_PROGBITS.0, data);
+        let base = u32::try_from(self.symbols.len() + 1).unwrap();
+        self.symbols.push(Symbol { name: String::new(), section: names, value: 0, bind: 0 });
+        let (mut relocations, mut name_at) = (Vec::new(), 0);
+        for (index, (name, reader)) in parameters.iter().enumerate() {
+            let at = (index * size) as u64;
+            relocations.push((at, base, name_at));
+            name_at += name.len() as u64 + 1;
+            let symbol = match reader {
+                Some(reader) => {
+                    self = self.weak_import(reader);
+                    u32::try_from(self.symbols.len()).unwrap()
+                }
+                None => base,
+            };
+            relocations.push((at + 2 * word, symbol, 0));
+        }
+        self.write_relocations(table, elf::R_X86_64_64.0, &relocations);
+        self
+    }
+
     pub(crate) fn import(mut self, name: &str, crc: Option<u32>) -> Self {
         self.symbols.push(Symbol { name: name.into(), section: 0, value: 0, bind: elf::STB_GLOBAL.0 });
         self.versions.extend(crc.map(|crc| (name.to_owned(), crc)));
@@ -155,7 +229,15 @@ impl Fixture {
     }
 
     fn section(&mut self, name: &str, kind: u32, data: Vec<u8>) -> u16 {
-        self.sections.push(Section { name: name.into(), kind, data, link: 0, info: 0, entry: 0 });
+        self.sections.push(Section {
+            name: name.into(),
+            kind,
+            data,
+            flags: None,
+            link: 0,
+            info: 0,
+            entry: 0,
+        });
         u16::try_from(self.sections.len()).unwrap()
     }
 
@@ -187,7 +269,8 @@ impl Fixture {
             table.extend_from_slice(name.as_bytes());
             table.resize(start + 64, 0);
         }
-        self.section("__versions", elf::SHT_PROGBITS.0, table);
+        let index = self.section("__versions", elf::SHT_PROGBITS.0, table);
+        self.sections[usize::from(index) - 1].flags = (!self.versions_kept).then_some(0);
     }
 
     /// Entries of three 32-bit offsets, each with a relocation: value, name, namespace.
@@ -227,24 +310,24 @@ impl Fixture {
             let suffix = if gpl { "_gpl" } else { "" };
             let table = self.section(&format!("__ksymtab{suffix}"), elf::SHT_PROGBITS.0, table);
             self.section(&format!("__kcrctab{suffix}"), elf::SHT_PROGBITS.0, crcs);
-            self.write_relocations(table, &relocations);
+            self.write_relocations(table, elf::R_X86_64_PC32.0, &relocations);
         }
         self.sections[usize::from(strings_index) - 1].data = strings;
     }
 
-    fn write_relocations(&mut self, target: u16, relocations: &[(u64, u32, u64)]) {
+    fn write_relocations(&mut self, target: u16, kind: u32, relocations: &[(u64, u32, u64)]) {
         let mut data = Vec::new();
         for &(offset, symbol, addend) in relocations {
             data.extend(self.word(offset));
             if self.layout.is_64 {
-                data.extend(self.word(u64::from(symbol) << 32 | 2));
+                data.extend(self.word(u64::from(symbol) << 32 | u64::from(kind)));
                 data.extend(self.word(addend));
             } else {
-                data.extend(self.u32(symbol << 8 | 2));
+                data.extend(self.u32(symbol << 8 | kind));
             }
         }
-        let (kind, entry) = if self.layout.is_64 { (elf::SHT_RELA.0, 24) } else { (elf::SHT_REL.0, 8) };
-        let index = self.section(".rel__ksymtab", kind, data);
+        let (form, entry) = if self.layout.is_64 { (elf::SHT_RELA.0, 24) } else { (elf::SHT_REL.0, 8) };
+        let index = self.section(".rel__ksymtab", form, data);
         let section = &mut self.sections[usize::from(index) - 1];
         (section.info, section.entry) = (target.into(), entry);
     }
@@ -276,10 +359,13 @@ impl Fixture {
 
     fn assemble(mut self) -> Vec<u8> {
         let (table, names) = self.symbol_table();
-        let symtab = self.section(".symtab", elf::SHT_SYMTAB.0, table);
+        let mut symtab = 0;
         let strtab = self.section(".strtab", elf::SHT_STRTAB.0, names);
-        let table = &mut self.sections[usize::from(symtab) - 1];
-        (table.link, table.entry) = (strtab.into(), if self.layout.is_64 { 24 } else { 16 });
+        for _ in 0..self.symbol_tables {
+            symtab = self.section(".symtab", elf::SHT_SYMTAB.0, table.clone());
+            let table = &mut self.sections[usize::from(symtab) - 1];
+            (table.link, table.entry) = (strtab.into(), if self.layout.is_64 { 24 } else { 16 });
+        }
         for section in &mut self.sections {
             if section.kind == elf::SHT_RELA.0 || section.kind == elf::SHT_REL.0 {
                 section.link = symtab.into();
@@ -307,7 +393,11 @@ impl Fixture {
             body.extend_from_slice(&section.data);
             headers.extend(self.u32(name));
             headers.extend(self.u32(section.kind));
-            for value in [0, 0, offset, section.data.len() as u64] {
+            // What no tool looks for in memory is not kept there.
+            let tables = [elf::SHT_SYMTAB.0, elf::SHT_STRTAB.0, elf::SHT_RELA.0, elf::SHT_REL.0];
+            let flags = if tables.contains(&section.kind) { 0 } else { elf::SHF_ALLOC.0 };
+            let flags = section.flags.unwrap_or(flags);
+            for value in [flags, 0, offset, section.data.len() as u64] {
                 headers.extend(self.word(value));
             }
             headers.extend(self.u32(section.link));

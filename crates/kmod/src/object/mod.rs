@@ -7,13 +7,16 @@ mod architecture;
 mod elf;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod flaw;
 mod modinfo;
+mod parameters;
 pub mod signature;
 mod symbols;
 #[cfg(test)]
 mod tests;
 
 pub use architecture::Architecture;
+pub use flaw::Flaw;
 pub use modinfo::{ModInfo, ParameterInfo, SoftDependencies};
 pub use signature::Signature;
 pub use symbols::{Export, Import, Versions, VersionsForm};
@@ -44,12 +47,19 @@ pub struct ModuleObject {
     pub versions: Option<Versions>,
     /// How many elements its array parameters take, and how many bytes its string parameters, as far as it tells.
     pub parameter_limits: HashMap<String, u32>,
+    /// Who reads the value of each of its parameters: the kernel's own reader, by its symbol (`param_ops_int`), or none where
+    /// the module brings one. Empty where it does not tell.
+    pub parameter_readers: HashMap<String, Option<String>>,
     /// The size of its `.gnu.linkonce.this_module`, in bytes: the kernel wants its own `sizeof(struct module)`.
     pub this_module_size: u64,
     /// The linker's identifier of this very build.
     pub build_id: Option<Vec<u8>>,
+    /// Whether it has type information (BTF), which some kernels compare with their own.
+    pub has_type_information: bool,
     /// The signature at its end.
     pub signature: Signature,
+    /// What is odd about the file.
+    pub flaws: Vec<Flaw>,
 }
 
 /// Why bytes are not a module that can be read.
@@ -90,10 +100,16 @@ pub enum ObjectError {
     /// Stripped.
     #[error("no symbol table with names: stripped of what the kernel links it by")]
     NoSymbols,
-    /// A symbol's name lies outside of the file or does not end.
+    /// A symbol's name lies outside of the names or does not end.
     #[error("symbol {0} of the symbol table has no readable name")]
     SymbolName(usize),
-    /// A section's name lies outside of the file or does not end.
+    /// A symbol's name is longer than any that a kernel has.
+    #[error("symbol {0} of the symbol table has a name that is too long")]
+    SymbolNameLength(usize),
+    /// The sections' names are not there or do not end.
+    #[error("the sections have no names")]
+    SectionNames,
+    /// A section's name lies outside of the names.
     #[error("section {0} has no readable name")]
     SectionName(usize),
     /// More sections, symbols or relocations than any module has.
@@ -137,26 +153,31 @@ impl ModuleObject {
         let versions = symbols::versions(&file);
         Ok(Self {
             name: module_name(&file, &info, this_module.data)?,
+            has_type_information: file.section(".BTF").is_some_and(|types| types.size > 0),
             architecture,
             imports: symbols::imports(&file, versions.as_ref()),
             common_symbols: symbols::common(&file),
             exports: symbols::exports(&file),
-            parameter_limits: symbols::parameter_limits(&file),
+            parameter_readers: parameters::readers(&file),
+            parameter_limits: parameters::limits(&file),
             versions,
             this_module_size: this_module.size,
             build_id: file.section(".note.gnu.build-id").and_then(|section| build_id(&file, section.data)),
             signature: Signature::parse(bytes),
+            flaws: file.flaws,
             info,
         })
     }
 }
 
-/// `.modinfo` names the module since 4.16; before, only `struct module` does: behind a state (padded to a word) and two
-/// pointers.
+/// A kernel lists a module by the name in its `struct module`, behind a state (padded to a word) and two pointers. Where
+/// the members of that structure are shuffled (`RANDSTRUCT`), nothing stands there, and `.modinfo` names it, too.
 fn module_name(file: &Elf<'_>, info: &ModInfo, this_module: &[u8]) -> Result<ModuleName, ObjectError> {
-    let in_struct = || c_string(this_module, 3 * file.word()).and_then(|name| str::from_utf8(name).ok());
-    let name =
-        info.get("name").or_else(in_struct).filter(|name| !name.is_empty()).ok_or(ObjectError::NoName)?;
+    let name = c_string(this_module, 3 * file.word()).and_then(|name| str::from_utf8(name).ok());
+    if let Some(name) = name.and_then(|name| ModuleName::new(name).ok()) {
+        return Ok(name);
+    }
+    let name = info.get("name").filter(|name| !name.is_empty()).ok_or(ObjectError::NoName)?;
     ModuleName::new(name).map_err(ObjectError::Name)
 }
 

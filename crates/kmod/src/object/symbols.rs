@@ -59,26 +59,35 @@ pub enum VersionsForm {
 
 pub(super) fn versions(file: &Elf<'_>) -> Option<Versions> {
     let basic = basic_versions(file);
-    let extended = file.section("__version_ext_crcs").zip(file.section("__version_ext_names"));
+    let extended = file.allocated("__version_ext_crcs").zip(file.allocated("__version_ext_names"));
     if let Some((crcs, names)) = extended {
         let crcs = (0..).step_by(4).map_while(|offset| file.u32(crcs.data, offset));
         // A zero ends each name; behind the last one stands nothing.
         let names = names.data.split(|&byte| byte == 0);
-        let crcs = names.zip(crcs).map(|(name, crc)| (text(name), crc)).collect();
+        let crcs = by_name(names.zip(crcs).map(|(name, crc)| (text(name), crc)));
         return Some(Versions { form: VersionsForm::Extended, crcs, basic });
     }
     basic.map(|crcs| Versions { form: VersionsForm::Basic, crcs, basic: None })
 }
 
 fn basic_versions(file: &Elf<'_>) -> Option<HashMap<String, u32>> {
-    let table = file.section("__versions")?;
+    let table = file.allocated("__versions")?;
     let entry = |entry: &[u8]| {
         // The checksum is an unsigned long of which 32 bits are used: the last ones where the byte order is big.
         let big = file.endian == object::Endianness::Big;
         let crc = file.u32(entry, if big { file.word() - 4 } else { 0 })?;
         Some((text(c_string(entry, file.word())?), crc))
     };
-    Some(table.data.chunks_exact(VERSION_ENTRY).filter_map(entry).collect())
+    Some(by_name(table.data.chunks_exact(VERSION_ENTRY).filter_map(entry)))
+}
+
+/// Of several checksums of one symbol, the kernel takes the first.
+fn by_name(entries: impl Iterator<Item = (String, u32)>) -> HashMap<String, u32> {
+    let mut crcs = HashMap::new();
+    for (name, crc) in entries {
+        crcs.entry(name).or_insert(crc);
+    }
+    crcs
 }
 
 /// In the order of the symbol table: when several are missing, the kernel's error is that of the last.
@@ -89,7 +98,7 @@ pub(super) fn imports(file: &Elf<'_>, versions: Option<&Versions>) -> Vec<Import
         let crc = versions.and_then(|versions| versions.crcs.get(&symbol).copied());
         Import { symbol, weak: found.weak, crc }
     };
-    file.symbols.iter().filter(wanted).map(import).collect()
+    listed(file).filter(wanted).map(import).collect()
 }
 
 /// Common symbols, each with how many imports stand before it. Those of the link-time optimizer are marks, and let pass.
@@ -100,11 +109,16 @@ pub(super) fn common(file: &Elf<'_>) -> Vec<(usize, String)> {
         let counts = symbol.place == Place::Common && !symbol.name.starts_with(b"__gnu_lto");
         counts.then(|| (imports, text(symbol.name)))
     };
-    file.symbols.iter().filter_map(common).collect()
+    listed(file).filter_map(common).collect()
+}
+
+/// The first symbol of a table stands for none.
+fn listed<'a, 'data>(file: &'a Elf<'data>) -> impl Iterator<Item = &'a Symbol<'data>> {
+    file.symbols.iter().skip(1)
 }
 
 fn is_wanted(file: &Elf<'_>, symbol: &Symbol<'_>) -> bool {
-    symbol.place == Place::Undefined && !symbol.name.is_empty() && !is_ignored(file.machine, symbol.name)
+    symbol.place == Place::Undefined && !is_ignored(file.machine, symbol.name)
 }
 
 /// Undefined symbols that assemblers leave behind and the architecture's loader does not look up.
@@ -116,27 +130,12 @@ fn is_ignored(machine: u16, name: &[u8]) -> bool {
     }
 }
 
-/// How many elements an array parameter takes, and how many bytes a string parameter: the first member of
-/// `struct kparam_array` and of `struct kparam_string`, which `module_param_array` and `module_param_string` leave in
-/// the file under these names. A stripped symbol table has none.
-pub(super) fn parameter_limits(file: &Elf<'_>) -> HashMap<String, u32> {
-    let limit = |symbol: &Symbol<'_>| {
-        let name = ["__param_arr_", "__param_string_"]
-            .iter()
-            .find_map(|prefix| symbol.name.strip_prefix(prefix.as_bytes()));
-        let Place::Section(section) = symbol.place else { return None };
-        let value = file.u32(file.sections.get(section)?.data, usize::try_from(symbol.value).ok()?)?;
-        Some((text(name?), value))
-    };
-    file.symbols.iter().filter_map(limit).collect()
-}
-
 pub(super) fn exports(file: &Elf<'_>) -> Vec<Export> {
     let Some(strings) = file.sections.iter().position(|section| section.name == b"__ksymtab_strings") else {
         return Vec::new();
     };
     let checksums = file.symbols_with_prefix("__crc_");
-    let tables = SYMBOL_TABLES.iter().filter_map(|name| file.section(name));
+    let tables = SYMBOL_TABLES.iter().filter_map(|name| file.allocated(name));
     tables.flat_map(|table| table_exports(file, table, strings, &checksums)).collect()
 }
 
@@ -150,7 +149,7 @@ fn table_exports(
 ) -> Vec<Export> {
     let gpl_table = table.name.ends_with(b"_gpl");
     let flags = file
-        .section("__kflagstab")
+        .allocated("__kflagstab")
         .filter(|_| table.name == b"__ksymtab")
         .map_or(&[][..], |flags| flags.data);
     let suffix = table.name.strip_prefix(b"__ksymtab").unwrap_or_default();
@@ -217,6 +216,6 @@ fn crc_at(file: &Elf<'_>, symbol: &Symbol<'_>) -> Option<u32> {
     }
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

@@ -224,3 +224,14 @@ fn more_imports_than_any_module_has_are_refused() {
     let expected = ObjectError::TooMany { count: limit + 1, limit };
     assert_eq!(ModuleObject::parse(&fixture.build()), Err(expected));
 }
+
+#[rstest]
+fn the_table_of_parameters_names_who_reads_them(#[values(AMD64, ARM)] layout: Layout) {
+    let parameters = [("count", Some("param_ops_int")), ("own-way", None)];
+    let readers = parse(Fixture::new(layout, "lab").parameters(&parameters)).parameter_readers;
+    let expected = [("count".to_owned(), Some("param_ops_int".to_owned())), ("own_way".to_owned(), None)];
+    assert_eq!(readers, expected.into());
+    // One that names neither makes it no table.
+    let cut = Fixture::new(layout, "lab").data("__param", vec![0; 40]);
+    assert_eq!(parse(cut).parameter_readers, [].into());
+}

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use object::elf::EV_CURRENT;
+
 use super::{Cause, Circumstances, Effect, Prediction, Reason, Verdict, predict, signature};
 use crate::facts::KernelFacts;
 use crate::failure::Errno;
@@ -17,13 +19,18 @@ pub fn predict_file(bytes: &[u8], facts: &KernelFacts, circumstances: &Circumsta
     }
 }
 
-/// A kernel reads the header by its own class and byte order, and does not look at what the file says of these.
+/// A kernel reads the header by its own class and byte order, and does not look at what the file says of these and of the
+/// format's version.
 fn as_native(bytes: &[u8], architecture: Architecture) -> Cow<'_, [u8]> {
     let Some((class, order)) = architecture.identity() else { return Cow::Borrowed(bytes) };
     match bytes {
-        [0x7f, b'E', b'L', b'F', told, other, ..] if (*told, *other) != (class.0, order.0) => {
-            let (magic, rest) = (bytes.get(..4).unwrap_or_default(), bytes.get(6..).unwrap_or_default());
-            Cow::Owned([magic, &[class.0, order.0], rest].concat())
+        [0x7f, b'E', b'L', b'F', first, second, third, ..] => {
+            let native = [class.0, order.0, EV_CURRENT.0];
+            if [*first, *second, *third] == native {
+                return Cow::Borrowed(bytes);
+            }
+            let (magic, rest) = (bytes.get(..4).unwrap_or_default(), bytes.get(7..).unwrap_or_default());
+            Cow::Owned([magic, &native, rest].concat())
         }
         _ => Cow::Borrowed(bytes),
     }
@@ -44,7 +51,7 @@ fn unreadable(
     if error != ObjectError::Empty {
         reasons.extend(signature::finding(&Signature::parse(bytes), facts, circumstances));
     }
-    reasons.push(format(error));
+    reasons.push(format(error, facts));
     let fails = reasons.iter().find_map(|reason| match reason.effect {
         Effect::Fails(errno) => Some(Verdict::Fails { errno }),
         Effect::Unknown | Effect::Note => None,
@@ -52,25 +59,35 @@ fn unreadable(
     Prediction { verdict: fails.unwrap_or(Verdict::Unknown), reasons, proprietary: None }
 }
 
-fn format(error: ObjectError) -> Reason {
-    let (effect, cause) = match error {
-        ObjectError::Empty => (Effect::Fails(Errno::EINVAL), Cause::InvalidFormat { error }),
-        ObjectError::Packed(_) => (Effect::Fails(Errno::ENOEXEC), Cause::Packed),
-        ObjectError::NotElf
+fn format(error: ObjectError, facts: &KernelFacts) -> Reason {
+    // Older kernels do not look at names, and go where these are not.
+    let since = |major, minor| match facts.is_since(major, minor) {
+        Some(true) => Effect::Fails(Errno::ENOEXEC),
+        Some(false) | None => Effect::Unknown,
+    };
+    let effect = match error {
+        ObjectError::Empty => Effect::Fails(Errno::EINVAL),
+        ObjectError::Packed(_)
+        | ObjectError::NotElf
         | ObjectError::Truncated { .. }
         | ObjectError::NotRelocatable(_)
         | ObjectError::Machine(_)
         | ObjectError::Header
         | ObjectError::NoSymbols
-        | ObjectError::NotAModule => (Effect::Fails(Errno::ENOEXEC), Cause::InvalidFormat { error }),
+        | ObjectError::NotAModule => Effect::Fails(Errno::ENOEXEC),
+        ObjectError::SectionNames => since(5, 12),
+        ObjectError::SectionName(_) | ObjectError::SymbolName(_) => since(6, 13),
         // The kernel is less strict about some of these than this reader, or looks in another order.
         ObjectError::Class(_)
         | ObjectError::Malformed(_)
-        | ObjectError::SymbolName(_)
-        | ObjectError::SectionName(_)
+        | ObjectError::SymbolNameLength(_)
         | ObjectError::TooMany { .. }
         | ObjectError::NoName
-        | ObjectError::Name(_) => (Effect::Unknown, Cause::InvalidFormat { error }),
+        | ObjectError::Name(_) => Effect::Unknown,
+    };
+    let cause = match error {
+        ObjectError::Packed(_) => Cause::Packed,
+        error => Cause::InvalidFormat { error },
     };
     Reason { cause, effect }
 }

@@ -5,6 +5,7 @@
 //! verdict [`Verdict::Unknown`], never [`Verdict::Loads`].
 
 mod circumstances;
+mod flaws;
 mod format;
 mod parameters;
 mod reason;
@@ -17,9 +18,11 @@ pub use circumstances::{Circumstances, Enforcement, LoadedModule, Prerequisites}
 pub use format::predict_file;
 pub use reason::{Cause, Effect, Reason};
 
+use self::flaws::Stage;
 use crate::facts::KernelFacts;
 use crate::failure::Errno;
 use crate::object::ModuleObject;
+use crate::release::Family;
 
 /// What the kernel will do with a module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,13 +58,18 @@ pub fn predict(module: &ModuleObject, facts: &KernelFacts, circumstances: &Circu
     let mut proprietary = None;
     // A file for another machine says nothing that could be compared.
     if judgement.machine() {
+        judgement.flaws(Stage::Frame);
         judgement.structure();
         judgement.vermagic();
         judgement.presence();
+        judgement.flaws(Stage::Layout);
+        judgement.flaws(Stage::Exports);
         judgement.export_versions();
         judgement.namespace_imports();
         proprietary = judgement.symbols();
+        judgement.flaws(Stage::Relocations);
         judgement.duplicates();
+        judgement.types();
         judgement.parameters();
         judgement.firmware();
     }
@@ -110,7 +118,7 @@ impl Judgement<'_> {
         Prediction { verdict, reasons: self.reasons, proprietary }
     }
 
-    /// `may_init_module`, and `blacklisted` of `early_mod_check`.
+    /// `may_init_module`.
     fn permission(&mut self) {
         if self.circumstances.modules_disabled {
             self.found(Effect::Fails(Errno::EPERM), Cause::ModulesDisabled);
@@ -123,13 +131,11 @@ impl Judgement<'_> {
         if module != kernel {
             self.found(Effect::Fails(Errno::ENOEXEC), Cause::Architecture { module, kernel });
         }
-        if self.circumstances.blacklist.contains(&self.module.name) {
-            self.found(Effect::Fails(Errno::EPERM), Cause::Blacklisted);
-        }
         module == kernel
     }
 
-    /// `elf_validity_cache_copy` about `.gnu.linkonce.this_module`, then `check_modstruct_version`.
+    /// `elf_validity_cache_copy` about `.gnu.linkonce.this_module`, then `blacklisted` and `check_modstruct_version` of
+    /// `early_mod_check`.
     fn structure(&mut self) {
         match self.facts.this_module_size {
             Some(kernel) if kernel != self.module.this_module_size => {
@@ -139,6 +145,9 @@ impl Judgement<'_> {
                 self.found(if looks { Effect::Fails(Errno::ENOEXEC) } else { Effect::Unknown }, cause);
             }
             _ => {}
+        }
+        if self.circumstances.blacklist.contains(&self.module.name) {
+            self.found(Effect::Fails(Errno::EPERM), Cause::Blacklisted);
         }
         let vouched = self.layout();
         if self.facts.this_module_size.is_none() && !vouched {
@@ -169,9 +178,20 @@ impl Judgement<'_> {
                 self.found(Effect::Unknown, Cause::SymbolsNotKnown { symbols });
                 false
             }
+            (None, _) if self.wants_every_checksum() => {
+                let symbols = vec!["module_layout".to_owned()];
+                self.found(Effect::Fails(Errno::ENOEXEC), Cause::NoSymbolVersion { symbols });
+                true
+            }
             // "no symbol version for": complained about, and let go.
             _ => false,
         }
+    }
+
+    /// Debian's kernels take back the leniency about symbols without a checksum in a module that has others
+    /// (module-disable-matching-missing-version-crc.patch).
+    fn wants_every_checksum(&self) -> bool {
+        self.facts.release.family() == Family::Debian
     }
 
     /// The checksums that this kernel looks at.

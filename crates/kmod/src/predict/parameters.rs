@@ -24,13 +24,14 @@ impl Judgement<'_> {
                 break;
             }
             let parameter = given.name().to_owned();
-            let Some(declaration) = declared.iter().find(|declared| given.is_named(&declared.name)) else {
+            let declaration = declared.iter().find(|declared| given.is_named(&declared.name));
+            let described = declaration.map(|declaration| declaration.kind.as_deref().unwrap_or_default());
+            let Some(kind) = self.kind(given, described) else {
                 if !EVERYWHERE.iter().any(|name| given.is_named(name)) {
                     findings.push((Effect::Note, Cause::UnknownParameter { parameter }));
                 }
                 continue;
             };
-            let kind = declaration.kind.as_deref().unwrap_or_default();
             match self.answer(kind, given) {
                 Answer::Takes => {}
                 Answer::Cannot => {
@@ -55,12 +56,32 @@ impl Judgement<'_> {
         }
     }
 
+    /// What the parameter takes by its table, of which the description may differ; none where there is no such parameter.
+    fn kind<'a>(&'a self, given: &Parameter, described: Option<&'a str>) -> Option<&'a str> {
+        let readers = &self.module.parameter_readers;
+        if readers.is_empty() {
+            return described;
+        }
+        let reader = readers.get(given.name().replace('-', "_").as_str())?;
+        match reader.as_deref() {
+            // The elements' reader is told by the description only.
+            Some("param_array_ops") => Some(described.unwrap_or_default()),
+            Some(reader) => Some(reader.strip_prefix("param_ops_").unwrap_or_default()),
+            None => Some(""),
+        }
+    }
+
     fn answer(&self, kind: &str, given: &Parameter) -> Answer {
         let limit = self.module.parameter_limits.get(given.name().replace('-', "_").as_str()).copied();
         match (kind, given.value()) {
-            // Only these take no value (KERNEL_PARAM_OPS_FL_NOARG).
+            // Of the kernel's own, only these take no value (KERNEL_PARAM_OPS_FL_NOARG).
             ("bool" | "bint", None) => Answer::Takes,
-            (_, None) => Answer::Refuses(Errno::EINVAL),
+            ("string", None) => Answer::Refuses(Errno::EINVAL),
+            (kind, None) if kind.starts_with("array of ") => Answer::Refuses(Errno::EINVAL),
+            (kind, None) => match self.scalar(kind, "") {
+                Answer::Cannot => Answer::Cannot,
+                Answer::Takes | Answer::Refuses(_) => Answer::Refuses(Errno::EINVAL),
+            },
             ("string", Some(value)) => string(value, limit),
             (kind, Some(value)) => match kind.strip_prefix("array of ") {
                 Some(element) => self.array(element, value, limit),

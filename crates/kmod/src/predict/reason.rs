@@ -32,6 +32,8 @@ pub enum Effect {
 pub enum Cause {
     /// The file is not read as a module.
     InvalidFormat { error: object::ObjectError },
+    /// The file is odd in a way that the kernel minds.
+    Flaw { flaw: object::Flaw },
     /// The file is packed, and the kernel is not told or not able to unpack it.
     Packed,
     /// Loading is switched off until the next boot.
@@ -88,6 +90,8 @@ pub enum Cause {
     ProviderNotKnown { symbols: Vec<String>, modules: Vec<ModuleName> },
     /// It offers a symbol that is offered already.
     DuplicateSymbol { symbol: String, owner: Option<ModuleName> },
+    /// It has type information of another kernel, and whether this kernel takes it nobody has compared.
+    TypesNotCompared,
     /// A parameter's value is not of the parameter's type or range.
     InvalidParameter { parameter: String, value: String, kind: String },
     /// The value of a parameter cannot be checked.
@@ -106,7 +110,8 @@ impl Reason {
     /// A stable word for conditions, events and metrics.
     pub fn name(&self) -> &'static str {
         match self.cause {
-            Cause::InvalidFormat { .. } => "InvalidFormat",
+            Cause::Flaw { flaw: object::Flaw::TypeInformation } => "TypeInformation",
+            Cause::InvalidFormat { .. } | Cause::Flaw { .. } => "InvalidFormat",
             Cause::Packed => "Packed",
             Cause::ModulesDisabled => "ModulesDisabled",
             Cause::Blacklisted => "Blacklisted",
@@ -135,6 +140,7 @@ impl Reason {
             Cause::SymbolsNotKnown { .. } => "SymbolsNotKnown",
             Cause::ProviderNotKnown { .. } => "ProviderNotKnown",
             Cause::DuplicateSymbol { .. } => "DuplicateSymbol",
+            Cause::TypesNotCompared => "TypesNotCompared",
             Cause::InvalidParameter { .. } => "InvalidParameter",
             Cause::ParameterNotChecked { .. } => "ParameterNotChecked",
             Cause::UnknownParameter { .. } => "UnknownParameter",
@@ -147,7 +153,12 @@ impl Reason {
     /// What somebody can do about it; none where there is nothing to do.
     pub fn way_out(&self) -> Option<&'static str> {
         Some(match self.cause {
-            Cause::InvalidFormat { .. } => "give the .ko file that the kernel's build makes, whole",
+            Cause::Flaw { flaw: object::Flaw::TypeInformation } | Cause::TypesNotCompared => {
+                "build it against this very kernel, or remove the section .BTF"
+            }
+            Cause::InvalidFormat { .. } | Cause::Flaw { .. } => {
+                "give the .ko file that the kernel's build makes, whole"
+            }
             Cause::Packed => "unpack it first",
             Cause::ModulesDisabled => "reboot the node, and leave kernel.modules_disabled at 0",
             Cause::Blacklisted => "take it off module_blacklist on the kernel's command line",
@@ -215,6 +226,10 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cause {
             Cause::InvalidFormat { error } => write!(f, "not a module that the kernel reads: {error}"),
+            Cause::Flaw { flaw } if self.effect == Effect::Unknown => {
+                write!(f, "{flaw}; whether the kernel minds is not known")
+            }
+            Cause::Flaw { flaw } => write!(f, "not a module that the kernel reads: {flaw}"),
             Cause::Packed => f.write_str("the file is packed, and the kernel does not unpack it"),
             Cause::ModulesDisabled => f.write_str("loading is switched off (kernel.modules_disabled)"),
             Cause::Blacklisted => f.write_str("the module is on the kernel command line's module_blacklist"),
@@ -311,6 +326,9 @@ impl Reason {
                 Some(owner) => write!(f, "exports duplicate symbol {symbol} (owned by {owner})"),
                 None => write!(f, "exports duplicate symbol {symbol} (owned by kernel)"),
             },
+            Cause::TypesNotCompared => f.write_str(
+                "its type information is another kernel's; whether this kernel takes it is not known",
+            ),
             Cause::InvalidParameter { parameter, value, kind } => {
                 write!(f, "`{value}' invalid for parameter `{parameter}' ({kind})")
             }

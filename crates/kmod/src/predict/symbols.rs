@@ -7,7 +7,6 @@ use crate::ModuleName;
 use crate::facts::{KernelSymbol, Namespace};
 use crate::failure::Errno;
 use crate::object::{Export, Import};
-use crate::release::Family;
 
 /// Modules that the kernel takes for proprietary whatever they declare (`module_license_offenders`).
 const OFFENDERS: [&str; 2] = ["driverloader", "lve"];
@@ -214,9 +213,8 @@ impl Judgement<'_> {
             return None;
         }
         let Some(wanted) = self.versions()?.get(name) else {
-            // "no symbol version for" is complained about, and let go; but not by Debian's kernels, which take back that
-            // leniency (module-disable-matching-missing-version-crc.patch).
-            let refuses = self.facts.release.family() == Family::Debian && symbol.crc.is_some();
+            // "no symbol version for" is complained about, and mostly let go.
+            let refuses = self.wants_every_checksum() && symbol.crc.is_some();
             return refuses.then_some(Outcome::NoVersion);
         };
         match symbol.crc {

@@ -22,7 +22,7 @@ fn symbol(crc: u32) -> KernelSymbol {
 }
 
 /// A 6.12 with checksums, forced loading, and one symbol of each sort.
-fn kernel() -> KernelFacts {
+pub(super) fn kernel() -> KernelFacts {
     let mut facts = KernelFacts::new(KernelRelease::new("6.12.9-test").unwrap(), Architecture::Amd64);
     facts.vermagic = Some(VerMagic::new(VERMAGIC));
     facts.this_module_size = Some(1280);
@@ -43,15 +43,19 @@ fn kernel() -> KernelFacts {
 }
 
 /// One that loads.
-fn driver() -> Fixture {
-    Fixture::new(AMD64, "driver")
+pub(super) fn driver() -> Fixture {
+    driver_named("driver")
+}
+
+fn driver_named(name: &str) -> Fixture {
+    Fixture::new(AMD64, name)
         .replace_info("vermagic", Some(VERMAGIC))
         .this_module_size(1280)
         .version("module_layout", 0x11)
         .import("printk", Some(0x22))
 }
 
-fn read(fixture: Fixture) -> ModuleObject {
+pub(super) fn read(fixture: Fixture) -> ModuleObject {
     ModuleObject::parse(&fixture.build()).unwrap()
 }
 
@@ -63,11 +67,11 @@ fn judge_in(fixture: Fixture, circumstances: &Circumstances) -> Prediction {
     predict(&read(fixture), &kernel(), circumstances)
 }
 
-fn fails(errno: Errno) -> Verdict {
+pub(super) fn fails(errno: Errno) -> Verdict {
     Verdict::Fails { errno }
 }
 
-fn names(prediction: &Prediction) -> Vec<&'static str> {
+pub(super) fn names(prediction: &Prediction) -> Vec<&'static str> {
     prediction.reasons.iter().map(Reason::name).collect()
 }
 
@@ -378,6 +382,10 @@ fn a_switched_off_loader_and_a_blacklist_refuse_everything() {
     let listed = Circumstances { blacklist: [name("driver")].into(), ..Circumstances::default() };
     let prediction = judge_in(driver(), &listed);
     assert_eq!((prediction.verdict, names(&prediction)), (fails(Errno::EPERM), vec!["Blacklisted"]));
+    // By then the kernel has measured `struct module`, and not yet compared checksums.
+    let verdict = |fixture| judge_in(fixture, &listed).verdict;
+    assert_eq!(verdict(driver().this_module_size(896)), fails(Errno::ENOEXEC));
+    assert_eq!(verdict(driver().replace_info("vermagic", Some("other"))), fails(Errno::EPERM));
 }
 
 #[rstest]
@@ -411,6 +419,24 @@ fn parameters_are_read_as_the_kernel_reads_them(#[case] line: &str, #[case] expe
     assert_eq!(prediction.verdict, expected, "{:?}", prediction.reasons);
 }
 
+/// By its description, each is a boolean.
+#[rstest]
+#[case("count=7", Verdict::Loads)]
+#[case("count=maybe", fails(Errno::EINVAL))]
+#[case("count", fails(Errno::EINVAL))]
+#[case("own-way=never", Verdict::Unknown)]
+#[case("own_way", Verdict::Unknown)]
+#[case("described=never", Verdict::Loads)]
+fn what_reads_a_parameter_counts_and_not_what_describes_it(#[case] line: &str, #[case] expected: Verdict) {
+    let described = ["count", "own_way", "described"];
+    let fixture =
+        described.iter().fold(driver(), |fixture, name| fixture.info("parmtype", &format!("{name}:bool")));
+    let fixture = fixture.parameters(&[("count", Some("param_ops_int")), ("own_way", None)]);
+    let parameters = Parameter::parse_line(line).unwrap();
+    let prediction = judge_in(fixture, &Circumstances { parameters, ..Circumstances::default() });
+    assert_eq!(prediction.verdict, expected, "{:?}", prediction.reasons);
+}
+
 #[test]
 fn absent_firmware_is_told_and_keeps_nothing_from_loading() {
     let fixture = || driver().info("firmware", "lab/a.bin").info("firmware", "lab/b.bin");
@@ -429,7 +455,7 @@ fn namespaces_that_name_modules_are_for_these_modules_and_never_imported() {
     spaced.namespace = Namespace::Named("module:other,dri*".into());
     let verdict = |fixture: Fixture| predict(&read(fixture), &facts, &Circumstances::default()).verdict;
     assert_eq!(verdict(driver().import("spaced", Some(0x44))), Verdict::Loads);
-    let stranger = driver().replace_info("name", Some("stranger")).import("spaced", Some(0x44));
+    let stranger = driver_named("stranger").import("spaced", Some(0x44));
     assert_eq!(verdict(stranger), fails(Errno::EINVAL));
     assert_eq!(verdict(driver().info("import_ns", "module:x")), fails(Errno::EPERM));
 }
@@ -451,12 +477,16 @@ fn long_lists_of_symbols_end_in_a_count() {
     assert_eq!(judge(fixture).reasons[0].to_string(), "unknown symbol s0, s1, s2, s3, s4 and 4 more");
 }
 
-/// Class and byte order, where they contradict the rest of the file, are passed over.
+/// Class, byte order and version, where they contradict the rest of the file, are passed over.
 #[rstest]
 #[case(4, 3)]
 #[case(4, 1)]
 #[case(5, 2)]
-fn a_kernel_reads_every_file_as_one_of_its_own_class_and_byte_order(#[case] at: usize, #[case] value: u8) {
+#[case(6, 0)]
+fn a_kernel_reads_every_file_as_one_of_its_own_class_byte_order_and_version(
+    #[case] at: usize,
+    #[case] value: u8,
+) {
     let mut file = driver().build();
     file[at] = value;
     assert!(ModuleObject::parse(&file).is_err());
@@ -501,4 +531,43 @@ fn debian_kernels_want_a_checksum_of_every_symbol() {
     facts.release = KernelRelease::new("6.12.95+deb12-cloud-amd64").unwrap();
     let prediction = predict(&read(driver().import("gpl", None)), &facts, &Circumstances::default());
     assert_eq!((prediction.verdict, names(&prediction)), (fails(Errno::EINVAL), vec!["NoSymbolVersion"]));
+    // Where it is the checksum of `struct module`, the module is of another kernel.
+    let without_layout = || {
+        let fixture = Fixture::new(AMD64, "driver").replace_info("vermagic", Some(VERMAGIC));
+        read(fixture.this_module_size(1280).import("printk", Some(0x22)))
+    };
+    let verdict = |facts: &KernelFacts| predict(&without_layout(), facts, &Circumstances::default()).verdict;
+    assert_eq!(verdict(&facts), fails(Errno::ENOEXEC));
+    assert_eq!(verdict(&kernel()), Verdict::Loads);
+}
+
+#[test]
+fn of_several_checksums_of_a_symbol_the_first_counts() {
+    let repeated = |first, second| judge(driver().version("gpl", first).import("gpl", Some(second))).verdict;
+    assert_eq!(repeated(0x33, 0x99), Verdict::Loads);
+    assert_eq!(repeated(0x99, 0x33), fails(Errno::EINVAL));
+}
+
+#[test]
+fn tables_that_are_not_kept_in_memory_are_none() {
+    let wrong = || driver().import("gpl", Some(0x99));
+    assert_eq!(judge(wrong()).verdict, fails(Errno::EINVAL));
+    let prediction = judge(wrong().hidden_versions());
+    assert_eq!((prediction.verdict, names(&prediction)), (Verdict::Loads, vec!["NoVersions"]));
+}
+
+#[test]
+fn a_symbol_without_a_name_is_wanted_like_any_other() {
+    assert_eq!(judge(driver().import("", None)).verdict, fails(Errno::ENOENT));
+}
+
+#[test]
+fn a_module_is_there_by_the_name_in_its_structure() {
+    let loaded = |name: &str| {
+        let mut circumstances = Circumstances::default();
+        circumstances.add_loaded(super::tests::name(name));
+        judge_in(driver().replace_info("name", Some("other")), &circumstances).verdict
+    };
+    assert_eq!(loaded("driver"), fails(Errno::EEXIST));
+    assert_eq!(loaded("other"), Verdict::Loads);
 }

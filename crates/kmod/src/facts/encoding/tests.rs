@@ -12,6 +12,7 @@ fn facts() -> KernelFacts {
     facts.sources.headers = true;
     facts.policy.force_load = Some(false);
     facts.policy.decompression = Some(Decompression::Of(Compression::Gzip));
+    facts.policy.types_must_fit = Some(true);
     let stp = ModuleName::new("stp").unwrap();
     let symbol = |crc, gpl_only, namespace, provider| KernelSymbol { crc, gpl_only, namespace, provider };
     facts.exports.extend([

@@ -212,8 +212,24 @@ fn messages_tell_the_rules_and_silence_tells_nothing() {
         force_load: Some(false),
         missing_imports_allowed: Some(true),
         decompression: Some(Decompression::None),
+        types_must_fit: Some(false),
     };
     assert_eq!(policy(constants, &facts), expected);
+}
+
+#[test]
+fn what_a_kernel_says_of_type_information_tells_whether_it_insists_on_it() {
+    let insists = |release: &str, text: &str| {
+        let facts =
+            KernelFacts::new(KernelRelease::new(release).unwrap(), crate::object::Architecture::Amd64);
+        types_must_fit(|wanted| memchr::memmem::find(text.as_bytes(), wanted).is_some(), &facts)
+    };
+    let refuses = "failed to validate module [%s] BTF: %ld";
+    assert_eq!(insists("7.2.0", refuses), Some(true));
+    assert_eq!(insists("6.12.0", "Kernel module BTF mismatch detected, BTF debug info"), Some(false));
+    assert_eq!(insists("7.2.0", "no types at all"), Some(false));
+    // It said so before it let pass, too.
+    assert_eq!(insists("6.1.0", refuses), None);
 }
 
 proptest! {
