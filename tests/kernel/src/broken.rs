@@ -2,6 +2,7 @@
 //! still good where one would not think so.
 
 use crate::elf::{ModuleFile, NewSymbol, header, section};
+use crate::structure;
 
 /// A changed file, and in what respect.
 #[derive(Debug, Clone)]
@@ -13,9 +14,9 @@ pub struct Mutant {
 }
 
 /// A symbol that no kernel has.
-const NOBODYS: &str = "tenon_exported_by_nobody";
+pub(crate) const NOBODYS: &str = "tenon_exported_by_nobody";
 
-type Change = fn(&mut ModuleFile) -> bool;
+pub(crate) type Change = fn(&mut ModuleFile) -> bool;
 
 /// What is done to the file; false where it does not apply. Not here is what kernels die of instead of refusing it: a
 /// section's name beyond the names (6.12), a wrong size of `struct module` before 6.4.
@@ -173,13 +174,27 @@ const CHANGES: &[(&str, Change)] = &[
 /// An exported symbol that stands in the same namespace in all kernels of the lab.
 const NAMESPACED: (&str, &str) = ("dma_buf_get", "DMA_BUF");
 
-/// Every change that applies to this module, each alone, on the file without its signature.
+/// Every change of this half of the catalogue that applies to the module, each alone, on the file without its signature.
 pub fn mutants(file: &[u8]) -> Vec<Mutant> {
-    let changed = |(change, apply): &(&str, Change)| {
+    each(file, CHANGES)
+}
+
+/// The same of the other half.
+pub fn damaged(file: &[u8]) -> Vec<Mutant> {
+    each(file, structure::CHANGES)
+}
+
+/// The module with one change of either half.
+pub fn mutant(file: &[u8], change: &str) -> Option<Mutant> {
+    mutants(file).into_iter().chain(damaged(file)).find(|mutant| mutant.change == change)
+}
+
+fn each(file: &[u8], changes: &[(&str, Change)]) -> Vec<Mutant> {
+    let apply_one = |(change, apply): &(&str, Change)| {
         let mut file = ModuleFile::unsigned(file);
         apply(&mut file).then(|| Mutant { change: (*change).to_owned(), file: file.bytes() })
     };
-    CHANGES.iter().filter_map(changed).collect()
+    changes.iter().filter_map(apply_one).collect()
 }
 
 /// What can be wrong with the signature at the end of a file, which must have one.
@@ -228,24 +243,24 @@ pub fn strangers() -> Vec<Mutant> {
     files.into_iter().map(|(change, file)| Mutant { change: change.to_owned(), file }).collect()
 }
 
-fn vermagic(file: &mut ModuleFile, change: impl Fn(&str) -> String) -> bool {
+pub(crate) fn vermagic(file: &mut ModuleFile, change: impl Fn(&str) -> String) -> bool {
     let Some(text) = file.info("vermagic") else { return false };
     file.set_info("vermagic", &[&change(&text)]);
     true
 }
 
-fn hide(file: &mut ModuleFile, name: &str) -> bool {
+pub(crate) fn hide(file: &mut ModuleFile, name: &str) -> bool {
     let Some(header) = file.section(name) else { return false };
     file.hide(header);
     true
 }
 
-fn field(file: &mut ModuleFile, name: &str, field: usize, value: &[u8]) -> bool {
+pub(crate) fn field(file: &mut ModuleFile, name: &str, field: usize, value: &[u8]) -> bool {
     let header = file.section(name).unwrap();
     put(file, header + field, value)
 }
 
-fn put(file: &mut ModuleFile, at: usize, bytes: &[u8]) -> bool {
+pub(crate) fn put(file: &mut ModuleFile, at: usize, bytes: &[u8]) -> bool {
     file.put(at, bytes);
     true
 }
@@ -258,15 +273,15 @@ fn resize(file: &mut ModuleFile, by: isize) -> bool {
     true
 }
 
-fn symbol(file: &ModuleFile, position: usize) -> usize {
+pub(crate) fn symbol(file: &ModuleFile, position: usize) -> usize {
     let wanted = file.wanted();
     wanted.get(position.min(wanted.len() - 1)).unwrap().0
 }
 
-fn first(file: &ModuleFile) -> String {
+pub(crate) fn first(file: &ModuleFile) -> String {
     file.wanted().first().unwrap().1.clone()
 }
 
-fn last(file: &ModuleFile) -> String {
+pub(crate) fn last(file: &ModuleFile) -> String {
     file.wanted().last().unwrap().1.clone()
 }

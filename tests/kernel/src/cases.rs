@@ -3,7 +3,6 @@
 use std::fmt;
 
 use tenon_kmod::predict::Enforcement;
-use tenon_lab::kernel::Origin;
 
 use crate::broken::{self, Mutant};
 use crate::random::Random;
@@ -128,12 +127,11 @@ fn broken_files(on: &Shelf) -> Vec<Sequence> {
     bases.extend(["simple-kmod", "lab-core"].into_iter().filter_map(|name| on.driver(name).cloned()));
     let mut sequences = each(Set::Broken, "", broken::strangers());
     for base in bases {
-        let mutants = broken::mutants(&base.file).into_iter();
-        // Kernels before 6.4 trust the size, and may die of it.
-        let trusts = on.kernel.origin == Origin::Stable;
-        let mutants = mutants.filter(|mutant| {
-            !(trusts && mutant.change.ends_with("struct module") && mutant.change != "no struct module")
-        });
+        // One that offers something, and one of ours.
+        let more = ["llc", "simple-kmod"].contains(&base.name.as_str());
+        let more = if more { broken::damaged(&base.file) } else { Vec::new() };
+        let mutants = broken::mutants(&base.file).into_iter().chain(more);
+        let mutants = mutants.filter(|mutant| !kills(&mutant.change, on));
         sequences.extend(each(Set::Broken, &base.name, mutants.collect()));
     }
     let packed = on.packed("dummy");
@@ -146,10 +144,25 @@ fn broken_files(on: &Shelf) -> Vec<Sequence> {
     sequences
 }
 
+/// Whether a kernel may die of a file that newer ones refuse.
+fn kills(change: &str, on: &Shelf) -> bool {
+    let version = on.facts.release.version().map(|(major, minor, _)| (major, minor));
+    let since = |major, minor| version >= Some((major, minor));
+    match change {
+        "no struct module" => false,
+        change if change.ends_with("struct module") => !since(6, 4),
+        "a section's name beyond the names"
+        | "a symbol's name beyond the names"
+        | "symbols' names that do not begin with none"
+        | "symbols' names that do not end" => !since(6, 13),
+        _ => false,
+    }
+}
+
 /// Twice the same, two that offer the same, one that lacks what it needs.
 fn state(on: &Shelf) -> Vec<Sequence> {
     let mutant = |base: &Module, change: &str| {
-        let found = broken::mutants(&base.file).into_iter().find(|mutant| mutant.change == change).unwrap();
+        let found = broken::mutant(&base.file, change).unwrap();
         case(
             Set::State,
             format!("{}, {change}", base.name),
@@ -162,6 +175,10 @@ fn state(on: &Shelf) -> Vec<Sequence> {
         vec![plain(&llc), plain(&llc)],
         vec![plain(&llc), mutant(&llc, "another name")],
         vec![mutant(&llc, "another name"), plain(&llc)],
+        // What counts is the name in the structure.
+        vec![mutant(&llc, "another name in .modinfo alone"), plain(&llc)],
+        vec![mutant(&llc, "another name in the structure alone"), plain(&llc)],
+        vec![mutant(&llc, "another name in the structure alone"), mutant(&llc, "another name")],
         vec![plain(&stp)],
         vec![plain(&llc), plain(&stp)],
         // What uses a proprietary module's symbols becomes proprietary itself.
@@ -212,6 +229,14 @@ fn parameters(on: &Shelf) -> Vec<Sequence> {
     let own = on.in_tree("dummy");
     let numdummies = ["numdummies=0", "numdummies=x", "numdummies=99999999999999999999", "nosuch=1"];
     let own = numdummies.map(|parameters| (parameters, &own));
+    // Its description says that it is a boolean; its own function takes more.
+    let mut last = on.with_dependencies(&on.in_tree("kvm"));
+    let kvm = last.pop().map(|kvm| {
+        let name = format!("{} nx_huge_pages=never", kvm.name);
+        Case { parameters: "nx_huge_pages=never", ..case(Set::Parameters, name, &kvm) }
+    });
+    let needed = last.iter().map(|module| case(Set::Parameters, module.name.clone(), module));
+    let own_reader: Sequence = needed.chain(kvm).collect();
     let driver = on.driver("simple-kmod").into_iter();
     let driver = driver.flat_map(|driver| PARAMETERS.map(|parameters| (parameters, driver)));
     let all = driver.chain(own);
@@ -219,6 +244,7 @@ fn parameters(on: &Shelf) -> Vec<Sequence> {
         let name = format!("{} {parameters}", module.name);
         vec![Case { parameters, ..case(Set::Parameters, name, module) }]
     })
+    .chain([own_reader])
     .collect()
 }
 

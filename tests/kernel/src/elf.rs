@@ -32,6 +32,8 @@ pub mod section {
     pub const NAME: usize = 0;
     /// What it holds.
     pub const TYPE: usize = 4;
+    /// Whether it is kept in memory, written, executed.
+    pub const FLAGS: usize = 8;
     /// Where in the file it lies.
     pub const OFFSET: usize = 24;
     /// How long it is.
@@ -130,12 +132,58 @@ impl ModuleFile {
 
     /// Gives a section a name that means nothing to anybody.
     pub fn hide(&mut self, header: usize) {
-        let names = self.header_of(self.u16(header::NAMES).into());
+        self.call(header, ".hidden");
+    }
+
+    /// Gives a section another name.
+    pub fn call(&mut self, header: usize, name: &str) {
+        let names = self.names();
         let mut text = self.content(names).to_vec();
-        let name = u32::try_from(text.len()).unwrap();
-        text.extend_from_slice(b".hidden\0");
+        let start = u32::try_from(text.len()).unwrap();
+        text.extend_from_slice(name.as_bytes());
+        text.push(0);
         self.replace(names, &text);
-        self.put(header + section::NAME, &name.to_le_bytes());
+        self.put(header + section::NAME, &start.to_le_bytes());
+    }
+
+    /// The header of the section with the sections' names.
+    pub fn names(&self) -> usize {
+        self.header_of(self.u16(header::NAMES).into())
+    }
+
+    /// The header of the section that belongs to another.
+    pub fn linked(&self, header: usize) -> usize {
+        self.header_of(self.u32(header + section::LINK))
+    }
+
+    /// Adds a section of another one's kind and flags: the headers move to the end of the file, and one more stands behind
+    /// them. Gives its header.
+    pub fn add_section(&mut self, like: usize, name: &str, content: &[u8]) -> usize {
+        let (count, size) = (self.u16(header::COUNT), usize::from(self.u16(header::ENTRY_SIZE)));
+        let copy = self.bytes.get(like..like + size).unwrap().to_vec();
+        self.move_headers(self.bytes.len().next_multiple_of(16));
+        self.bytes.extend_from_slice(&copy);
+        self.put(header::COUNT, &(count + 1).to_le_bytes());
+        let added = self.header_of(count.into());
+        self.call(added, name);
+        self.replace(added, content);
+        added
+    }
+
+    /// Moves the section headers to a place behind everything else.
+    pub fn move_headers(&mut self, to: usize) {
+        let length = usize::from(self.u16(header::COUNT)) * usize::from(self.u16(header::ENTRY_SIZE));
+        let from = self.header_of(0);
+        let headers = self.bytes.get(from..from + length).unwrap().to_vec();
+        self.bytes.resize(to, 0);
+        self.bytes.extend_from_slice(&headers);
+        self.put(header::SECTIONS, &(to as u64).to_le_bytes());
+    }
+
+    /// Takes flags from a section's header and gives it others.
+    pub fn change_flags(&mut self, header: usize, without: u64, with: u64) {
+        let flags = self.u64(header + section::FLAGS) as u64;
+        self.put(header + section::FLAGS, &(flags & !without | with).to_le_bytes());
     }
 
     /// The first value of a field in `.modinfo`.
@@ -160,11 +208,18 @@ impl ModuleFile {
         self.replace(header, &content);
     }
 
-    /// Calls the module otherwise, in `struct module` (behind a state, padded, and two pointers) and in `.modinfo`.
+    /// Calls the module otherwise, in `struct module` and in `.modinfo`.
     pub fn rename(&mut self, name: &str) {
-        let at = self.offset(self.section(".gnu.linkonce.this_module").unwrap()) + 24;
-        self.put(at, &[name.as_bytes(), &[0; 32]].concat());
+        self.rename_struct(name);
         self.set_info("name", &[name]);
+    }
+
+    /// Calls the module otherwise in `struct module` (behind a state, padded, and two pointers).
+    pub fn rename_struct(&mut self, name: &str) {
+        let at = self.offset(self.section(".gnu.linkonce.this_module").unwrap()) + 24;
+        let mut field = [0; 56];
+        field.split_at_mut(name.len()).0.copy_from_slice(name.as_bytes());
+        self.put(at, &field);
     }
 
     /// Changes the checksum that the module has for a symbol; says whether it has one.
@@ -177,6 +232,14 @@ impl ModuleFile {
             self.flip(self.offset(header) + position * VERSION);
         }
         position.is_some()
+    }
+
+    /// Gives the module another list of checksums: what `change` makes of the one it has; says whether it has one.
+    pub fn change_versions(&mut self, change: impl FnOnce(Vec<[u8; VERSION]>) -> Vec<[u8; VERSION]>) -> bool {
+        let Some(header) = self.section("__versions") else { return false };
+        let entries = self.content(header).as_chunks().0.to_vec();
+        self.replace(header, change(entries).as_flattened());
+        true
     }
 
     /// The undefined symbols, in the order of the table: each one's place in the file and its name.
@@ -227,7 +290,8 @@ impl ModuleFile {
         offset
     }
 
-    fn header_of(&self, index: usize) -> usize {
+    /// The header of a section, by its number.
+    pub fn header_of(&self, index: usize) -> usize {
         self.u64(header::SECTIONS) + index * usize::from(self.u16(header::ENTRY_SIZE))
     }
 

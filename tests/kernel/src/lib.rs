@@ -19,4 +19,5 @@ pub mod matrix;
 pub mod random;
 pub mod report;
 pub mod shelf;
+mod structure;
 pub mod verdict;

@@ -77,6 +77,11 @@ impl Report {
         self.pairs
     }
 
+    /// How many loads no fact decides about.
+    pub fn open(&self) -> usize {
+        self.total().open
+    }
+
     /// The predictions that were wrong, each with the reasons of both sides.
     pub fn disagreements(&self) -> &[String] {
         &self.wrong

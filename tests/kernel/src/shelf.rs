@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tenon_kmod::ModuleName;
 use tenon_kmod::compression::decompress;
 use tenon_kmod::dependency::DependencyIndex;
-use tenon_kmod::facts::KernelFacts;
+use tenon_kmod::facts::{Headers, KernelFacts};
 use tenon_lab::drivers::{self, Driver};
 use tenon_lab::kernel::{Kernel, Origin};
 
@@ -56,8 +56,16 @@ impl Shelf {
             // They want another compiler.
             Origin::Unstable | Origin::NewerBackports => Vec::new(),
         };
-        // The image alone tells everything that counts.
-        let facts = KernelFacts::from_image(&fs::read(kernel.vmlinux()).unwrap()).unwrap();
+        // The image alone tells nearly everything that counts; the configuration, where there are headers, the rest.
+        let image = KernelFacts::from_image(&fs::read(kernel.vmlinux()).unwrap()).unwrap();
+        let facts = match fs::read_to_string(kernel.headers().join(".config")) {
+            Ok(config) => {
+                let (symvers, release, architecture) = ("", kernel.release.as_str(), None);
+                let headers = Headers { symvers, release, config: Some(&config), architecture };
+                image.merge(KernelFacts::from_headers(&headers).unwrap()).unwrap()
+            }
+            Err(_) => image,
+        };
         Self { kernel, facts, drivers, index, own }
     }
 

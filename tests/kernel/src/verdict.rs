@@ -48,14 +48,14 @@ pub fn judge<'a>(
     outcomes: &'a [Outcome],
 ) -> Vec<Judged<'a>> {
     assert_eq!(sequences.len(), outcomes.len(), "an outcome for each sequence");
-    let mut state = State { facts, enforcement, loaded: BTreeMap::new() };
+    let mut state = State { facts, enforcement, loaded: BTreeMap::new(), stays: Vec::new() };
     let mut judged = Vec::new();
     for (cases, outcome) in sequences.iter().zip(outcomes) {
         assert_eq!(cases.len(), outcome.tried.len(), "a result for each load");
         for (case, tried) in cases.iter().zip(&outcome.tried) {
             judged.push(state.meet(case, tried));
         }
-        state.keep(&outcome.left);
+        state.end(&outcome.left);
     }
     judged
 }
@@ -65,6 +65,8 @@ struct State<'a> {
     facts: &'a KernelFacts,
     enforcement: Enforcement,
     loaded: BTreeMap<ModuleName, LoadedModule>,
+    /// What would not go, from one sequence on to the end.
+    stays: Vec<String>,
 }
 
 impl State<'_> {
@@ -88,6 +90,14 @@ impl State<'_> {
         }
         self.keep(&tried.loaded);
         Judged { case, prediction, tried, standing }
+    }
+
+    /// After a sequence: `left` is what it leaves behind, beside what those before it did.
+    fn end(&mut self, left: &[String]) {
+        self.stays.extend_from_slice(left);
+        let stays = std::mem::take(&mut self.stays);
+        self.keep(&stays);
+        self.stays = stays;
     }
 
     fn keep(&mut self, listed: &[String]) {
@@ -121,7 +131,7 @@ fn is_about_a_key(prediction: &Prediction, errno: i32) -> bool {
 }
 
 fn is_beyond_facts(cause: &Cause) -> bool {
-    matches!(cause, Cause::SignatureUnverified | Cause::ParameterNotChecked { .. })
+    matches!(cause, Cause::SignatureUnverified | Cause::ParameterNotChecked { .. } | Cause::TypesNotCompared)
 }
 
 /// What the module's init returned, by the kernel's word: `initcall_debug` makes it say `initcall f+0x0/0x9 [m] returned -19
@@ -136,6 +146,7 @@ fn init_returned(tried: &Tried) -> Option<i32> {
 
 #[cfg(test)]
 mod tests {
+    use tenon_kmod::KernelRelease;
     use tenon_kmod::predict::{Effect, Reason};
 
     use super::*;
@@ -155,6 +166,22 @@ mod tests {
         assert_eq!(compare(&signed, &tried(129, &[])), Standing::Open);
         assert_eq!(compare(&signed, &tried(22, &[])), Standing::Wrong);
         assert_eq!(compare(&predicted(Verdict::Loads), &tried(129, &[])), Standing::Wrong);
+    }
+
+    #[test]
+    fn what_would_not_go_once_is_there_to_the_end() {
+        let facts =
+            KernelFacts::new(KernelRelease::new("6.1.0").unwrap(), tenon_kmod::object::Architecture::Amd64);
+        let enforcement = Enforcement::Permissive;
+        let mut state = State { facts: &facts, enforcement, loaded: BTreeMap::new(), stays: Vec::new() };
+        let there = |state: &State<'_>| state.loaded.keys().map(ToString::to_string).collect::<Vec<_>>();
+        for (name, left, expected) in
+            [("stuck", vec!["stuck".to_owned()], vec!["stuck"]), ("other", vec![], vec!["stuck"])]
+        {
+            state.loaded.insert(ModuleName::new(name).unwrap(), LoadedModule::default());
+            state.end(&left);
+            assert_eq!(there(&state), expected);
+        }
     }
 
     #[test]
