@@ -64,13 +64,20 @@ pub(super) fn of_sections(file: &Elf<'_>, flaws: &mut Vec<Flaw>) {
     let exports = file.allocated("__ksymtab").is_some_and(|table| table.size > 0);
     note(exports && file.allocated("__kflagstab").is_none(), Flaw::NoExportFlags);
     let both = elf::SHF_WRITE.0 | elf::SHF_EXECINSTR.0;
-    let writable = file.sections.iter().position(|section| section.flags & both == both);
+    let is_amd64 = elf::Machine(file.machine) == elf::EM_X86_64;
+    let counts = |section: &Section<'_>| is_amd64 || !LOADER_FILLED.contains(&section.name);
+    let both = |section: &Section<'_>| section.flags & both == both && counts(section);
+    let writable = file.sections.iter().position(both);
     flaws.extend(writable.map(Flaw::WritableCode));
     let types = file.section(".BTF").filter(|section| section.size > 0);
     if types.is_some_and(|types| !file.begins_with_u16(types.data, BTF_MAGIC)) {
         flaws.push(Flaw::TypeInformation);
     }
 }
+
+/// Linkers leave these writable and executable where the kernel makes jumps of its own in them; it sets their flags itself
+/// (`module_frob_arch_sections` of arm, arm64, riscv and others).
+const LOADER_FILLED: [&[u8]; 4] = [b".plt", b".init.plt", b".core.plt", b".text.ftrace_trampoline"];
 
 /// `struct btf_header` begins with it (`include/uapi/linux/btf.h`).
 const BTF_MAGIC: u16 = 0xeb9f;

@@ -57,6 +57,9 @@ fn what_only_some_architectures_mind_is_unknown_on_others() {
     let sentence =
         |said: &String| said.ends_with("written and executed; whether the kernel minds is not known");
     assert!(said.iter().any(sentence), "{said:?}");
+    let jumps = |layout| Fixture::new(layout, "driver").data(".plt", vec![0]).flags(".plt", 7);
+    assert_eq!(read(jumps(S390X)).flaws, []);
+    assert_eq!(read(jumps(AMD64)).flaws.len(), 1);
 }
 
 /// The section headers of a file for AMD64: where they are, and where what they describe is.
