@@ -27,7 +27,9 @@ pub fn module(machine: u16, name: &str, kernel: &str) -> Vec<u8> {
         let offset = (HEADER + contents.len()) as u64;
         table.extend(name.to_le_bytes());
         table.extend(kind.to_le_bytes());
-        table.extend([0; 16]);
+        // SHF_ALLOC: kept in memory, without which the kernel overlooks it.
+        table.extend(if kind == 1 { 2_u64 } else { 0 }.to_le_bytes());
+        table.extend([0; 8]);
         table.extend(offset.to_le_bytes());
         table.extend((content.len() as u64).to_le_bytes());
         table.extend(link.to_le_bytes());
