@@ -338,7 +338,7 @@ fn labels(
 ) -> BTreeMap<String, Option<String>> {
     let mut desired = BTreeMap::new();
     for (key, entry) in entries {
-        if is_loaded(entry, assigned.status, observed.node) {
+        if is_loaded(entry, assigned.status, observed.node) && assigned.stays(key) {
             desired.insert(LabelKind::Ready.key(key.namespace(), key.name()), String::new());
             if let Some(version) = &entry.version {
                 let label = LabelKind::VersionReady.key(key.namespace(), key.name());

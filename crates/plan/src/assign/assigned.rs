@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use tenon_api::labels::LabelKind;
 use tenon_api::node_modules_config::{
     NodeModule, NodeModuleStatus, NodeModulesConfig, NodeModulesConfigStatus, Replaced,
 };
@@ -76,6 +77,15 @@ impl<'a> Assigned<'a> {
     pub(super) fn in_force(&self) -> Option<&'a Order> {
         let reported = self.reported_generation();
         self.order.filter(|order| Some(order.store) == self.store() && order.generation.0 >= reported)
+    }
+
+    /// Whether what the node has reported of the Module may be taken for what is so: an order that the node has not answered
+    /// may have been carried out meanwhile. A label that is there stays, as long as the order does not take the module away.
+    pub(super) fn stays(&self, key: &ModuleKey) -> bool {
+        let Some(order) = self.order else { return true };
+        let label = LabelKind::Ready.key(key.namespace(), key.name());
+        let is_answered = || self.in_force().is_none() || self.reported_generation() >= order.generation.0;
+        order.wish(key) != Some(&Wish::Removed) && (self.node.labels.contains_key(&label) || is_answered())
     }
 
     /// What the order in force has the node load.

@@ -66,6 +66,34 @@ fn a_removal_costs_four_writes_and_leaves_nothing() {
 }
 
 #[test]
+fn a_module_that_is_wanted_again_while_it_goes_is_not_ready_before_it_is_back() {
+    let mut play = Play::registered();
+    play.settle();
+    play.node.labels.remove("hall");
+    play.decide_and_apply();
+    assert_eq!(wish(&play), Some(Wish::Removed));
+    play.node.labels.insert("hall".to_owned(), "a".to_owned());
+    // What the node has reported is from before it was told to unload.
+    play.decide_and_apply();
+    assert!(matches!(wish(&play), Some(Wish::Loaded(_))));
+    assert!(!play.is_ready(), "while the removal is in force");
+    play.decide_and_apply();
+    assert!(!play.is_ready(), "while nobody knows whether it was carried out");
+    play.obey();
+    play.settle();
+    assert!(play.is_ready());
+}
+
+#[test]
+fn a_ready_label_stays_while_another_order_for_the_same_content_is_on_its_way() {
+    let mut play = Play::registered();
+    play.settle();
+    play.order.as_mut().unwrap().generation.0 += 5;
+    assert_eq!(play.decide().labels, BTreeMap::new());
+    assert!(play.is_ready());
+}
+
+#[test]
 fn a_removal_stays_ordered_until_the_node_confirms_it() {
     let mut play = Play::registered();
     play.settle();
