@@ -9,10 +9,12 @@ use tenon_api::{Module, ModuleStatus};
 use crate::controllers::WriteError;
 use crate::metrics::{Resource, Verb};
 use crate::run::Context;
+use crate::world::World;
 
 /// Server-side apply of the whole status, to the Module that was summed up and no other of its name.
 pub(super) async fn apply(
     context: &Context,
+    world: &World,
     module: &Module,
     status: ModuleStatus,
 ) -> Result<(), WriteError> {
@@ -28,6 +30,7 @@ pub(super) async fn apply(
     let params = PatchParams::apply(field_manager::MODULES).force();
     let patch = Patch::Apply(patch);
     let call = modules.patch_status(&name, &params, &patch);
-    context.writes.make(Resource::Module, Verb::Patch, call).await?;
+    let written = context.writes.make(Resource::Module, Verb::Patch, call).await?;
+    world.wrote_status(written);
     Ok(())
 }

@@ -45,7 +45,7 @@ impl Reconciler for Status {
             return Ok(Done::settled(false));
         }
         let paused = newly_paused(observed.module.status.as_ref(), &status);
-        apply::apply(context, &observed.module, status).await?;
+        apply::apply(context, world, &observed.module, status).await?;
         if let Some(note) = paused {
             announce(context, &observed.module, note);
         }

@@ -170,9 +170,23 @@ impl World {
         }
     }
 
-    /// A Module was seen whose status or labels alone differ: they are kept, and nothing follows from them.
+    /// A Module was seen whose status or labels alone differ: they are kept, and a status that is not the one that is known
+    /// is held against the facts. It may be a late write of ours, or somebody else's.
     fn refresh_module(&self, key: &ModuleKey, module: Module) {
+        let same = self.read().module(key).is_some_and(|known| known.status == module.status);
         self.write().refresh_module(key, Arc::new(module));
+        if !same {
+            self.queues.status.add_within(key.clone(), ROLL_UP_WITHIN);
+        }
+    }
+
+    /// As [`Self::wrote_config`], of a Module's status.
+    pub fn wrote_status(&self, module: Module) {
+        let Some(key) = Index::key_of(&module) else { return };
+        let newer = self.read().module(&key).is_some_and(|known| is_later(&module, &**known));
+        if newer {
+            self.write().refresh_status(&key, module.status);
+        }
     }
 
     /// Facts about a kernel were seen under this name, or are gone: the verdicts on its images are made anew.
@@ -385,6 +399,11 @@ pub(crate) fn version(resource_version: Option<&str>) -> Option<u64> {
 fn is_newer<K: ResourceExt>(object: &K, known: &K) -> bool {
     let version = |object: &K| version(object.meta().resource_version.as_deref());
     version(object) > version(known)
+}
+
+/// Whether an object is a later state of the one that is known.
+fn is_later<K: ResourceExt>(object: &K, known: &K) -> bool {
+    object.uid() == known.uid() && is_newer(object, known)
 }
 
 /// The build of the kernel that a node's agent has reported.

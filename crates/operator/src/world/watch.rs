@@ -86,7 +86,7 @@ impl Kind for Module {
     fn seen(mut self, key: &ModuleKey, world: &World) {
         self.metadata.managed_fields = None;
         let same = world.read().module(key).is_some_and(|known| {
-            // Our own status writes come back as events; nothing is decided by them.
+            // Our own status writes come back as events; nodes are not decided about by them.
             known.spec == self.spec
                 && retry(known) == retry(&self)
                 && known.metadata.uid == self.metadata.uid
@@ -98,6 +98,10 @@ impl Kind for Module {
         } else {
             world.module(key, Some(self), world.now());
         }
+    }
+
+    fn is_outdated(&self, key: &Self::Key, world: &World) -> bool {
+        world.read().module(key).is_some_and(|known| is_older(self, &**known))
     }
 
     fn gone(key: &ModuleKey, world: &World) {
@@ -240,6 +244,7 @@ mod tests {
 
     use super::*;
     use crate::depot::Assignments;
+    use crate::world::Clock;
 
     fn node(version: u64, ready: bool) -> Node {
         let labels = if ready { serde_json::json!({"ready": ""}) } else { serde_json::json!({}) };
@@ -249,6 +254,19 @@ mod tests {
                 "architecture": "amd64", "bootID": "b-1", "containerRuntimeVersion": "", "kernelVersion": "6.1.0",
                 "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "", "operatingSystem": "linux",
                 "osImage": "", "systemUUID": ""
+            }}
+        }))
+        .unwrap()
+    }
+
+    fn module(version: u64, available: i32) -> Module {
+        serde_json::from_value(serde_json::json!({
+            "metadata": {
+                "namespace": "lab", "name": "gauge", "uid": "u-3", "resourceVersion": version.to_string()
+            },
+            "spec": {"selector": {"hall": "a"}},
+            "status": {"moduleLoader": {
+                "nodesMatchingSelectorNumber": 3, "desiredNumber": 3, "availableNumber": available
             }}
         }))
         .unwrap()
@@ -281,6 +299,42 @@ mod tests {
         follow_one(node(9, true), &world);
         follow_one(node(11, false), &world);
         assert!(!is_ready(&world), "somebody took it away");
+    }
+
+    #[test]
+    fn a_status_that_is_not_the_one_that_is_known_is_looked_at() {
+        thread_local!(static LATER: std::cell::Cell<u64> = const { std::cell::Cell::new(0) });
+        fn steady() -> tokio::time::Instant {
+            static START: std::sync::LazyLock<tokio::time::Instant> =
+                std::sync::LazyLock::new(tokio::time::Instant::now);
+            *START + Duration::from_secs(LATER.get())
+        }
+        let world = World::with_clock(Assignments::default(), Clock { wall: now, steady });
+        let key: ModuleKey = "lab/gauge".parse().unwrap();
+        let is_looked_at = || {
+            LATER.set(LATER.get() + 1);
+            let next = world.queues.status.try_next();
+            if let Ok(key) = &next {
+                world.queues.status.done(key, crate::queue::Next::AwaitChange);
+            }
+            next.is_ok()
+        };
+        module(1, 3).seen(&key, &world);
+        assert!(is_looked_at() && !is_looked_at());
+        world.wrote_status(module(2, 2));
+        module(2, 2).seen(&key, &world);
+        assert!(!is_looked_at(), "our own");
+        module(3, 1).seen(&key, &world);
+        assert!(is_looked_at(), "a write of ours that nobody answered, or somebody else's");
+    }
+
+    #[test]
+    fn a_late_event_does_not_bring_back_an_earlier_spec() {
+        let world = World::new(Assignments::default());
+        let key: ModuleKey = "lab/gauge".parse().unwrap();
+        module(5, 2).seen(&key, &world);
+        assert!(module(4, 3).is_outdated(&key, &world));
+        assert!(!module(6, 3).is_outdated(&key, &world));
     }
 
     #[test]
