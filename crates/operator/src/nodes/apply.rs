@@ -49,6 +49,15 @@ pub enum ApplyError {
         #[source]
         source: kube::Error,
     },
+    /// The node could not be read.
+    #[error("read node {node}")]
+    ReadNode {
+        /// The node.
+        node: String,
+        /// Why not.
+        #[source]
+        source: kube::Error,
+    },
     /// Its order.
     #[error("sign the order for node {node}")]
     Sign {
@@ -82,9 +91,13 @@ pub(super) async fn apply(
     let name = node.facts.name.to_string();
     let changed = !labels.is_empty() || config.is_some();
     if !labels.is_empty() {
-        let version = write_labels(context, node, &labels)
-            .await
-            .map_err(|source| ApplyError::Labels { node: name.clone(), source })?;
+        let version = write_labels(context, node, &labels).await.map_err(|source| {
+            // Nobody knows whether the labels are there: they are read before the node is decided about again.
+            if !source.is_not_leader() {
+                world.doubt_labels(&node.facts.name);
+            }
+            ApplyError::Labels { node: name.clone(), source }
+        })?;
         // Known at once: whatever comes before the watch tells would have them written, and announced, a second time.
         world.wrote_labels(&node.facts.name, &node.facts.uid, &labels, version);
         announce(context, node, &labels);
@@ -166,6 +179,25 @@ pub(super) async fn read_config(context: &Context, world: &World, name: &NodeNam
         Err(source) => {
             world.doubt(name);
             Err(ApplyError::Read { node: name.to_string(), source })
+        }
+    }
+}
+
+/// Reads the Node, as it is now, for the sake of its labels.
+pub(super) async fn read_labels(context: &Context, world: &World, name: &NodeName) -> Result<(), ApplyError> {
+    let before = world.node_version(name);
+    let nodes: Api<NodeObject> = Api::all(context.client.clone());
+    match nodes.get_opt(name.as_ref()).await {
+        Ok(node) => {
+            // One that is gone is told of by the watch.
+            if let Some(node) = node {
+                world.node_read(before, node);
+            }
+            Ok(())
+        }
+        Err(source) => {
+            world.doubt_labels(name);
+            Err(ApplyError::ReadNode { node: name.to_string(), source })
         }
     }
 }

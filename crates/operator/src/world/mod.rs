@@ -15,6 +15,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use tenon_api::node_modules_config::NodeModulesConfig;
 use tenon_api::{Module, ModuleImage};
@@ -26,7 +27,7 @@ use tokio::time::Instant;
 pub use facts::{FactsIndex, KnownFacts, follow_facts};
 pub use index::Index;
 pub use node::project;
-pub use takeover::catch_up;
+pub use takeover::{catch_up, take_in};
 pub use watch::{Kind, Listed, follow, now};
 
 use crate::depot::{Assignments, Build, Kernels};
@@ -93,10 +94,13 @@ pub struct World {
     assignments: Assignments,
     /// Nodes whose objects are to be read before they are decided about.
     doubted: Mutex<HashSet<NodeName>>,
+    /// Nodes whose labels are.
+    labels_doubted: Mutex<HashSet<NodeName>>,
     /// Which node runs which build of a kernel: follows what agents report.
     kernels: Kernels,
     clock: Clock,
-    labelled: Mutex<HashMap<NodeName, u64>>,
+    /// The versions of Nodes that are known, by a watch or by the answer to a write of ours.
+    node_versions: Mutex<HashMap<NodeName, u64>>,
 }
 
 /// Where the world's times come from.
@@ -121,9 +125,10 @@ impl World {
             queues: Queues::with_clock(clock.steady),
             assignments,
             doubted: Mutex::default(),
+            labels_doubted: Mutex::default(),
             kernels: Kernels::default(),
             clock,
-            labelled: Mutex::default(),
+            node_versions: Mutex::default(),
         }
     }
 
@@ -264,13 +269,24 @@ impl World {
 
     /// Has a node's object read before the node is decided about.
     pub fn doubt(&self, name: &NodeName) {
-        self.doubted.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+        lock(&self.doubted).insert(name.clone());
+        self.queues.nodes.add(name.clone());
+    }
+
+    /// Has a Node read before it is decided about: its labels may not be what is known of them.
+    pub fn doubt_labels(&self, name: &NodeName) {
+        lock(&self.labels_doubted).insert(name.clone());
         self.queues.nodes.add(name.clone());
     }
 
     /// Whether the node's object is to be read first; whoever asks does so.
     pub fn is_doubted(&self, name: &NodeName) -> bool {
-        self.doubted.lock().unwrap_or_else(PoisonError::into_inner).remove(name)
+        lock(&self.doubted).remove(name)
+    }
+
+    /// Whether the Node is to be read first; whoever asks does so.
+    pub fn are_labels_doubted(&self, name: &NodeName) -> bool {
+        lock(&self.labels_doubted).remove(name)
     }
 
     /// This is what there is of a node's object, or that there is none.
@@ -335,7 +351,7 @@ impl World {
         version: Option<u64>,
     ) {
         let Some(known) = self.read().node(name).filter(|known| known.uid == uid).cloned() else { return };
-        self.labelled().extend(version.map(|version| (name.clone(), version)));
+        lock(&self.node_versions).extend(version.map(|version| (name.clone(), version)));
         let mut facts = NodeFacts::clone(&known);
         for (key, value) in written {
             match value {
@@ -348,9 +364,46 @@ impl World {
         }
     }
 
-    /// The versions of nodes that labels of ours made, until a watch tells of them.
-    fn labelled(&self) -> MutexGuard<'_, HashMap<NodeName, u64>> {
-        self.labelled.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The version of a Node that is known.
+    pub fn node_version(&self, name: &NodeName) -> Option<u64> {
+        lock(&self.node_versions).get(name).copied()
+    }
+
+    /// What a consistent read brought of a Node that was begun when the version `before` was known. It counts as long as
+    /// nothing newer has come meanwhile.
+    pub fn node_read(&self, before: Option<u64>, node: Node) {
+        let Some(name) = Node::key(&node.metadata) else { return };
+        let (known, read) = (self.node_version(&name), version(node.metadata.resource_version.as_deref()));
+        if read != known && (known == before || read > known) {
+            self.see_node(&name, node);
+        }
+    }
+
+    /// What a consistent list brought of a Node. One that is not known is new, and its events are on their way, or it is
+    /// gone by now; events of before that are no news.
+    fn node_listed(&self, node: Node) {
+        let Some(name) = Node::key(&node.metadata) else { return };
+        let listed = version(node.metadata.resource_version.as_deref());
+        if listed <= self.node_version(&name) {
+            return;
+        }
+        if self.read().node(&name).is_some() {
+            self.see_node(&name, node);
+        } else {
+            lock(&self.node_versions).extend(listed.map(|version| (name, version)));
+        }
+    }
+
+    /// This is what there is of a Node.
+    fn see_node(&self, name: &NodeName, node: Node) {
+        if let Some(version) = version(node.metadata.resource_version.as_deref()) {
+            lock(&self.node_versions).insert(name.clone(), version);
+        }
+        let facts = node::project(node);
+        // A heartbeat changes nothing that counts.
+        if self.read().node(name).map(|known| &**known) != facts.as_ref() {
+            self.node(name, facts, self.now());
+        }
     }
 
     /// As [`Self::wrote_config`].
@@ -382,6 +435,11 @@ impl World {
         self.assignments.complete();
         self.kernels.complete();
     }
+}
+
+/// Nothing panics while it holds one of these locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether an object is an earlier state of the one that is known: the answer to a write of ours may be ahead of the watch.

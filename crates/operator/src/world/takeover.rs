@@ -1,9 +1,10 @@
 //! What a replica does before it leads: the watch of a standby may lag, and nobody may be given a turn by what is no longer
 //! so.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Node;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 use tenon_api::Module;
@@ -19,7 +20,7 @@ const PAGE: u32 = 500;
 /// After a list that failed.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Brings what is known up to a consistent list of all nodes' objects and Modules, however long it takes to get one.
+/// Brings what is known up to consistent lists of all Nodes, Modules and nodes' objects, however long it takes to get one.
 ///
 /// The former leader's writes are among what is listed: its last one was given up before its lease ran out.
 pub async fn catch_up(client: &Client, world: &World) {
@@ -33,7 +34,29 @@ pub async fn catch_up(client: &Client, world: &World) {
 }
 
 async fn list(client: &Client, world: &World) -> Result<(), kube::Error> {
+    let nodes: Vec<Node> = pages(&Api::all(client.clone())).await?;
     let modules: Vec<Module> = pages(&Api::all(client.clone())).await?;
+    let configs: Api<NodeModulesConfig> = Api::all(client.clone());
+    let unclear = take_in(world, nodes, modules, pages(&configs).await?);
+    for name in &unclear {
+        reread(&configs, world, name).await?;
+    }
+    info!(read = unclear.len(), "everything has been listed anew");
+    Ok(())
+}
+
+/// Takes in consistent lists of all Nodes, Modules and nodes' objects, read one after the other: a label of the former
+/// leader's is withdrawn before the order that unloads. Returns the nodes whose objects are to be read one by one: the watch
+/// has got ahead of the list, or time has gone back.
+pub fn take_in(
+    world: &World,
+    nodes: Vec<Node>,
+    modules: Vec<Module>,
+    configs: Vec<NodeModulesConfig>,
+) -> BTreeSet<NodeName> {
+    for node in nodes {
+        world.node_listed(node);
+    }
     for module in modules {
         let Some(key) = Module::key(&module.metadata) else { continue };
         // One that is not known is new, and its event is on its way, or it is gone by now.
@@ -42,41 +65,36 @@ async fn list(client: &Client, world: &World) -> Result<(), kube::Error> {
             module.seen(&key, world);
         }
     }
-    let configs: Api<NodeModulesConfig> = Api::all(client.clone());
-    let mut unlisted: HashSet<NodeName> = world.read().configs().filter_map(|config| name(config)).collect();
-    let mut read = 0;
-    for mut config in pages(&configs).await? {
+    let mut unclear: BTreeSet<NodeName> = world.read().configs().filter_map(|config| name(config)).collect();
+    for mut config in configs {
         config.metadata.managed_fields = None;
         let Some(name) = name(&config) else { continue };
-        unlisted.remove(&name);
         let known = world.read().config(&name).cloned();
-        let version = config.resource_version();
-        match known {
-            Some(known) if known.resource_version() == version => {}
-            Some(known) if is_newer(&config, &*known) => world.wrote_config(config),
-            // The watch has got ahead of the list, or time has gone back.
-            _ => read += reread(&configs, world, &name).await?,
+        let is_clear = match known {
+            Some(known) if known.resource_version() == config.resource_version() => true,
+            Some(known) if is_newer(&config, &*known) => {
+                world.wrote_config(config);
+                true
+            }
+            _ => false,
+        };
+        if is_clear {
+            unclear.remove(&name);
+        } else {
+            unclear.insert(name);
         }
     }
-    for name in &unlisted {
-        read += reread(&configs, world, name).await?;
-    }
-    info!(read, "everything has been listed anew");
-    Ok(())
+    unclear
 }
 
-async fn reread(
-    configs: &Api<NodeModulesConfig>,
-    world: &World,
-    name: &NodeName,
-) -> Result<usize, kube::Error> {
+async fn reread(configs: &Api<NodeModulesConfig>, world: &World, name: &NodeName) -> Result<(), kube::Error> {
     let before = world.read().config(name).and_then(|config| config.resource_version());
     let mut config = configs.get_opt(name.as_ref()).await?;
     if let Some(config) = &mut config {
         config.metadata.managed_fields = None;
     }
     world.config_read(name, before.as_deref(), config);
-    Ok(1)
+    Ok(())
 }
 
 fn name(config: &NodeModulesConfig) -> Option<NodeName> {
@@ -97,5 +115,61 @@ where
             Some(token) => page = page.continue_token(&token),
             None => return Ok(all),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::depot::Assignments;
+
+    fn node(version: u64, ready: bool) -> Node {
+        let labels = if ready { serde_json::json!({"ready": ""}) } else { serde_json::json!({}) };
+        serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "pine", "uid": "u-1", "resourceVersion": version.to_string(), "labels": labels},
+            "status": {"nodeInfo": {
+                "architecture": "amd64", "bootID": "b-1", "containerRuntimeVersion": "", "kernelVersion": "6.1.0",
+                "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "", "operatingSystem": "linux",
+                "osImage": "", "systemUUID": ""
+            }}
+        }))
+        .unwrap()
+    }
+
+    fn config(version: u64) -> NodeModulesConfig {
+        serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "pine", "uid": "u-2", "resourceVersion": version.to_string()}, "spec": {}
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn labels_that_the_former_leader_has_set_are_known_before_anything_is_decided() {
+        let (world, pine) = (World::new(Assignments::default()), "pine".parse().unwrap());
+        node(4, false).seen(&pine, &world);
+        take_in(&world, vec![node(9, true)], Vec::new(), Vec::new());
+        assert!(world.read().node(&pine).unwrap().labels.contains_key("ready"));
+    }
+
+    #[test]
+    fn a_node_of_which_the_watch_has_not_told_yet_is_not_taken_for_what_it_was_before_the_list() {
+        let (world, pine) = (World::new(Assignments::default()), "pine".parse().unwrap());
+        take_in(&world, vec![node(9, true)], Vec::new(), Vec::new());
+        assert!(world.read().node(&pine).is_none(), "perhaps it is gone by now");
+        assert!(node(4, false).is_outdated(&pine, &world));
+        assert!(!node(9, true).is_outdated(&pine, &world));
+    }
+
+    #[test]
+    fn only_what_neither_the_list_nor_the_watch_makes_clear_is_read() {
+        let (world, pine) = (World::new(Assignments::default()), "pine".parse::<NodeName>().unwrap());
+        config(5).seen(&pine, &world);
+        let unclear =
+            |configs| take_in(&world, Vec::new(), Vec::new(), configs).into_iter().collect::<Vec<_>>();
+        assert_eq!(unclear(vec![config(5)]), []);
+        assert_eq!(unclear(vec![config(7)]), []);
+        assert_eq!(world.read().config(&pine).unwrap().resource_version().as_deref(), Some("7"));
+        assert_eq!(unclear(vec![config(6)]), std::slice::from_ref(&pine), "the watch has got further");
+        assert_eq!(unclear(Vec::new()), [pine], "it is gone, or time has gone back");
     }
 }

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{ImageKey, World, is_older, node, version};
+use super::{ImageKey, World, is_older, lock, node, version};
 
 /// Whether a kind has been listed once.
 pub type Listed = watch::Receiver<bool>;
@@ -55,23 +55,23 @@ impl Kind for Node {
         metadata.name.as_deref()?.parse().ok()
     }
 
+    /// A list may have set out before a label of ours was written. But it may also be that time has gone back, when etcd was
+    /// restored: so the Node is read before the node is decided about.
     fn seen(self, _: &NodeName, world: &World) {
         let Some(name) = node::name(&self) else { return };
-        world.labelled().remove(&name);
-        let facts = node::project(self);
-        // A heartbeat changes nothing that counts.
-        if world.read().node(&name).map(|known| &**known) != facts.as_ref() {
-            world.node(&name, facts, world.now());
+        if world.node_version(&name) > version(self.metadata.resource_version.as_deref()) {
+            world.doubt_labels(&name);
+        } else {
+            world.see_node(&name, self);
         }
     }
 
     fn is_outdated(&self, key: &NodeName, world: &World) -> bool {
-        let written = world.labelled().get(key).copied();
-        written > version(self.metadata.resource_version.as_deref())
+        world.node_version(key) > version(self.metadata.resource_version.as_deref())
     }
 
     fn gone(key: &NodeName, world: &World) {
-        world.labelled().remove(key);
+        lock(&world.node_versions).remove(key);
         world.node(key, None, world.now());
     }
 }
@@ -302,6 +302,19 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_was_read_is_known_as_it_was_then_and_no_late_event_takes_it_back() {
+        let world = World::new(Assignments::default());
+        follow_one(node(4, false), &world);
+        world.node_read(Some(2), node(3, true));
+        assert!(!is_ready(&world), "the watch has got further meanwhile");
+        world.node_read(Some(4), node(9, true));
+        follow_one(node(7, false), &world);
+        assert!(is_ready(&world));
+        follow_one(node(11, false), &world);
+        assert!(!is_ready(&world));
+    }
+
+    #[test]
     fn a_status_that_is_not_the_one_that_is_known_is_looked_at() {
         thread_local!(static LATER: std::cell::Cell<u64> = const { std::cell::Cell::new(0) });
         fn steady() -> tokio::time::Instant {
@@ -338,12 +351,16 @@ mod tests {
     }
 
     #[test]
-    fn what_a_list_says_holds_even_when_versions_have_fallen() {
+    fn a_list_with_fallen_versions_is_held_against_a_read() {
         let world = World::new(Assignments::default());
         follow_one(node(40, false), &world);
         let written: BTreeMap<_, _> = [("ready".to_owned(), Some(String::new()))].into();
         world.wrote_labels(&"pine".parse().unwrap(), "u-1", &written, Some(41));
+        let pine = "pine".parse().unwrap();
         see(DeserializeGuard(Ok(node(5, false))), &world);
+        assert!(world.are_labels_doubted(&pine), "it may have set out before our write");
+        assert!(is_ready(&world));
+        world.node_read(world.node_version(&pine), node(5, false));
         assert!(!is_ready(&world), "the cluster was restored from a backup");
         follow_one(node(6, true), &world);
         assert!(is_ready(&world));
