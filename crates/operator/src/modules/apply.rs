@@ -155,7 +155,7 @@ fn images(context: &Context, image: &ModuleImage) -> Api<ModuleImage> {
 async fn is_gone(context: &Context, world: &World, key: &ModuleKey) -> Result<bool, ApplyError> {
     let Some(keys) = context.order_keys.borrow().clone() else { return Ok(false) };
     let holds = |config: &NodeModulesConfig| is_held(key, config, &keys);
-    if world.read().configs().any(|config| holds(config)) {
+    if super::is_known_to_be_held(world, key, holds) {
         debug!("some node still has it");
         return Ok(false);
     }

@@ -8,6 +8,7 @@ mod observe;
 
 use std::time::Duration;
 
+use tenon_api::node_modules_config::NodeModulesConfig;
 use tenon_order::ModuleKey;
 use tenon_plan::removal::Finalizer;
 use tenon_plan::{provision, removal};
@@ -23,6 +24,16 @@ pub use observe::Provision;
 
 /// How often a deleted Module is looked at that waits for its nodes.
 const LEAVING_AGAIN: Duration = Duration::from_secs(30);
+
+/// Whether some node has the Module, or may be told to any moment, by all that is known. To be asked before the consistent
+/// list that says no: what was on its way when this was asked is in the list, or in what is known by now.
+pub fn is_known_to_be_held(
+    world: &World,
+    key: &ModuleKey,
+    holds: impl Fn(&NodeModulesConfig) -> bool,
+) -> bool {
+    world.may_be_ordered(key) || world.read().configs().any(|config| holds(config))
+}
 
 /// The controller of one Module's finalizer and images.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ mod observe;
 
 use std::time::Duration;
 
-use tenon_order::NodeName;
+use tenon_order::{ModuleKey, NodeName};
 use tenon_plan::assign::{self, Assignment};
 use tracing::debug;
 
@@ -25,13 +25,18 @@ use news::News;
 pub use apply::ApplyError;
 pub use observe::Node;
 
-/// Decides about one node, and asks for the turns that it needs; the time is when to decide again for the sake of a turn
+/// Decides about one node, asks for the turns that it needs, and announces what it will be ordered; the time is when to decide again for the sake of a turn
 /// that is not free yet.
 pub fn decide(world: &World, node: &Node) -> (Assignment, Option<Duration>) {
     let first = assign::assign(&node.view());
     let turns = world.ask_turns(&node.facts.name, &first.asks, node.version());
     let again = world.give_turns_back(&node.facts.name, &first.asks);
     let assignment = if turns.is_empty() { first } else { assign::assign(&node.view_with(&turns)) };
+    if let Some(config) = &assignment.config {
+        let modules = config.spec.modules.iter();
+        let keys = modules.filter_map(|entry| ModuleKey::new(&entry.namespace, &entry.name).ok());
+        world.will_order(&node.facts.name, node.version(), keys.collect());
+    }
     (assignment, again)
 }
 

@@ -5,6 +5,7 @@
 //! be gone because a list failed: only an event of its deletion, or a complete list without it, says so.
 
 mod facts;
+mod flight;
 mod index;
 mod node;
 mod takeover;
@@ -32,6 +33,7 @@ pub use watch::{Kind, Listed, follow, now};
 
 use crate::depot::{Assignments, Build, Kernels};
 use crate::queue::Queue;
+use flight::{Ends, Orders};
 
 /// Changes of one Module that come this close together are rolled up once.
 const ROLL_UP_WITHIN: Duration = Duration::from_millis(300);
@@ -101,6 +103,11 @@ pub struct World {
     clock: Clock,
     /// The versions of Nodes that are known, by a watch or by the answer to a write of ours.
     node_versions: Mutex<HashMap<NodeName, u64>>,
+    /// Nodes' objects that were deleted, and images.
+    ended_configs: Mutex<Ends<NodeName>>,
+    ended_images: Mutex<Ends<ImageKey>>,
+    /// Orders that no object shows yet.
+    orders: Mutex<Orders>,
 }
 
 /// Where the world's times come from.
@@ -129,6 +136,9 @@ impl World {
             kernels: Kernels::default(),
             clock,
             node_versions: Mutex::default(),
+            ended_configs: Mutex::default(),
+            ended_images: Mutex::default(),
+            orders: Mutex::default(),
         }
     }
 
@@ -236,9 +246,26 @@ impl World {
         }
     }
 
-    /// A node's object is gone, says a watch.
-    pub fn config_gone(&self, name: &NodeName) {
+    /// A node's object is gone, says a watch; `version` is that of its deletion.
+    pub fn config_gone(&self, name: &NodeName, version: Option<u64>) {
+        if let Some(version) = version {
+            lock(&self.ended_configs).note(name.clone(), version, (self.clock.steady)());
+        }
         self.config(name, None, self.now());
+    }
+
+    /// An image is gone, says a watch; `version` is that of its deletion.
+    fn image_gone(&self, key: &ImageKey, version: Option<u64>) {
+        if let Some(version) = version {
+            lock(&self.ended_images).note(key.clone(), version, (self.clock.steady)());
+        }
+        self.image(key, None);
+    }
+
+    /// Whether a state of a node's object is earlier than its end, of which a watch has told.
+    fn is_past(&self, name: &NodeName, config: &NodeModulesConfig) -> bool {
+        let version = version(config.metadata.resource_version.as_deref());
+        lock(&self.ended_configs).is_past(name, version)
     }
 
     /// What the API server answered to a write of ours: known at once, without waiting for the watch. A watch that lags
@@ -246,7 +273,7 @@ impl World {
     pub fn wrote_config(&self, config: NodeModulesConfig) {
         let Ok(name) = config.name_any().parse() else { return };
         let newer = self.read().config(&name).is_none_or(|known| is_newer(&config, &**known));
-        if newer {
+        if newer && !self.is_past(&name, &config) {
             self.config(&name, Some(config), self.now());
         }
     }
@@ -262,7 +289,8 @@ impl World {
         let is_as_before = known.as_deref().and_then(version).as_deref() == before;
         let newer =
             || known.as_ref().zip(config.as_ref()).is_some_and(|(known, config)| is_newer(config, &**known));
-        if is_as_before || newer() {
+        let is_past = config.as_ref().is_some_and(|config| self.is_past(name, config));
+        if (is_as_before || newer()) && !is_past {
             self.config(name, config, self.now());
         }
     }
@@ -291,6 +319,8 @@ impl World {
 
     /// This is what there is of a node's object, or that there is none.
     pub fn config(&self, name: &NodeName, config: Option<NodeModulesConfig>, now: u64) {
+        let version = config.as_ref().and_then(|config| config.metadata.resource_version.as_deref());
+        lock(&self.orders).known(name, version);
         match &config {
             Some(config) => self.assignments.set(name, bundles(config)),
             None => self.assignments.remove(name),
@@ -406,11 +436,22 @@ impl World {
         }
     }
 
+    /// A node is about to be ordered these Modules, by a write that changes this version of its object.
+    pub fn will_order(&self, name: &NodeName, version: Option<&str>, modules: BTreeSet<ModuleKey>) {
+        lock(&self.orders).decided(name, version, modules, (self.clock.steady)());
+    }
+
+    /// Whether an order that names the Module may be on its way to some node's object.
+    pub fn may_be_ordered(&self, module: &ModuleKey) -> bool {
+        lock(&self.orders).name(module, (self.clock.steady)())
+    }
+
     /// As [`Self::wrote_config`].
     pub fn wrote_image(&self, image: ModuleImage) {
         let key = ImageKey::of(&image);
         let newer = self.read().image(&key).is_none_or(|known| is_newer(&image, &**known));
-        if newer {
+        let made = version(image.metadata.resource_version.as_deref());
+        if newer && !lock(&self.ended_images).is_past(&key, made) {
             self.image(&key, Some(image));
         }
     }

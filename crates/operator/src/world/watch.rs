@@ -44,8 +44,8 @@ pub trait Kind: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + 
         false
     }
 
-    /// The object is gone.
-    fn gone(key: &Self::Key, world: &World);
+    /// The object is gone; `version` is that of its deletion, where an event tells.
+    fn gone(key: &Self::Key, version: Option<u64>, world: &World);
 }
 
 impl Kind for Node {
@@ -70,7 +70,7 @@ impl Kind for Node {
         world.node_version(key) > version(self.metadata.resource_version.as_deref())
     }
 
-    fn gone(key: &NodeName, world: &World) {
+    fn gone(key: &NodeName, _: Option<u64>, world: &World) {
         lock(&world.node_versions).remove(key);
         world.node(key, None, world.now());
     }
@@ -104,7 +104,7 @@ impl Kind for Module {
         world.read().module(key).is_some_and(|known| is_older(self, &**known))
     }
 
-    fn gone(key: &ModuleKey, world: &World) {
+    fn gone(key: &ModuleKey, _: Option<u64>, world: &World) {
         world.module(key, None, world.now());
     }
 }
@@ -131,8 +131,8 @@ impl Kind for ModuleImage {
         world.read().image(key).is_some_and(|known| is_older(self, &**known))
     }
 
-    fn gone(key: &ImageKey, world: &World) {
-        world.image(key, None);
+    fn gone(key: &ImageKey, version: Option<u64>, world: &World) {
+        world.image_gone(key, version);
     }
 }
 
@@ -152,8 +152,8 @@ impl Kind for NodeModulesConfig {
         world.read().config(key).is_some_and(|known| is_older(self, &**known))
     }
 
-    fn gone(key: &NodeName, world: &World) {
-        world.config_gone(key);
+    fn gone(key: &NodeName, version: Option<u64>, world: &World) {
+        world.config_gone(key, version);
     }
 }
 
@@ -183,7 +183,7 @@ pub async fn follow<K: Kind>(
             Ok(Event::InitApply(object)) => relisted.extend(see(object, world)),
             Ok(Event::InitDone) => {
                 for key in known.difference(&relisted) {
-                    K::gone(key, world);
+                    K::gone(key, None, world);
                 }
                 known = std::mem::take(&mut relisted);
                 listed.send_replace(true);
@@ -193,7 +193,7 @@ pub async fn follow<K: Kind>(
             Ok(Event::Delete(object)) => {
                 if let Some(key) = key(&object) {
                     known.remove(&key);
-                    K::gone(&key, world);
+                    K::gone(&key, version_of(&object), world);
                 }
             }
             Err(error) => warn!(
@@ -210,6 +210,15 @@ fn key<K: Kind>(object: &DeserializeGuard<K>) -> Option<K::Key> {
         Ok(object) => K::key(object.meta()),
         Err(invalid) => K::key(&invalid.metadata),
     }
+}
+
+/// Also that of an object that cannot be read.
+fn version_of<K: Kind>(object: &DeserializeGuard<K>) -> Option<u64> {
+    let metadata = match &object.0 {
+        Ok(object) => object.meta(),
+        Err(invalid) => &invalid.metadata,
+    };
+    version(metadata.resource_version.as_deref())
 }
 
 fn is_outdated<K: Kind>(object: &DeserializeGuard<K>, world: &World) -> bool {
@@ -255,6 +264,13 @@ mod tests {
                 "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "", "operatingSystem": "linux",
                 "osImage": "", "systemUUID": ""
             }}
+        }))
+        .unwrap()
+    }
+
+    fn config(version: u64) -> NodeModulesConfig {
+        serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "pine", "uid": "u-2", "resourceVersion": version.to_string()}, "spec": {}
         }))
         .unwrap()
     }
@@ -312,6 +328,18 @@ mod tests {
         assert!(is_ready(&world));
         follow_one(node(11, false), &world);
         assert!(!is_ready(&world));
+    }
+
+    #[test]
+    fn a_late_answer_does_not_bring_back_what_was_deleted() {
+        let world = World::new(Assignments::default());
+        let name = "pine".parse().unwrap();
+        world.config_gone(&name, Some(9));
+        world.wrote_config(config(7));
+        world.config_read(&name, None, Some(config(8)));
+        assert!(world.read().config(&name).is_none());
+        world.wrote_config(config(10));
+        assert!(world.read().config(&name).is_some(), "it was made anew");
     }
 
     #[test]
