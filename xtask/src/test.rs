@@ -22,10 +22,23 @@ enum Tier {
     ApiServer,
     Kernels,
     EndToEnd,
+    Faults,
 }
 
+/// What the simulation drives, thousands of times: worth being optimized for it alone.
+const SIMULATED: [&str; 8] = [
+    "tenon-agent",
+    "tenon-api",
+    "tenon-kmod",
+    "tenon-loader",
+    "tenon-operator",
+    "tenon-order",
+    "tenon-plan",
+    "tenon-test-sim",
+];
+
 impl Tier {
-    const ALL: [Self; 4] = [Self::Units, Self::ApiServer, Self::Kernels, Self::EndToEnd];
+    const ALL: [Self; 5] = [Self::Units, Self::ApiServer, Self::Kernels, Self::EndToEnd, Self::Faults];
 
     /// The tier of a package's test programs, by the package's folder.
     fn of(folder: &str) -> Option<Self> {
@@ -33,6 +46,7 @@ impl Tier {
             "lab" | "tests/kernel" => Some(Self::Kernels),
             "tests/api" => Some(Self::ApiServer),
             "tests/e2e" => Some(Self::EndToEnd),
+            "tests/sim" => Some(Self::Faults),
             "xtask" => Some(Self::Units),
             folder => folder.starts_with("crates/").then_some(Self::Units),
         }
@@ -44,12 +58,15 @@ impl Tier {
             Self::ApiServer => "a real API server",
             Self::Kernels => "real kernels in virtual machines",
             Self::EndToEnd => "the whole",
+            Self::Faults => "a simulated cluster full of faults",
         }
     }
 
     /// A guest keeps a processor busy; everything else waits for others most of the time.
     const fn threads(self) -> Option<&'static str> {
         match self {
+            // Its tests use all processors themselves.
+            Self::Faults => Some("1"),
             Self::Units => None,
             Self::ApiServer | Self::Kernels => Some("2"),
             Self::EndToEnd => Some("1"),
@@ -159,6 +176,11 @@ fn test_programs() -> Result<BTreeMap<Tier, Vec<String>>> {
 
 fn run_tier(tier: Tier, programs: &[String], folder: &Path) -> Result<(TestResults, bool)> {
     let mut command = repository::cargo(["test", "--locked", "--workspace", "--no-fail-fast"]);
+    if tier == Tier::Faults {
+        for package in SIMULATED {
+            command.args(["--config", &format!("profile.dev.package.{package}.opt-level=2")]);
+        }
+    }
     if tier == Tier::Units {
         command.args(["--lib", "--bins"]);
     } else if programs.is_empty() {

@@ -93,6 +93,12 @@ impl<K: Clone + Ord + Hash> Queue<K> {
         self.lock().ready.len()
     }
 
+    /// Whether nothing is worked on, waits, or is due at a later time.
+    pub fn is_idle(&self) -> bool {
+        let inner = self.lock();
+        inner.ready.is_empty() && inner.running.is_empty() && inner.later.is_empty()
+    }
+
     /// The next key to work on; it must be given back with [`done`](Self::done).
     pub async fn next(&self) -> K {
         loop {

@@ -1,0 +1,529 @@
+//! What a replica that leads works on, request by request.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Node as NodeObject;
+use kube::ResourceExt as _;
+use tenon_api::labels::finalizer;
+use tenon_api::module_image::BundleStatus;
+use tenon_api::node_modules_config::NodeModulesConfig;
+use tenon_api::{Module, ModuleImage, reasons};
+use tenon_operator::controllers::Reconciler as _;
+use tenon_operator::images::Images;
+use tenon_operator::modules::{self, Modules, Provision};
+use tenon_operator::nodes::{self, Node, Nodes};
+use tenon_operator::queue::Next;
+use tenon_operator::status::{Rollup, Status};
+use tenon_operator::world::{ImageKey, take_in};
+use tenon_order::{Digest, ModuleKey, NodeName, Order, Wish};
+use tenon_plan::assign::{Assignment, OrderChange, assign};
+use tenon_plan::provision::{self, Finding};
+use tenon_plan::removal::{self, Finalizer};
+use tenon_plan::rollout::{self, Standing, Turn};
+use tenon_plan::rollup;
+
+use super::{Replica, node_object};
+use crate::api::{Answer, Change, Write};
+use crate::clock;
+use crate::planted::Bug;
+use crate::registry::{self, Registry};
+use crate::seal::{self, Key, Seals};
+
+/// How often a deleted Module is looked at that waits for its nodes: `modules::LEAVING_AGAIN`.
+const LEAVING_AGAIN: Duration = Duration::from_secs(30);
+
+/// What is worked on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Job {
+    /// Everything, before anything is changed.
+    TakeOver,
+    /// A Module's finalizer and images.
+    Module(ModuleKey),
+    /// An image.
+    Image(ImageKey),
+    /// A node.
+    Node(NodeName),
+    /// A Module's status.
+    Status(ModuleKey),
+}
+
+/// One request of a piece of work.
+#[derive(Debug, Clone)]
+pub enum Call {
+    /// A write.
+    Write(Write),
+    /// A consistent list of all Nodes, before this replica leads.
+    ListNodes,
+    /// The same of Modules.
+    ListModules,
+    /// A consistent list of all nodes' objects, before that, or before a finalizer goes.
+    ListConfigs,
+    /// A node's object that is in doubt.
+    GetConfig(NodeName),
+    /// A Node whose labels are in doubt.
+    GetNode(NodeName),
+    /// A look into the registry.
+    Find(Arc<ModuleImage>),
+}
+
+/// A piece of work that has begun.
+#[derive(Debug)]
+pub struct Task {
+    key: Job,
+    calls: VecDeque<Call>,
+    next: Next,
+    /// The Module whose finalizer goes when the list says so.
+    leaving: Option<Arc<Module>>,
+    /// The version of the node's object that was known when it was asked for anew.
+    before: Option<String>,
+    /// That of the Node.
+    node_before: Option<u64>,
+    /// Whether it is still to be decided about.
+    undecided: bool,
+    /// The Nodes that were listed, and the Modules.
+    listed: (Vec<NodeObject>, Vec<Module>),
+}
+
+impl Task {
+    const fn new(key: Job, calls: VecDeque<Call>) -> Self {
+        Self {
+            key,
+            calls,
+            next: Next::AwaitChange,
+            leaving: None,
+            before: None,
+            node_before: None,
+            undecided: false,
+            listed: (Vec::new(), Vec::new()),
+        }
+    }
+}
+
+/// What an answer to a call was.
+#[derive(Debug, Clone)]
+pub enum Heard {
+    /// To a write.
+    Written(Answer),
+    /// To a list, or a read.
+    Nodes(Vec<Change>),
+    /// To a list.
+    Modules(Vec<Arc<Module>>),
+    /// To a list.
+    Listed(Vec<Arc<NodeModulesConfig>>),
+    /// To a read.
+    Read(Option<Arc<NodeModulesConfig>>),
+    /// Of a look into the registry.
+    Found(Box<Finding>),
+    /// Nothing.
+    Lost,
+    /// The replica does not lead.
+    NotLeader,
+}
+
+impl Replica {
+    /// Whether more work of this kind can begin, and the next key; else when there will be some.
+    pub fn take(&self) -> Result<Job, Option<u64>> {
+        let running = |is: fn(&Job) -> bool| self.tasks.values().filter(|task| is(&task.key)).count();
+        let mut due: Option<u64> = None;
+        if running(|key| matches!(key, Job::Module(_))) < Modules::CONCURRENCY {
+            match self.world.queues.modules.try_next() {
+                Ok(key) => return Ok(Job::Module(key)),
+                Err(at) => due = earliest(due, at),
+            }
+        }
+        if running(|key| matches!(key, Job::Image(_))) < Images::CONCURRENCY {
+            match self.world.queues.images.try_next() {
+                Ok(key) => return Ok(Job::Image(key)),
+                Err(at) => due = earliest(due, at),
+            }
+        }
+        if running(|key| matches!(key, Job::Node(_))) < Nodes::CONCURRENCY {
+            match self.world.queues.nodes.try_next() {
+                Ok(key) => return Ok(Job::Node(key)),
+                Err(at) => due = earliest(due, at),
+            }
+        }
+        if running(|key| matches!(key, Job::Status(_))) < Status::CONCURRENCY {
+            match self.world.queues.status.try_next() {
+                Ok(key) => return Ok(Job::Status(key)),
+                Err(at) => due = earliest(due, at),
+            }
+        }
+        Err(due)
+    }
+
+    /// Whether no node is to be looked at, now or later.
+    pub fn is_idle(&self) -> bool {
+        self.is_complete() && self.world.queues.nodes.is_idle()
+    }
+
+    /// Begins to work on a key: observes, decides, and says what is to be asked.
+    pub fn begin(&mut self, key: Job) -> Task {
+        let task = match &key {
+            Job::TakeOver => Some(Task::new(Job::TakeOver, lists())),
+            Job::Module(module) => self.begin_module(module),
+            Job::Image(image) => self.begin_image(image),
+            Job::Node(node) => {
+                let doubted = self.world.is_doubted(node);
+                let read = doubted.then(|| Call::GetConfig(node.clone()));
+                Some(Task { undecided: true, ..Task::new(key.clone(), read.into_iter().collect()) })
+            }
+            Job::Status(module) => self.begin_status(module),
+        };
+        task.unwrap_or_else(|| Task::new(key, VecDeque::new()))
+    }
+
+    fn begin_module(&self, key: &ModuleKey) -> Option<Task> {
+        let observed = Provision::of(&self.world.read(), key)?;
+        let finalizer = removal::finalizer(&observed.module);
+        let images: Vec<_> = observed.images.iter().map(AsRef::as_ref).collect();
+        let images = provision::images(&observed.module, &observed.targets, &images);
+        let mut calls = VecDeque::new();
+        if finalizer == Finalizer::Add {
+            calls.push_back(Call::Write(finalizers(key, &observed.module, true)));
+        }
+        calls.extend(images.apply.into_iter().map(|image| Call::Write(Write::Image(Box::new(image)))));
+        calls.extend(
+            images
+                .delete
+                .into_iter()
+                .map(|image| Call::Write(Write::DeleteImage { key: ImageKey::of(&image), uid: image.uid() })),
+        );
+        let leaving = finalizer == Finalizer::RemoveIfGone;
+        if leaving {
+            calls.push_back(Call::ListConfigs);
+        }
+        Some(Task {
+            next: if leaving { Next::After(LEAVING_AGAIN) } else { Next::AwaitChange },
+            leaving: leaving.then_some(observed.module),
+            ..Task::new(Job::Module(key.clone()), calls)
+        })
+    }
+
+    fn begin_image(&self, key: &ImageKey) -> Option<Task> {
+        let image = self.world.read().image(key).cloned();
+        let image = image.filter(|image| image.metadata.deletion_timestamp.is_none());
+        let Some(image) = image.filter(|image| provision::bundle(image).is_none()) else {
+            self.misses.forget(key);
+            return None;
+        };
+        let mut task = Task::new(Job::Image(key.clone()), VecDeque::new());
+        match self.misses.wait(key, image.metadata.generation) {
+            Some(left) => task.next = Next::After(left),
+            None => task.calls.push_back(Call::Find(image)),
+        }
+        Some(task)
+    }
+
+    /// `nodes::Nodes::reconcile`, from what is known to what is to be written.
+    fn decide_node(&self, key: &NodeName, seals: &mut Seals) -> Option<(VecDeque<Call>, Next)> {
+        let read_own = |text: &str| seals.verify(text, &self.keys).map(|order| (*order).clone());
+        let observed = Node::of(&self.world.read(), key, read_own, self.world.now())?;
+        let before = observed.view().order;
+        let (mut assignment, given_back) = if self.bug == Some(Bug::TurnsNotReserved) {
+            self.decide_unreserved(&observed)
+        } else {
+            nodes::decide(&self.world, &observed)
+        };
+        let again = assignment.again_after.map(Duration::from_millis).into_iter().chain(given_back).min();
+        let mut calls = VecDeque::new();
+        if self.bug == Some(Bug::KeepsReadyLabels) {
+            let status = observed.config.as_ref().and_then(|config| config.status.as_ref());
+            let booted = status.and_then(|status| status.boot_id.as_ref()) != Some(&observed.facts.boot_id);
+            assignment.labels.retain(|_, value| value.is_some() || !booted);
+        }
+        if !assignment.labels.is_empty() {
+            let uid = (self.bug != Some(Bug::LabelsWithoutUid)).then(|| observed.facts.uid.clone());
+            let labels = std::mem::take(&mut assignment.labels);
+            calls.push_back(Call::Write(Write::Labels { node: key.clone(), uid, labels }));
+        }
+        if let Some(mut config) = assignment.config {
+            let known = observed.config.as_ref().and_then(|config| config.spec.order.clone());
+            config.spec.order = match assignment.order {
+                OrderChange::Keep => known,
+                OrderChange::Withdraw => None,
+                OrderChange::Replace(mut order) => {
+                    self.spoil(&mut order, before.as_ref(), key);
+                    let known = observed.known_keys();
+                    let next = self.keys.iter().rev().find(|key| known.contains(&seal::id(**key)));
+                    next.or(self.keys.first()).map(|key| seals.sign(&order, *key))
+                }
+            };
+            if self.bug == Some(Bug::NoPreconditions) {
+                config.metadata.uid = None;
+                config.metadata.resource_version = None;
+            }
+            calls.push_back(Call::Write(Write::Config(Box::new(config))));
+        }
+        if self.bug == Some(Bug::LabelsLast) {
+            calls = calls.into_iter().rev().collect();
+        }
+        Some((calls, again.map_or(Next::AwaitChange, Next::After)))
+    }
+
+    /// A planted bug: turns are counted off the objects that are known, and nobody remembers that one was given.
+    fn decide_unreserved(&self, observed: &Node) -> (Assignment, Option<Duration>) {
+        let first = assign(&observed.view());
+        if first.asks.is_empty() {
+            return (first, None);
+        }
+        let index = self.world.read();
+        let unavailable = |key: &ModuleKey| {
+            let is_it = |config: &&Arc<NodeModulesConfig>| {
+                let node = config.name_any().parse().ok().and_then(|name| index.node(&name));
+                let mut entries = config.spec.modules.iter();
+                let entry = entries.find(|e| e.namespace == key.namespace() && e.name == key.name());
+                node.zip(entry).is_some_and(|(node, entry)| {
+                    rollout::standing(entry, config.status.as_ref(), node) == Standing::Unavailable
+                })
+            };
+            index.configs().filter(is_it).count()
+        };
+        let turn = |key: &ModuleKey| {
+            let allowed = index.module(key).map_or(0, |m| rollout::allowed(m, index.nodes_of(key).count()));
+            let unavailable = unavailable(key);
+            if unavailable < allowed { Turn::Given } else { Turn::Refused { unavailable, allowed } }
+        };
+        let turns: BTreeMap<_, _> = first.asks.iter().map(|key| (key.clone(), turn(key))).collect();
+        (assign(&observed.view_with(&turns)), Some(Duration::from_secs(2)))
+    }
+
+    /// Planted bugs of orders.
+    fn spoil(&self, order: &mut Order, before: Option<&Order>, node: &NodeName) {
+        match self.bug {
+            Some(Bug::DropsRemovals) => order.modules.retain(|module| {
+                module.wish != Wish::Removed
+                    || before.and_then(|before| before.wish(&module.key)) != Some(&Wish::Removed)
+            }),
+            Some(Bug::GenerationNotRaised) => {
+                order.generation.0 = before.map_or(0, |order| order.generation.0) + 1;
+            }
+            Some(Bug::SignsForFormerStore) => {
+                if let Some(store) = self.former_stores.get(node) {
+                    order.store = *store;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn begin_status(&self, key: &ModuleKey) -> Option<Task> {
+        let observed = Rollup::of(&self.world.read(), key)?;
+        let status = rollup::status(&observed.view(self.world.now()));
+        let mut calls = VecDeque::new();
+        if observed.module.status.as_ref() != Some(&status) {
+            let uid = observed.module.uid();
+            calls.push_back(Call::Write(Write::ModuleStatus {
+                key: key.clone(),
+                uid,
+                status: Box::new(status),
+            }));
+        }
+        Some(Task::new(Job::Status(key.clone()), calls))
+    }
+
+    /// What the task asks next; `None` when it is done, and then its key is given back.
+    pub fn advance(&mut self, number: u64, seals: &mut Seals) -> Option<Call> {
+        loop {
+            let task = self.tasks.get_mut(&number)?;
+            let Some(call) = task.calls.pop_front() else {
+                let undecided = std::mem::take(&mut task.undecided);
+                let decided = match task.key.clone() {
+                    Job::Node(node) if undecided && self.world.are_labels_doubted(&node) => {
+                        task.undecided = true;
+                        task.node_before = self.world.node_version(&node);
+                        return Some(Call::GetNode(node));
+                    }
+                    Job::Node(node) if undecided => self.decide_node(&node, seals),
+                    _ => None,
+                };
+                let Some((calls, next)) = decided else {
+                    self.finish(number, None);
+                    return None;
+                };
+                let task = self.tasks.get_mut(&number)?;
+                (task.calls, task.next) = (calls, next);
+                continue;
+            };
+            match (&call, task.key.clone()) {
+                (Call::GetConfig(name), _) => {
+                    task.before = self.world.read().config(name).and_then(|config| config.resource_version());
+                }
+                (Call::ListConfigs, Job::Module(key)) => {
+                    // First by what is known, which costs nothing.
+                    let holds = |config: &NodeModulesConfig| is_held(&key, config, seals, &self.keys);
+                    let held = modules::is_known_to_be_held(&self.world, &key, holds);
+                    if held {
+                        continue;
+                    }
+                    if self.bug == Some(Bug::FinalizerByStaleList) {
+                        let leaving = self.tasks.get(&number).and_then(|task| task.leaving.clone())?;
+                        return Some(Call::Write(finalizers(&key, &leaving, false)));
+                    }
+                }
+                _ => {}
+            }
+            return Some(call);
+        }
+    }
+
+    /// An answer to the task's call.
+    pub fn heard(&mut self, number: u64, call: &Call, heard: Heard, seals: &Seals) {
+        let Some(task) = self.tasks.get_mut(&number) else { return };
+        match (call, heard) {
+            (Call::Write(write), Heard::Written(Answer::Done(change))) => match change {
+                Some(Change::Node(name, _, version)) => {
+                    if let Write::Labels { uid: Some(uid), labels, .. } = write {
+                        self.world.wrote_labels(&name, uid, labels, Some(version));
+                    }
+                }
+                Some(Change::Config(_, Some(config), _)) => self.world.wrote_config((*config).clone()),
+                Some(Change::Image(_, Some(image), _)) => self.world.wrote_image((*image).clone()),
+                Some(Change::Module(_, Some(module))) if matches!(write, Write::ModuleStatus { .. }) => {
+                    self.world.wrote_status((*module).clone());
+                }
+                _ => {}
+            },
+            (Call::Write(Write::DeleteImage { .. }), Heard::Written(Answer::NotFound)) => {}
+            (Call::GetConfig(name), Heard::Read(config)) => {
+                let config = config.map(|config| (*config).clone());
+                self.world.config_read(name, task.before.as_deref(), config);
+            }
+            (Call::GetNode(_), Heard::Nodes(nodes)) => {
+                let before = task.node_before;
+                for node in nodes.iter().filter_map(node_of) {
+                    self.world.node_read(before, node);
+                }
+            }
+            (Call::ListNodes, Heard::Nodes(nodes)) => {
+                task.listed.0 = nodes.iter().filter_map(node_of).collect();
+            }
+            (Call::ListModules, Heard::Modules(modules)) => {
+                task.listed.1 = modules.iter().map(|module| (**module).clone()).collect();
+            }
+            (Call::ListConfigs, Heard::Listed(configs)) => match task.key.clone() {
+                Job::Module(key) => {
+                    let held = configs.iter().any(|config| is_held(&key, config, seals, &self.keys));
+                    if let Some(module) = task.leaving.take().filter(|_| !held) {
+                        task.calls.push_back(Call::Write(finalizers(&key, &module, false)));
+                    }
+                }
+                _ => {
+                    let (nodes, modules) = std::mem::take(&mut task.listed);
+                    let configs = configs.iter().map(|config| (**config).clone()).collect();
+                    let unclear = take_in(&self.world, nodes, modules, configs);
+                    task.calls.extend(unclear.into_iter().map(Call::GetConfig));
+                }
+            },
+            (Call::Find(image), Heard::Found(finding)) => self.found(number, image, &finding),
+            (_, heard) => self.failed(number, call, &heard),
+        }
+    }
+
+    fn failed(&mut self, number: u64, call: &Call, heard: &Heard) {
+        let Some(task) = self.tasks.get_mut(&number) else { return };
+        if task.key == Job::TakeOver {
+            // `catch_up` begins anew until it has got everything.
+            task.calls = lists();
+            return;
+        }
+        let doubted = match call {
+            Call::GetConfig(name) => Some(name.clone()),
+            Call::Write(Write::Config(config)) if !matches!(heard, Heard::NotLeader) => {
+                config.name_any().parse().ok()
+            }
+            _ => None,
+        };
+        if let Some(name) = doubted {
+            self.world.doubt(&name);
+        }
+        let labels_doubted = match call {
+            Call::GetNode(name) => Some(name),
+            Call::Write(Write::Labels { node, .. }) if !matches!(heard, Heard::NotLeader) => Some(node),
+            _ => None,
+        };
+        if let Some(name) = labels_doubted {
+            self.world.doubt_labels(name);
+        }
+        self.finish(number, Some(Next::Backoff));
+    }
+
+    fn found(&mut self, number: u64, image: &ModuleImage, finding: &Finding) {
+        let Some(task) = self.tasks.get_mut(&number) else { return };
+        let key = ImageKey::of(image);
+        if let Finding::Packed { bundle, .. } = finding {
+            self.cache.extend(bundle.digest.parse::<Digest>());
+        }
+        let again = self.misses.note(&key, image.metadata.generation, finding);
+        let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(clock::timestamp(
+            clock::wall() / 1000 * 1000,
+        ));
+        let status = provision::status(image, finding, &now);
+        task.next = again.map_or(Next::AwaitChange, Next::After);
+        if image.status.as_ref() != Some(&status) {
+            let status = Box::new(status);
+            task.calls.push_back(Call::Write(Write::ImageStatus { key, uid: image.uid(), status }));
+        }
+    }
+
+    fn finish(&mut self, number: u64, next: Option<Next>) {
+        let Some(task) = self.tasks.remove(&number) else { return };
+        let next = next.unwrap_or(task.next);
+        let queues = &self.world.queues;
+        match &task.key {
+            Job::Module(key) => queues.modules.done(key, next),
+            Job::Image(key) => queues.images.done(key, next),
+            Job::Node(key) => queues.nodes.done(key, next),
+            Job::Status(key) => queues.status.done(key, next),
+            Job::TakeOver => self.caught_up = true,
+        }
+    }
+
+    /// What looking for an image comes to.
+    pub fn find(image: &ModuleImage, registry: &Registry) -> Finding {
+        match registry.ask(&image.spec.image) {
+            registry::Answer::Found(bundle) => Finding::Packed {
+                image_digest: bundle.image.clone(),
+                bundle: BundleStatus { digest: bundle.digest.to_string(), size: 9, files: 2 },
+            },
+            registry::Answer::Absent => missing(reasons::IMAGE_ABSENT),
+            registry::Answer::Silent => missing(reasons::REGISTRY_UNREACHABLE),
+        }
+    }
+}
+
+/// What is listed before a replica leads.
+fn lists() -> VecDeque<Call> {
+    VecDeque::from([Call::ListNodes, Call::ListModules, Call::ListConfigs])
+}
+
+fn node_of(change: &Change) -> Option<NodeObject> {
+    match change {
+        Change::Node(_, Some(facts), version) => Some(node_object(facts, *version)),
+        _ => None,
+    }
+}
+
+fn missing(reason: &'static str) -> Finding {
+    Finding::Missing { reason, message: "not to be had".to_owned(), needs_change: false, retry_after: None }
+}
+
+fn earliest(due: Option<u64>, at: Option<tokio::time::Instant>) -> Option<u64> {
+    let at = at.map(|at| clock::millis(at.into_std()));
+    due.into_iter().chain(at).min()
+}
+
+fn finalizers(key: &ModuleKey, module: &Module, present: bool) -> Write {
+    let mut finalizers: Vec<_> =
+        module.finalizers().iter().filter(|name| *name != finalizer::MODULE).cloned().collect();
+    finalizers.extend(present.then(|| finalizer::MODULE.to_owned()));
+    Write::Finalizers { key: key.clone(), uid: module.uid(), version: module.resource_version(), finalizers }
+}
+
+/// As `modules/apply.rs` asks it.
+fn is_held(key: &ModuleKey, config: &NodeModulesConfig, seals: &Seals, keys: &[Key]) -> bool {
+    let order = config.spec.order.as_deref().and_then(|order| seals.verify(order, keys));
+    removal::is_held(key, config, order.as_deref())
+}
