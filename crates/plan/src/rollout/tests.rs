@@ -297,8 +297,8 @@ impl Fleet {
             }
             Happening::Answer(node, phase) => {
                 let member = &mut self.members[*node];
-                // A node that goes down long after it said that all is well cannot be foreseen.
-                if *phase != ModulePhase::CrashSuspected || judged(&member.there) != Standing::Serving {
+                // A node that goes down long after it said that all is well, or for other reasons, cannot be foreseen.
+                if *phase != ModulePhase::CrashSuspected || judged(&member.there) == Standing::Unavailable {
                     member.there.answer(*phase);
                     member.version += 1;
                 }
