@@ -7,7 +7,6 @@ use crate::ModuleName;
 use crate::facts::{KernelSymbol, Namespace};
 use crate::object::fixture::{AMD64, Fixture, Layout, S390X};
 use crate::object::{Architecture, Export, signature};
-use crate::parameters::Parameter;
 use crate::release::KernelRelease;
 use crate::vermagic::VerMagic;
 
@@ -63,7 +62,7 @@ fn judge(fixture: Fixture) -> Prediction {
     predict(&read(fixture), &kernel(), &Circumstances::default())
 }
 
-fn judge_in(fixture: Fixture, circumstances: &Circumstances) -> Prediction {
+pub(super) fn judge_in(fixture: Fixture, circumstances: &Circumstances) -> Prediction {
     predict(&read(fixture), &kernel(), circumstances)
 }
 
@@ -386,55 +385,6 @@ fn a_switched_off_loader_and_a_blacklist_refuse_everything() {
     let verdict = |fixture| judge_in(fixture, &listed).verdict;
     assert_eq!(verdict(driver().this_module_size(896)), fails(Errno::ENOEXEC));
     assert_eq!(verdict(driver().replace_info("vermagic", Some("other"))), fails(Errno::EPERM));
-}
-
-#[rstest]
-#[case("count=3", Verdict::Loads)]
-#[case("count=0x10", Verdict::Loads)]
-#[case("count=abc", fails(Errno::EINVAL))]
-#[case("count=3000000000", fails(Errno::ERANGE))]
-#[case("count", fails(Errno::EINVAL))]
-#[case("on", Verdict::Loads)]
-#[case("on=Yes", Verdict::Loads)]
-#[case("on=2", fails(Errno::EINVAL))]
-#[case("nosuch=1", Verdict::Loads)]
-#[case("list=1,2", Verdict::Loads)]
-#[case("list=1,2,3", fails(Errno::EINVAL))]
-#[case("list=1,x,3", fails(Errno::EINVAL))]
-#[case("loose=1", Verdict::Loads)]
-#[case("loose=1,2", Verdict::Unknown)]
-#[case("text=abc", Verdict::Loads)]
-#[case("text=abcd", fails(Errno::ENOSPC))]
-#[case("odd=1", Verdict::Unknown)]
-#[case("count=x count=99999999999999999999", fails(Errno::ERANGE))]
-#[case("count=99999999999999999999 count=x", fails(Errno::EINVAL))]
-fn parameters_are_read_as_the_kernel_reads_them(#[case] line: &str, #[case] expected: Verdict) {
-    let types =
-        ["count:int", "on:bool", "list:array of uint", "loose:array of uint", "text:string", "odd:own_type"];
-    let fixture = types.iter().fold(driver(), |fixture, kind| fixture.info("parmtype", kind));
-    let fixture = fixture.constant("__param_arr_list", 2).constant("__param_string_text", 4);
-    let parameters = Parameter::parse_line(line).unwrap();
-    let circumstances = Circumstances { parameters, ..Circumstances::default() };
-    let prediction = judge_in(fixture, &circumstances);
-    assert_eq!(prediction.verdict, expected, "{:?}", prediction.reasons);
-}
-
-/// By its description, each is a boolean.
-#[rstest]
-#[case("count=7", Verdict::Loads)]
-#[case("count=maybe", fails(Errno::EINVAL))]
-#[case("count", fails(Errno::EINVAL))]
-#[case("own-way=never", Verdict::Unknown)]
-#[case("own_way", Verdict::Unknown)]
-#[case("described=never", Verdict::Loads)]
-fn what_reads_a_parameter_counts_and_not_what_describes_it(#[case] line: &str, #[case] expected: Verdict) {
-    let described = ["count", "own_way", "described"];
-    let fixture =
-        described.iter().fold(driver(), |fixture, name| fixture.info("parmtype", &format!("{name}:bool")));
-    let fixture = fixture.parameters(&[("count", Some("param_ops_int")), ("own_way", None)]);
-    let parameters = Parameter::parse_line(line).unwrap();
-    let prediction = judge_in(fixture, &Circumstances { parameters, ..Circumstances::default() });
-    assert_eq!(prediction.verdict, expected, "{:?}", prediction.reasons);
 }
 
 #[test]
