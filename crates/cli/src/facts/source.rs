@@ -4,13 +4,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tenon_kmod::compression::{self, DecompressError};
+use tenon_kmod::compression::DecompressError;
 use tenon_kmod::facts::{
-    DecodeError, Headers, HeadersError, ImageError, MAX_ENCODED, MergeError, ModuleSurvey, struct_module_size,
+    DecodeError, HeaderFiles, HeadersError, ImageError, Left, MAX_ENCODED, MergeError, ModuleSurvey,
 };
 use tenon_kmod::object::Architecture;
 use tenon_kmod::release::KernelReleaseError;
-use tenon_kmod::{KernelFacts, KernelRelease, ModuleObject};
+use tenon_kmod::{KernelFacts, KernelRelease};
 
 /// What a kernel can be given as.
 pub(crate) const WHAT: &str = "A kernel is given as one of: its image (vmlinuz of x86, or vmlinux); a directory with its headers, or the \
@@ -44,9 +44,9 @@ pub(crate) enum SourceError {
 /// Reads what is known about a kernel.
 pub(crate) fn read_kernel(what: &Path) -> Result<KernelFacts, SourceError> {
     if what.is_dir() {
-        return if what.join("Module.symvers").is_file() { headers(what) } else { directory(what) };
+        return if what.join(HeaderFiles::SYMVERS).is_file() { headers(what) } else { directory(what) };
     }
-    if what.file_name().is_some_and(|name| name == "Module.symvers") {
+    if what.file_name().is_some_and(|name| name == HeaderFiles::SYMVERS) {
         let folder = what.parent().filter(|folder| !folder.as_os_str().is_empty());
         return headers(folder.unwrap_or(Path::new(".")));
     }
@@ -63,26 +63,17 @@ fn read(path: &Path) -> Result<Vec<u8>, SourceError> {
 }
 
 fn headers(folder: &Path) -> Result<KernelFacts, SourceError> {
-    let text =
-        |path: &str| read(&folder.join(path)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    let symvers = text("Module.symvers")?;
-    let release =
-        text("include/generated/utsrelease.h").or_else(|_| text("include/config/kernel.release"))?;
-    let config = text(".config").or_else(|_| text("include/config/auto.conf")).ok();
-    let headers = Headers {
-        symvers: &symvers,
-        release: &release,
-        config: config.as_deref(),
-        architecture: Architecture::named(this_machine()),
+    let file = |name: &str| {
+        let path = folder.join(name);
+        if path.is_file() { read(&path).map(Some) } else { Ok(None) }
     };
-    let mut facts = KernelFacts::from_headers(&headers)
-        .map_err(|source| SourceError::Headers { path: folder.to_owned(), source })?;
-    // Newer headers have the kernel's type information in a file of this name.
-    let types = folder.join("vmlinux");
-    if types.is_file() {
-        facts.this_module_size = struct_module_size(&read(&types)?);
+    let error = |source| SourceError::Headers { path: folder.to_owned(), source };
+    // Where there is no Module.symvers, the system says so in its own words.
+    let missing = || read(&folder.join(HeaderFiles::SYMVERS)).err();
+    match HeaderFiles::read(file)? {
+        Some(files) => files.facts(Architecture::named(this_machine())).map_err(error),
+        None => Err(missing().unwrap_or_else(|| SourceError::Nothing { path: folder.to_owned() })),
     }
-    Ok(facts)
 }
 
 /// In Kubernetes' words, for headers whose configuration does not say it.
@@ -107,43 +98,33 @@ fn directory(folder: &Path) -> Result<KernelFacts, SourceError> {
         found = Some(read_kernel(image)?);
     }
     let build = canonical.join("build");
-    if build.join("Module.symvers").is_file() {
-        found = Some(merged(found, headers(&build)?)?);
+    if build.join(HeaderFiles::SYMVERS).is_file() {
+        found = Some(KernelFacts::join(found, headers(&build)?)?);
     }
     let release = KernelRelease::new(name.as_str())
         .map_err(|source| SourceError::Release { path: folder.to_owned(), source })?;
-    if found.as_ref().is_none_or(|facts| !facts.covers_modules || facts.this_module_size.is_none()) {
-        let all = found.as_ref().is_none_or(|facts| !facts.covers_modules);
-        if let Some(modules) = survey(&canonical.join("kernel"), release, all)? {
-            found = Some(merged(found, modules)?);
-        }
+    if let Some(left) = Left::by(found.as_ref())
+        && let Some(modules) = survey(&canonical.join("kernel"), release, left)?
+    {
+        found = Some(KernelFacts::join(found, modules)?);
     }
     found.ok_or_else(|| SourceError::Nothing { path: folder.to_owned() })
 }
 
-fn merged(one: Option<KernelFacts>, other: KernelFacts) -> Result<KernelFacts, MergeError> {
-    match one {
-        Some(one) => one.merge(other),
-        None => Ok(other),
-    }
-}
-
 /// One module tells the size of `struct module`; all of them, what they export.
-fn survey(folder: &Path, release: KernelRelease, all: bool) -> Result<Option<KernelFacts>, SourceError> {
+fn survey(folder: &Path, release: KernelRelease, left: Left) -> Result<Option<KernelFacts>, SourceError> {
     let mut survey = ModuleSurvey::new(release);
     for path in module_files(folder)? {
-        let bytes = read(&path)?;
-        let unpacked = compression::decompress(&bytes, MODULE_LIMIT)
+        let added = survey
+            .add_file(&read(&path)?, MODULE_LIMIT)
             .map_err(|source| SourceError::Unpack { path: path.clone(), source })?;
-        // What cannot be read says nothing about the kernel.
-        let added = ModuleObject::parse(&unpacked).is_ok_and(|module| survey.add(&module));
-        if added && !all {
+        if added && left == Left::Size {
             break;
         }
     }
     let mut facts = survey.finish();
     if let Some(facts) = &mut facts {
-        facts.covers_modules = all;
+        facts.covers_modules = left == Left::Exports;
     }
     Ok(facts)
 }

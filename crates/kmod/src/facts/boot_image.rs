@@ -37,8 +37,8 @@ pub enum BootImageError {
     #[error("unpack the kernel by lz4: it ends in the middle of a block")]
     Lz4Short,
     /// More than any kernel.
-    #[error("unpack the kernel: it is larger than {LIMIT} bytes")]
-    TooLarge,
+    #[error("unpack the kernel: it is larger than {0} bytes")]
+    TooLarge(usize),
     /// What came out is no ELF file.
     #[error("unpack the kernel: what came out is no ELF file")]
     NotElf,
@@ -46,10 +46,15 @@ pub enum BootImageError {
 
 /// The ELF file in a boot image; `vmlinux` itself is returned as it is.
 pub fn vmlinux(image: &[u8]) -> Result<Cow<'_, [u8]>, BootImageError> {
+    vmlinux_within(image, LIMIT)
+}
+
+/// As [`vmlinux`]; a kernel that unpacks to more than `limit` bytes is refused.
+pub fn vmlinux_within(image: &[u8], limit: usize) -> Result<Cow<'_, [u8]>, BootImageError> {
     if image.starts_with(ELF_MAGIC) {
         return Ok(Cow::Borrowed(image));
     }
-    let elf = unpack(payload(image)?)?;
+    let elf = unpack(payload(image)?, limit)?;
     if elf.starts_with(ELF_MAGIC) { Ok(Cow::Owned(elf)) } else { Err(BootImageError::NotElf) }
 }
 
@@ -71,26 +76,26 @@ fn payload(image: &[u8]) -> Result<&[u8], BootImageError> {
     find().ok_or(BootImageError::NotBootImage)
 }
 
-fn unpack(payload: &[u8]) -> Result<Vec<u8>, BootImageError> {
+fn unpack(payload: &[u8], limit: usize) -> Result<Vec<u8>, BootImageError> {
     if let Some(blocks) = payload.strip_prefix(LZ4_MAGIC) {
-        return lz4_legacy(blocks);
+        return lz4_legacy(blocks, limit);
     }
     match Compression::detect(payload) {
-        Some(compression) => Ok(compression.decompress(payload, LIMIT)?),
+        Some(compression) => Ok(compression.decompress(payload, limit)?),
         None => Err(BootImageError::UnknownCompression { magic: payload.iter().take(6).copied().collect() }),
     }
 }
 
 /// Blocks, each behind its compressed length (lz4 frame format, "Legacy frame").
-fn lz4_legacy(mut rest: &[u8]) -> Result<Vec<u8>, BootImageError> {
+fn lz4_legacy(mut rest: &[u8], limit: usize) -> Result<Vec<u8>, BootImageError> {
     let mut out = Vec::new();
     while !rest.is_empty() {
         let length = word(rest, 0).ok_or(BootImageError::Lz4Short)?;
         let end = length.checked_add(4).ok_or(BootImageError::Lz4Short)?;
         let block = rest.get(4..end).ok_or(BootImageError::Lz4Short)?;
         out.extend(lz4_flex::block::decompress(block, LZ4_BLOCK).map_err(BootImageError::Lz4)?);
-        if out.len() > LIMIT {
-            return Err(BootImageError::TooLarge);
+        if out.len() > limit {
+            return Err(BootImageError::TooLarge(limit));
         }
         rest = rest.get(end..).unwrap_or_default();
     }
@@ -138,6 +143,9 @@ mod tests {
             frame.extend(block);
         }
         assert_eq!(vmlinux(&image(&frame)).unwrap(), elf);
+        let image = image(&frame);
+        let refused = vmlinux_within(&image, 70_000);
+        assert!(matches!(refused, Err(BootImageError::TooLarge(70_000))), "a limit holds between blocks");
     }
 
     #[test]
@@ -147,6 +155,7 @@ mod tests {
         let mut packed = Vec::new();
         gzip.read_to_end(&mut packed).unwrap();
         assert_eq!(vmlinux(&image(&packed)).unwrap(), plain);
+        assert!(matches!(vmlinux_within(&image(&packed), 70_000), Err(BootImageError::Unpack(_))));
 
         let level = ruzstd::encoding::CompressionLevel::Fastest;
         let packed = ruzstd::encoding::compress_to_vec(plain.as_slice(), level);

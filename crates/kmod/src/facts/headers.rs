@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::{Decompression, KernelFacts, KernelPolicy, KernelSymbol, Namespace};
+use super::{Decompression, KernelFacts, KernelPolicy, KernelSymbol, Namespace, struct_module_size};
 use crate::ModuleName;
 use crate::compression::Compression;
 use crate::name::ModuleNameError;
@@ -26,6 +26,58 @@ pub struct Headers<'a> {
     pub config: Option<&'a str>,
     /// Where there is no configuration that tells it.
     pub architecture: Option<Architecture>,
+}
+
+/// The files of a headers tree, as whoever holds the tree has read them.
+#[derive(Clone, Debug)]
+pub struct HeaderFiles {
+    symvers: Vec<u8>,
+    release: Vec<u8>,
+    config: Option<Vec<u8>>,
+    types: Option<Vec<u8>>,
+}
+
+impl HeaderFiles {
+    /// What makes a folder one of headers.
+    pub const SYMVERS: &str = "Module.symvers";
+    /// All that is read of such a folder; of two for one purpose the better one stands first.
+    pub const ALL: [&str; 6] = [
+        Self::SYMVERS,
+        "include/generated/utsrelease.h",
+        "include/config/kernel.release",
+        ".config",
+        "include/config/auto.conf",
+        // Newer headers have the kernel's type information in a file of this name.
+        "vmlinux",
+    ];
+
+    /// Asks for the files one after the other; none where it is no folder of headers. `file` says none where there is no
+    /// such file.
+    pub fn read<E>(mut file: impl FnMut(&str) -> Result<Option<Vec<u8>>, E>) -> Result<Option<Self>, E> {
+        let [symvers, utsrelease, release, config, auto, types] = Self::ALL;
+        let Some(symvers) = file(symvers)? else { return Ok(None) };
+        let mut first = |one: &str, other: &str| match file(one)? {
+            None => file(other),
+            found => Ok(found),
+        };
+        let release = first(utsrelease, release)?.unwrap_or_default();
+        let config = first(config, auto)?;
+        Ok(Some(Self { symvers, release, config, types: file(types)? }))
+    }
+
+    /// What they tell; `architecture` where there is no configuration that tells it.
+    pub fn facts(&self, architecture: Option<Architecture>) -> Result<KernelFacts, HeadersError> {
+        let text = |bytes: &Vec<u8>| String::from_utf8_lossy(bytes).into_owned();
+        let config = self.config.as_ref().map(text);
+        let mut facts = KernelFacts::from_headers(&Headers {
+            symvers: &text(&self.symvers),
+            release: &text(&self.release),
+            config: config.as_deref(),
+            architecture,
+        })?;
+        facts.this_module_size = self.types.as_deref().and_then(struct_module_size);
+        Ok(facts)
+    }
 }
 
 /// Why headers give no facts.

@@ -29,12 +29,20 @@ pub enum ImageError {
 impl KernelFacts {
     /// Reads a boot image (x86) or a `vmlinux`. Without section headers the symbols stay unknown.
     pub fn from_image(image: &[u8]) -> Result<Self, ImageError> {
-        let bytes = boot_image::vmlinux(image)?;
-        let file = Vmlinux::parse(&bytes)?;
+        Self::from_vmlinux(&boot_image::vmlinux(image)?)
+    }
+
+    /// As [`Self::from_image`]; a kernel that unpacks to more than `limit` bytes is refused.
+    pub fn from_image_within(image: &[u8], limit: usize) -> Result<Self, ImageError> {
+        Self::from_vmlinux(&boot_image::vmlinux_within(image, limit)?)
+    }
+
+    fn from_vmlinux(bytes: &[u8]) -> Result<Self, ImageError> {
+        let file = Vmlinux::parse(bytes)?;
         let architecture = Architecture::of(file.machine, !file.big_endian, file.is_64)
             .ok_or(ImageError::Machine(file.machine))?;
         // Constants stand in .rodata; where nothing tells where that is, anywhere.
-        let constants = file.section(".rodata").unwrap_or(&bytes);
+        let constants = file.section(".rodata").unwrap_or(bytes);
         let release = find_release(constants).ok_or(ImageError::NoRelease)?;
         let mut facts = Self::new(release, architecture);
         facts.sources.image = true;

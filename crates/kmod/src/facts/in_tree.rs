@@ -5,9 +5,31 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{KernelFacts, KernelSymbol, Namespace};
 use crate::ModuleName;
+use crate::compression::{self, DecompressError};
 use crate::object::{Architecture, ModuleObject};
 use crate::release::KernelRelease;
 use crate::vermagic::VerMagic;
+
+/// What other sources leave to a kernel's own modules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// What they export: all of them are to be shown.
+    Exports,
+    /// The size of `struct module`: any one of them tells it.
+    Size,
+}
+
+impl Left {
+    /// What is still open; none if nothing is.
+    pub fn by(facts: Option<&KernelFacts>) -> Option<Self> {
+        match facts {
+            Some(facts) if !facts.covers_modules => Some(Self::Exports),
+            Some(facts) if facts.this_module_size.is_none() => Some(Self::Size),
+            Some(_) => None,
+            None => Some(Self::Exports),
+        }
+    }
+}
 
 /// Looks at one module after the other, and keeps of each only what counts.
 #[derive(Clone, Debug)]
@@ -93,6 +115,13 @@ impl ModuleSurvey {
         true
     }
 
+    /// Takes a module's file in, packed or not, of at most `limit` bytes; whether it did. What is no module says nothing
+    /// about the kernel.
+    pub fn add_file(&mut self, file: &[u8], limit: usize) -> Result<bool, DecompressError> {
+        let unpacked = compression::decompress(file, limit)?;
+        Ok(ModuleObject::parse(&unpacked).is_ok_and(|module| self.add(&module)))
+    }
+
     /// What was learnt; none if no module counted. The kernel's own symbols stay incomplete, and so do its modules'
     /// unless the caller knows that it has shown all of them and says so in [`KernelFacts::covers_modules`].
     pub fn finish(self) -> Option<KernelFacts> {
@@ -157,6 +186,16 @@ mod tests {
             .import("kfree", Some(2))
             .weak_import("maybe")
             .info("import_ns", "SPACE")
+    }
+
+    #[test]
+    fn modules_are_asked_for_what_the_others_leave_open() {
+        let mut facts = KernelFacts::new(KernelRelease::new("6.1.0-9-test").unwrap(), Architecture::Amd64);
+        assert_eq!((Left::by(None), Left::by(Some(&facts))), (Some(Left::Exports), Some(Left::Exports)));
+        facts.covers_modules = true;
+        assert_eq!(Left::by(Some(&facts)), Some(Left::Size));
+        facts.this_module_size = Some(896);
+        assert_eq!(Left::by(Some(&facts)), None);
     }
 
     #[test]

@@ -20,6 +20,14 @@ pub enum MergeError {
 }
 
 impl KernelFacts {
+    /// As [`Self::merge`], where there may be no first source yet.
+    pub fn join(first: Option<Self>, other: Self) -> Result<Self, MergeError> {
+        match first {
+            Some(first) => first.merge(other),
+            None => Ok(other),
+        }
+    }
+
     /// Joins what two sources say about one kernel: what one leaves open the other may fill. Where both speak they must
     /// agree; if not, they are of different kernels, and neither would be right for both.
     pub fn merge(mut self, other: Self) -> Result<Self, MergeError> {

@@ -21,9 +21,9 @@ use std::collections::BTreeMap;
 
 pub use build_id::{BuildId, BuildIdError};
 pub use encoding::{DecodeError, MAX_ENCODED};
-pub use headers::{Headers, HeadersError};
+pub use headers::{HeaderFiles, Headers, HeadersError};
 pub use image::{ImageError, struct_module_size};
-pub use in_tree::ModuleSurvey;
+pub use in_tree::{Left, ModuleSurvey};
 pub use merge::MergeError;
 pub use policy::{Decompression, KernelPolicy};
 pub use symbol::{KernelSymbol, Namespace};
