@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
 
-use futures::{StreamExt, TryStreamExt, stream};
 use tenon_kmod::KernelRelease;
 use tenon_order::{BundleManifest, Digest};
 
@@ -15,11 +14,8 @@ use crate::layers::{Decompressed, FileAt, ImageFiles, Layer, LayersError, Limits
 use crate::path::ImagePath;
 use crate::platform::Architecture;
 use crate::reference::ImageReference;
-use crate::registry::{PlatformImage, Registry, RegistryError};
+use crate::registry::{PlatformImage, PullError, Registry, RegistryError};
 use crate::retry::Retry;
-
-/// Layers of one image that are downloaded at the same time.
-const PARALLEL_LAYERS: usize = 3;
 
 /// What a bundle is to be made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,36 +157,19 @@ impl BundleBuilder {
         request: &BundleRequest,
         out: &Path,
     ) -> Result<BuiltBundle, BuildError> {
-        let size = image.layers().iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
-        if size > self.limits.compressed {
-            let limit = self.limits.compressed;
-            return Err(BuildError::TooLarge { image: request.image.clone(), size, limit });
-        }
-        let layers = self.download(registry, image, request).await?;
+        let image_name = || request.image.clone();
+        let layers =
+            registry.pull_layers(image, &self.work, &self.limits).await.map_err(|error| match error {
+                PullError::Registry(source) => BuildError::Registry { image: image_name(), source },
+                PullError::TooLarge { size, limit } => {
+                    BuildError::TooLarge { image: image_name(), size, limit }
+                }
+                PullError::Spool { directory, source } => BuildError::Spool { directory, source },
+            })?;
         let (builder, request, out) = (self.clone(), request.clone(), out.to_owned());
         let interrupted = BuildError::Interrupted { image: request.image.clone() };
         let made = tokio::task::spawn_blocking(move || builder.pack(layers, &request, &out)).await;
         made.unwrap_or(Err(interrupted))
-    }
-
-    async fn download(
-        &self,
-        registry: &Registry,
-        image: &PlatformImage,
-        request: &BundleRequest,
-    ) -> Result<Vec<Layer>, BuildError> {
-        stream::iter(image.layers())
-            .map(|descriptor| async move {
-                let file = tempfile::tempfile_in(&self.work).map_err(|source| self.spool_error(source))?;
-                let file = registry
-                    .pull_blob(image, descriptor, file)
-                    .await
-                    .map_err(|source| BuildError::Registry { image: request.image.clone(), source })?;
-                Ok(Layer { digest: descriptor.digest, size: descriptor.size, file })
-            })
-            .buffered(PARALLEL_LAYERS)
-            .try_collect()
-            .await
     }
 
     /// Makes the bundle from layers that were downloaded, the lowest first. Blocks.

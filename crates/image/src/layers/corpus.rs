@@ -6,23 +6,23 @@ use super::*;
 
 /// A tar archive, entry by entry, without the care that a tar library takes.
 #[derive(Default)]
-pub(super) struct Archive(Vec<u8>);
+pub(crate) struct Archive(Vec<u8>);
 
 impl Archive {
-    pub(super) fn entry(mut self, flag: u8, name: &str, target: &str, content: &[u8]) -> Self {
+    pub(crate) fn entry(mut self, flag: u8, name: &str, target: &str, content: &[u8]) -> Self {
         self.header(flag, name, target, content.len() as u64);
         self.content(content)
     }
 
-    pub(super) fn file(self, name: &str, content: &str) -> Self {
+    pub(crate) fn file(self, name: &str, content: &str) -> Self {
         self.entry(b'0', name, "", content.as_bytes())
     }
 
-    pub(super) fn directory(self, name: &str) -> Self {
+    pub(crate) fn directory(self, name: &str) -> Self {
         self.entry(b'5', name, "", b"")
     }
 
-    pub(super) fn symlink(self, name: &str, target: &str) -> Self {
+    pub(crate) fn symlink(self, name: &str, target: &str) -> Self {
         self.entry(b'2', name, target, b"")
     }
 
@@ -61,7 +61,7 @@ impl Archive {
         self
     }
 
-    pub(super) fn layer(mut self) -> Layer {
+    pub(crate) fn layer(mut self) -> Layer {
         self.0.extend([0; 1024]);
         stored(&self.0)
     }
@@ -74,12 +74,12 @@ fn stored(bytes: &[u8]) -> Layer {
     Layer { digest: Digest::of(bytes), size: bytes.len() as u64, file }
 }
 
-pub(super) fn flatten(layers: impl IntoIterator<Item = Archive>) -> Result<ImageFiles, LayersError> {
+pub(crate) fn flatten(layers: impl IntoIterator<Item = Archive>) -> Result<ImageFiles, LayersError> {
     ImageFiles::flatten(layers.into_iter().map(Archive::layer).collect(), &Limits::default())
 }
 
 /// Every file with its content, by path.
-pub(super) fn contents(image: &ImageFiles) -> Vec<(String, String)> {
+pub(crate) fn contents(image: &ImageFiles) -> Vec<(String, String)> {
     let walked = image.tree().walk(&"/".parse().unwrap(), &|_| false).unwrap().unwrap();
     let files = walked.into_iter().filter_map(|walked| match walked.found {
         Found::File(at) => Some((String::from_utf8(walked.path).unwrap(), at)),

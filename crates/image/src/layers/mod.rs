@@ -11,7 +11,7 @@ mod tree;
 mod walk;
 
 #[cfg(test)]
-mod corpus;
+pub(crate) mod corpus;
 #[cfg(test)]
 mod model;
 

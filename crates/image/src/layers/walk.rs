@@ -27,6 +27,17 @@ pub struct Walked {
 }
 
 impl Tree {
+    /// What a path leads to, links followed; `None` where nothing has that name or the end of its links, or a directory.
+    pub fn find(&self, path: &ImagePath) -> Option<Found> {
+        let parts = parts(path);
+        let (name, parents) = parts.split_last()?;
+        match self.way_to(parents).and_then(|way| self.follow(&way, name)) {
+            Ok(Step::Leaf(found)) => Some(found),
+            Ok(Step::Directory(_)) | Err(LinkError::Dangling | LinkError::NotDirectory) => None,
+            Err(error @ (LinkError::Loop | LinkError::Escape)) => Some(Found::Broken(error)),
+        }
+    }
+
     /// The names of the directories in a directory. `None` where there is no such directory.
     pub fn directories_in(&self, directory: &ImagePath) -> Option<Vec<String>> {
         let way = self.way_to(&parts(directory)).ok()?;

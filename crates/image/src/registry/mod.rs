@@ -11,6 +11,7 @@ mod challenge;
 mod error;
 mod exchange;
 mod image;
+mod layers;
 mod transport;
 mod upload;
 
@@ -21,6 +22,7 @@ use crate::keyring::Keyring;
 
 pub use error::{RegistryError, Subject, Trouble, Violation, What};
 pub use image::PlatformImage;
+pub use layers::PullError;
 pub use transport::{Proxies, TlsSettings, Transport, TransportError};
 pub use upload::{Blob, Pushed};
 
