@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod modules;
 pub mod nodes;
 pub mod queue;
+mod registries;
 pub mod run;
 pub mod shutdown;
 pub mod status;

@@ -3,32 +3,21 @@
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 use tenon_api::module_image::BundleStatus;
 use tenon_api::{ModuleImage, reasons};
 use tenon_image::bundle::{BuildError, BundleBuilder, BundleRequest, SelectError};
-use tenon_image::keyring::{Keyring, SecretFormat};
 use tenon_image::layers::Limits;
-use tenon_image::registry::{Proxies, Registry, RegistryError, Timing, TlsSettings, Transport};
+use tenon_image::registry::{Proxies, Registry, RegistryError, Transport};
 use tenon_image::{ImagePath, ImageReference, Retry};
 use tenon_plan::provision::Finding;
 use tokio::runtime::Handle;
 
 use super::inspect::inspect;
-use crate::args::RegistrySettings;
 use crate::metrics::RegistryOutcome;
+use crate::registries::{self, TIMING, chain, failed, outcome};
 use crate::run::Context;
-
-/// A silent registry should show in the status while its user still looks, not a minute later.
-const TIMING: Timing = Timing {
-    manifest: Duration::from_secs(15),
-    blob: Duration::from_mins(20),
-    pause: Duration::from_millis(250),
-    attempts: 4,
-};
 
 /// Looks for images. Connections are shared; credentials never are.
 #[derive(Debug)]
@@ -70,8 +59,11 @@ impl Finder {
         digest: Option<&str>,
     ) -> Result<Finding, Finding> {
         let request = request(image, digest)?;
-        let keyring = keyring(context, image).await?;
-        let tls = tls(context, image, &request.image).await?;
+        let namespace = image.namespace().unwrap_or_default();
+        let secret = image.spec.image_repo_secret.as_ref().map(|secret| secret.name.as_str());
+        let keyring = registries::keyring(context, &namespace, secret, "spec.imageRepoSecret").await?;
+        let asked = image.spec.registry_tls.unwrap_or_default();
+        let tls = registries::tls(context, &request.image, asked).await?;
         let registry = Registry::new(&self.transport, &tls, keyring, TIMING)
             .map_err(|error| failed(reasons::REGISTRY_UNREACHABLE, &error))?;
         let found = registry.image(&request.image, &request.architecture).await;
@@ -139,103 +131,9 @@ fn request(image: &ModuleImage, digest: Option<&str>) -> Result<BundleRequest, F
     })
 }
 
-/// The pull secret's credentials. Secrets are read by name when needed, and never watched or kept.
-async fn keyring(context: &Context, image: &ModuleImage) -> Result<Keyring, Finding> {
-    let mut keyring = Keyring::default();
-    let Some(name) = image.spec.image_repo_secret.as_ref().map(|secret| secret.name.as_str()) else {
-        return Ok(keyring);
-    };
-    let namespace = image.namespace().unwrap_or_default();
-    let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
-    let waiting =
-        |reason, message| Finding::Missing { reason, message, needs_change: false, retry_after: None };
-    let secret = match secrets.get_opt(name).await {
-        Ok(Some(secret)) => secret,
-        Ok(None) => {
-            let message =
-                format!("Secret {namespace}/{name} (spec.imageRepoSecret) does not exist; create it");
-            return Err(waiting(reasons::SECRET_MISSING, message));
-        }
-        Err(error) => {
-            let message =
-                format!("Secret {namespace}/{name} (spec.imageRepoSecret) cannot be read: {}", chain(&error));
-            return Err(waiting(reasons::SECRET_MISSING, message));
-        }
-    };
-    let data = secret.data.unwrap_or_default();
-    let formats = [SecretFormat::DockerConfigJson, SecretFormat::DockerCfg];
-    let present: Vec<_> =
-        formats.into_iter().filter_map(|format| Some((format, data.get(format.data_key())?))).collect();
-    if present.is_empty() {
-        let message = format!(
-            "Secret {namespace}/{name} (spec.imageRepoSecret) has neither .dockerconfigjson nor .dockercfg; make it of type kubernetes.io/dockerconfigjson"
-        );
-        return Err(waiting(reasons::SECRET_MALFORMED, message));
-    }
-    for (format, bytes) in present {
-        keyring.add(format, &bytes.0).map_err(|error| {
-            waiting(reasons::SECRET_MALFORMED, format!("Secret {namespace}/{name}: {}", chain(&error)))
-        })?;
-    }
-    Ok(keyring)
-}
-
-/// How the registry is spoken to: what the Module says beside what the operator was started with.
-async fn tls(
-    context: &Context,
-    image: &ModuleImage,
-    reference: &ImageReference,
-) -> Result<TlsSettings, Finding> {
-    let asked = image.spec.registry_tls.unwrap_or_default();
-    let known = context.args.registries.iter().find(|settings| settings.host == reference.registry());
-    let authority = match known.and_then(|settings| settings.ca_file.as_deref()) {
-        None => None,
-        Some(path) => Some(tokio::fs::read(path).await.map_err(|error| Finding::Missing {
-            reason: reasons::REGISTRY_UNREACHABLE,
-            message: format!("the operator's --registry ca-file {} cannot be read: {error}", path.display()),
-            needs_change: false,
-            retry_after: None,
-        })?),
-    };
-    let set = |flag: fn(&RegistrySettings) -> bool| known.is_some_and(flag);
-    Ok(TlsSettings {
-        plain_http: asked.insecure || set(|settings| settings.plain_http),
-        skip_verify: asked.insecure_skip_tls_verify || set(|settings| settings.insecure_skip_verify),
-        authority,
-    })
-}
-
-fn outcome(error: &RegistryError) -> RegistryOutcome {
-    match error {
-        RegistryError::Absent(_) | RegistryError::Platform { .. } => RegistryOutcome::Absent,
-        RegistryError::Denied { .. } => RegistryOutcome::Denied,
-        RegistryError::Unreachable { retry_after: Some(_), .. } => RegistryOutcome::Throttled,
-        RegistryError::Unreachable { .. } | RegistryError::Invalid { .. } | RegistryError::Disk { .. } => {
-            RegistryOutcome::Failed
-        }
-    }
-}
-
 /// The registry's answer as a finding.
 fn missing(error: &RegistryError) -> Finding {
-    let reason = match error {
-        RegistryError::Absent(_) | RegistryError::Platform { .. } => reasons::IMAGE_ABSENT,
-        RegistryError::Denied { .. } => reasons::REGISTRY_DENIED,
-        RegistryError::Unreachable { .. } => reasons::REGISTRY_UNREACHABLE,
-        RegistryError::Invalid { .. } => reasons::IMAGE_INVALID,
-        RegistryError::Disk { .. } => reasons::DEPOT_FAILED,
-    };
-    let hint = match error {
-        RegistryError::Absent(_) => "; push it, or correct containerImage",
-        RegistryError::Denied { .. } => "; check spec.imageRepoSecret",
-        _ => "",
-    };
-    let retry_after = match error.retry() {
-        Retry::Later(after) => after,
-        Retry::AfterChange => None,
-    };
-    let needs_change = matches!(error, RegistryError::Invalid { .. });
-    Finding::Missing { reason, message: format!("{}{hint}", chain(error)), needs_change, retry_after }
+    registries::missing(error, "push it, or correct containerImage", "check spec.imageRepoSecret")
 }
 
 /// What is wrong with an image that is there.
@@ -252,20 +150,4 @@ fn unfit(error: &BuildError) -> Finding {
 
 fn needs_change(reason: &'static str, error: &dyn Error) -> Finding {
     Finding::Missing { reason, message: chain(error), needs_change: true, retry_after: None }
-}
-
-fn failed(reason: &'static str, error: &dyn Error) -> Finding {
-    Finding::Missing { reason, message: chain(error), needs_change: false, retry_after: None }
-}
-
-/// An error with its causes, in one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

@@ -17,7 +17,7 @@ use tenon_order::{Digest, ModuleKey};
 use tenon_plan::inspect::{Question, verdict};
 use tenon_plan::resolve::{LoadSettings, resolve};
 
-use super::find::chain;
+use crate::registries::chain;
 use crate::run::Context;
 use crate::world::{Index, KnownFacts};
 
