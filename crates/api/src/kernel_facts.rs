@@ -23,6 +23,9 @@ pub const BUILD_ID: &str = "tenon.dev/kernel-build-id";
 /// The annotation that says who made the facts: a [`Source`].
 pub const SOURCE: &str = "tenon.dev/facts-source";
 
+/// The annotation with the image that the facts were read from, by its digest; the operator keeps such facts up to date.
+pub const IMAGE: &str = "tenon.dev/facts-image";
+
 /// The most bytes of facts: a `ConfigMap` holds one MiB.
 pub const MAX_BYTES: usize = 1_000_000;
 
@@ -85,13 +88,23 @@ pub fn is_build_id(text: &str) -> bool {
 
 /// The name of the `ConfigMap` for one build of a kernel: one object per build, whoever makes it.
 pub fn name_for(release: &str, architecture: &str, build_id: Option<&str>) -> String {
+    format!("kernel-facts-{}", hashed([release, architecture, build_id.unwrap_or_default()]))
+}
+
+/// The name of the `ConfigMap` for what an image tells of a kernel: one object per release, whichever build is in the
+/// image, beside what anybody else says.
+pub fn name_for_image(release: &str, architecture: &str) -> String {
+    format!("kernel-facts-image-{}", hashed([release, architecture, "image"]))
+}
+
+fn hashed(parts: [&str; 3]) -> String {
     const DIGITS: usize = 20;
     let mut hash = digest::Context::new(&digest::SHA256);
-    for part in [release, architecture, build_id.unwrap_or_default()] {
+    for part in parts {
         hash.update(part.as_bytes());
         hash.update(&[0]);
     }
-    format!("kernel-facts-{}", labels::hex(hash.finish().as_ref(), DIGITS))
+    labels::hex(hash.finish().as_ref(), DIGITS)
 }
 
 #[cfg(test)]
@@ -132,9 +145,11 @@ mod tests {
             name_for("6.1.0", "amd64", Some("01")),
             name_for("6.1.0", "arm64", Some("00")),
             name_for("6.1.0a", "md64", None),
+            name_for_image("6.1.0", "amd64"),
+            name_for_image("6.1.0", "arm64"),
         ]
         .into();
-        assert_eq!(names.len(), 5);
+        assert_eq!(names.len(), 7);
         assert!(names.iter().all(|name| name.len() <= 63));
     }
 }

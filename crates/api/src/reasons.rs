@@ -126,6 +126,8 @@ pub mod event {
     pub const MODULE_IN_USE: &str = "ModuleInUse";
     /// A change was stopped: it failed on as many nodes as may be unavailable (Warning, on the Module).
     pub const ROLLOUT_PAUSED: &str = "RolloutPaused";
+    /// The image that should tell what a kernel is has nothing of it (Warning, on the operator's Deployment).
+    pub const NO_KERNEL_IN_IMAGE: &str = "NoKernelInImage";
     /// A build was started for a kernel (Normal, on the Module).
     pub const BUILD_CREATED: &str = "BuildCreated";
     /// A build ended well (Normal, on the Module).

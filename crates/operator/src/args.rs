@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Parser, ValueEnum};
+use tenon_image::ImageReference;
+use tenon_image::reference::ReferenceError;
+use tenon_plan::facts_image;
+use tenon_plan::template::TemplateError;
 
 use crate::logs::LogFilter;
 
@@ -70,6 +74,15 @@ pub struct Args {
     /// Settings of one registry; repeatable: host[:port][,plain-http][,insecure-skip-verify][,ca-file=PATH]
     #[arg(long = "registry", env = "TENON_REGISTRY", value_name = "SETTINGS", value_delimiter = ' ')]
     pub registries: Vec<RegistrySettings>,
+
+    /// Image that holds a kernel's headers, package or toolkit, with the variables of image names; repeatable
+    #[arg(long = "facts-image", env = "TENON_FACTS_IMAGE", value_name = "TEMPLATE", value_delimiter = ',',
+          value_parser = facts_image)]
+    pub facts_images: Vec<String>,
+
+    /// Pull secret for these images, in the operator's namespace
+    #[arg(long, env = "TENON_FACTS_IMAGE_SECRET", value_name = "NAME", requires = "facts_images")]
+    pub facts_image_secret: Option<String>,
 
     /// Whether replicas agree on a leader; off only where there is never a second one
     #[arg(long, env = "TENON_LEADER_ELECTION", default_value = "on", value_name = "on|off")]
@@ -139,9 +152,20 @@ pub enum BadValue {
     /// A registry setting that does not exist.
     #[error("expected plain-http, insecure-skip-verify or ca-file=PATH after the registry's host")]
     RegistryOption,
+    /// A template that no kernel can have an image by.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// A template that gives no image reference.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
     /// Settings that exclude each other.
     #[error("plain-http excludes insecure-skip-verify and ca-file: without TLS there is nothing to verify")]
     PlainHttpWithTls,
+}
+
+fn facts_image(text: &str) -> Result<String, BadValue> {
+    let _: ImageReference = facts_image::example(text)?.parse()?;
+    Ok(text.to_owned())
 }
 
 fn namespace(text: &str) -> Result<String, BadValue> {
@@ -370,9 +394,22 @@ mod tests {
     #[case(&["--depot-transfers", "0"], "0 is not in 1..")]
     #[case(&["--log-level", "chatty==x"], "log")]
     #[case(&["--advertise", "http://x"], "https://<host>[:port]")]
+    #[case(&["--facts-image", "reg/a:${KERNEL}"], "KERNEL_FULL_VERSION")]
+    #[case(&["--facts-image", "reg/A:1"], "lower-case")]
     fn a_bad_value_is_answered_with_what_is_expected(#[case] flags: &[&str], #[case] answer: &str) {
         let message = parse(flags).unwrap_err();
         assert!(message.contains(answer), "{message}");
+    }
+
+    #[test]
+    fn images_with_facts_are_named_one_by_one_or_in_a_list() {
+        let args = parse(&[
+            "--facts-image",
+            "reg/a:${KERNEL_X},reg/b:1",
+            "--facts-image",
+            "reg/c:${KERNEL_RHEL_ARCH}",
+        ]);
+        assert_eq!(args.unwrap().facts_images, ["reg/a:${KERNEL_X}", "reg/b:1", "reg/c:${KERNEL_RHEL_ARCH}"]);
     }
 
     #[test]

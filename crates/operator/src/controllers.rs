@@ -21,7 +21,7 @@ use crate::metrics::{Controller, Outcome};
 use crate::queue::{Next, Queue};
 use crate::run::Context;
 use crate::world::{Kind, Listed, World, catch_up, follow, follow_facts};
-use crate::{modules, nodes, status};
+use crate::{facts_images, modules, nodes, status};
 
 /// How often the depth of the queues is read.
 const DEPTHS: Duration = Duration::from_secs(15);
@@ -188,6 +188,9 @@ async fn start(context: Context, world: Arc<World>, listed: [Listed; 5]) {
         work(&mut tasks, &context, &world, &images);
         work(&mut tasks, &context, &world, &Arc::new(nodes::Nodes::default()));
         work(&mut tasks, &context, &world, &Arc::new(status::Status));
+        if !context.args.facts_images.is_empty() {
+            tasks.spawn(facts_images::follow(context.clone(), world.clone()));
+        }
     }
     while tasks.join_next().await.is_some() {}
 }

@@ -16,6 +16,7 @@ pub mod controllers;
 pub mod deadline;
 pub mod depot;
 pub mod events;
+mod facts_images;
 pub mod identity;
 pub mod images;
 pub mod kernel_facts;

@@ -176,6 +176,26 @@ label! {
     }
 }
 
+label! {
+    /// What the images that should tell what kernels are came to.
+    FactsImage {
+        /// It told what the kernel is.
+        Read = "read",
+        /// There is no such image.
+        Absent = "absent",
+        /// The registry refuses, or the pull secret is no good.
+        Denied = "denied",
+        /// No useful answer.
+        Unreachable = "unreachable",
+        /// It has nothing of the kernel.
+        NoKernel = "no-kernel",
+        /// It is malformed, or larger than is read.
+        Invalid = "invalid",
+        /// The operator could not keep what it read.
+        Failed = "failed",
+    }
+}
+
 /// Labels of reconciles.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReconcileLabels {
@@ -214,6 +234,12 @@ struct RegistryLabel {
     outcome: RegistryOutcome,
 }
 
+/// Label of images that should tell what kernels are.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FactsImageLabel {
+    state: FactsImage,
+}
+
 /// KMM's own gauges under KMM's names, for the dashboards that people have.
 #[derive(Clone, Debug, Default)]
 pub struct KmmGauges {
@@ -240,6 +266,7 @@ pub struct Metrics {
     rejections: Family<RejectionLabel, Counter>,
     transfers: Family<TransferLabel, Counter>,
     registry_requests: Family<RegistryLabel, Counter>,
+    facts_images: Family<FactsImageLabel, Gauge>,
     /// Bytes of bundles that went out.
     pub sent: Counter,
     /// Transfers that are running.
@@ -279,6 +306,7 @@ impl Metrics {
             rejections: Family::default(),
             transfers: Family::default(),
             registry_requests: Family::default(),
+            facts_images: Family::default(),
             sent: Counter::default(),
             transferring: Gauge::default(),
             cached_bytes: Gauge::default(),
@@ -307,6 +335,11 @@ impl Metrics {
             "registry_requests",
             "Requests to registries by outcome",
             self.registry_requests.clone(),
+        );
+        tenon.register(
+            "facts_images",
+            "Kernels by what the image came to that should tell what they are",
+            self.facts_images.clone(),
         );
         tenon.register(
             "dropped_events",
@@ -382,6 +415,14 @@ impl Metrics {
     /// A request to a registry ended.
     pub fn asked_registry(&self, outcome: RegistryOutcome) {
         self.registry_requests.get_or_create(&RegistryLabel { outcome }).inc();
+    }
+
+    /// What the images of all kernels came to that were asked for.
+    pub fn facts_images(&self, states: impl IntoIterator<Item = FactsImage>) {
+        self.facts_images.clear();
+        for state in states {
+            self.facts_images.get_or_create(&FactsImageLabel { state }).inc();
+        }
     }
 
     /// All of it in the `OpenMetrics` text format.

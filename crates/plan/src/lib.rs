@@ -10,6 +10,7 @@
 
 pub mod assign;
 pub mod condition;
+pub mod facts_image;
 pub mod inspect;
 pub mod modprobe;
 pub mod news;

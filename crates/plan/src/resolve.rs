@@ -165,6 +165,15 @@ fn first_match<'m>(
 
 /// KMM's variables and those that only some distributions' releases have. All are in the alphabet of image tags.
 pub fn variables(module: &Module, kernel: &KernelRelease) -> Variables {
+    let mut variables = kernel_variables(kernel);
+    let mut set = |name, value: &str| variables.set(name, image_tag(value));
+    set("MOD_NAME", module.metadata.name.as_deref().unwrap_or_default());
+    set("MOD_NAMESPACE", module.metadata.namespace.as_deref().unwrap_or_default());
+    variables
+}
+
+/// Those of them that say something of the kernel.
+pub(crate) fn kernel_variables(kernel: &KernelRelease) -> Variables {
     let mut variables = Variables::default();
     let mut set = |name, value: &str| variables.set(name, image_tag(value));
     set("KERNEL_FULL_VERSION", kernel.without_plus());
@@ -191,8 +200,6 @@ pub fn variables(module: &Module, kernel: &KernelRelease) -> Variables {
         }
         _ => {}
     }
-    set("MOD_NAME", module.metadata.name.as_deref().unwrap_or_default());
-    set("MOD_NAMESPACE", module.metadata.namespace.as_deref().unwrap_or_default());
     variables
 }
 

@@ -21,6 +21,15 @@ impl Variables {
         self.0.get(name).map(String::as_str)
     }
 
+    /// These, and where one is missing, the other's.
+    #[must_use]
+    pub fn or(mut self, other: Self) -> Self {
+        for (name, value) in other.0 {
+            self.0.entry(name).or_insert(value);
+        }
+        self
+    }
+
     fn known(&self) -> String {
         self.0.keys().copied().collect::<Vec<_>>().join(", ")
     }

@@ -15,10 +15,12 @@ use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use tenon_api::NodeModulesConfig;
-use tenon_api::kernel_facts::{ARCHITECTURE, BUILD_ID, DATA_KEY, LABEL, RELEASE, SOURCE, name_for};
+use tenon_api::kernel_facts::{ARCHITECTURE, BUILD_ID, DATA_KEY, IMAGE, LABEL, RELEASE, SOURCE, name_for};
 use tenon_api::node_modules_config::ModulePhase;
+use tenon_image::testing::layer;
 use tenon_kmod::ModuleObject;
 use tenon_kmod::facts::{KernelFacts, KernelSymbol, Namespace};
+use tenon_lab::control_plane::audit::Mark;
 use tenon_lab::wait;
 
 const BUILD: &str = "00112233445566778899aabbccddeeff00112233";
@@ -194,5 +196,131 @@ async fn one_nodes_lie_keeps_the_driver_from_itself_alone_and_sends_one_other_fi
     cluster.obey("elm", ModulePhase::Loaded).await;
     cluster.config_where("fir", "the others follow", assigned).await;
     assert!(held("ash").await, "its own word counts for itself");
+    cluster.stop_operator().await;
+}
+
+/// What an image has of a kernel beside its headers.
+#[derive(Clone, Copy)]
+enum Beside {
+    Module,
+    Kernel,
+}
+
+/// Stores an image with the kernel's headers as Debian packages them, and beside them one of its own modules, or the kernel.
+fn push_headers(cluster: &Cluster, beside: Beside) {
+    let kernel = cluster::kernel();
+    let folder = format!("usr/src/linux-headers-{}", kernel.release);
+    let (name, path) = match beside {
+        Beside::Module => {
+            let name = "kernel/net/llc/llc.ko";
+            (format!("lib/modules/{}/{name}", kernel.release), kernel.modules().join(name))
+        }
+        Beside::Kernel => (format!("boot/vmlinuz-{}", kernel.release), kernel.boot_image()),
+    };
+    let header = |name: &str| {
+        let bytes = std::fs::read(kernel.headers().join(name)).expect("a header");
+        (format!("{folder}/{name}"), bytes)
+    };
+    let mut files: Vec<_> =
+        ["Module.symvers", ".config", "include/generated/utsrelease.h"].map(header).into();
+    files.push((name, std::fs::read(path).expect("a file of the kernel")));
+    let files: Vec<_> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    cluster.registry.put_image("headers", &kernel.release, "amd64", &[layer(&[]), layer(&files)]);
+}
+
+/// How often the image with headers was asked for by its name, and its blobs were pulled.
+fn asked(cluster: &Cluster) -> (usize, usize) {
+    let name = format!("/v2/headers/manifests/{}", cluster.kernel);
+    let seen = cluster.registry.seen();
+    let count = |path: &str| seen.iter().filter(|seen| seen.path.starts_with(path)).count();
+    (count(&name), count("/v2/headers/blobs/"))
+}
+
+/// The facts that there are: source, image, build-id.
+async fn told(cluster: &Cluster) -> Vec<[String; 3]> {
+    let maps: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), "tenon-system");
+    let maps = maps.list(&ListParams::default().labels(&format!("{LABEL}=true"))).await.expect("a list");
+    let said = |map: &ConfigMap, key| map.annotations().get(key).cloned().unwrap_or_default();
+    maps.iter().map(|map| [SOURCE, IMAGE, BUILD_ID].map(|key| said(map, key))).collect()
+}
+
+/// The operator's writes of facts.
+fn writes_of_facts(cluster: &Cluster, since: Mark) -> u64 {
+    let writes = cluster.plane.audit().writes_since(since).expect("the audit log");
+    let of_facts = writes.iter().filter(|(write, _)| {
+        write.user.contains("tenon") && write.resource == "configmaps" && write.name.contains("facts")
+    });
+    of_facts.map(|(_, count)| count).sum()
+}
+
+/// The operator starts anew, as the next leader would, and has looked for the image with headers.
+async fn restart(cluster: &mut Cluster) {
+    let before = asked(cluster).0;
+    cluster.stop_operator().await;
+    cluster.start_operator().await;
+    wait::until("the image with headers is asked for", SOON, async || {
+        (asked(cluster).0 > before).then_some(())
+    })
+    .await
+    .expect("a request");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_with_headers_tells_what_the_kernel_is_and_is_read_once() {
+    let mut cluster = Cluster::start().await;
+    let driver = cluster.driver().to_vec();
+    cluster.stop_operator().await;
+    let template = format!("{}/headers:${{KERNEL_FULL_VERSION}}", cluster.registry.host());
+    cluster.flags = vec!["--facts-image".to_owned(), template];
+    cluster.start_operator().await;
+    add_node(&cluster, "pine").await;
+    cluster.push("gauge:v1", &[("extra/simple-kmod.ko", &foreign(&driver))]);
+    cluster.push_driver("gauge:v2", "one");
+
+    // Nobody has pushed the image: the operator says so, and the driver is tried.
+    cluster.apply_module("gauge", "gauge:v2", Value::Null).await;
+    cluster.config_where("pine", "the driver is assigned", |config| order(config).is_some()).await;
+    wait::until("an event of the operator", SOON, async || {
+        let events: Api<Event> = Api::namespaced(cluster.client.clone(), "tenon-system");
+        let events = events.list(&ListParams::default()).await.ok()?;
+        let event = events.items.into_iter().find(|event| event.reason.as_deref() == Some("ImageAbsent"))?;
+        let note = event.note.unwrap_or_default();
+        (note.contains(&cluster.kernel) && note.contains("--facts-image")).then_some(())
+    })
+    .await
+    .expect("an event");
+    assert!(told(&cluster).await.is_empty());
+
+    push_headers(&cluster, Beside::Module);
+    restart(&mut cluster).await;
+    until_predicted(&cluster, "WillLoad").await;
+    let first = told(&cluster).await;
+    let [[source, image, build]] = first.as_slice() else { panic!("one source, no node: {first:?}") };
+    assert_eq!((source.as_str(), build.as_str()), ("toolkit", ""), "headers do not tell the build");
+    assert!(image.contains("/headers:") && image.contains("@sha256:"), "{image}");
+
+    let held = cluster.configs().get("pine").await.expect("an object").spec.order;
+    cluster.apply_module("gauge", "gauge:v1", Value::Null).await;
+    let module = cluster.module_where("gauge", "WillNotLoad", degraded("WillNotLoad")).await;
+    assert!(condition(&module, "Degraded").expect("a condition").2.contains("module_layout"));
+    assert_eq!(cluster.configs().get("pine").await.expect("an object").spec.order, held, "it is held back");
+
+    // The next leader asks whether it is still the same image, and neither pulls nor writes anything.
+    let (mark, pulled) = (cluster.plane.audit().mark(), asked(&cluster).1);
+    restart(&mut cluster).await;
+    cluster.apply_module("noise", "noise:absent", json!({"spec": {"selector": {"no": "such-node"}}})).await;
+    cluster.module_where("noise", "the operator works again", |m| condition(m, "Ready").is_some()).await;
+    assert_eq!((asked(&cluster).1, writes_of_facts(&cluster, mark)), (pulled, 0));
+
+    push_headers(&cluster, Beside::Kernel);
+    restart(&mut cluster).await;
+    wait::until("facts from the other image", SOON, async || {
+        let told = told(&cluster).await;
+        let [[_, image, build]] = told.as_slice() else { panic!("the one before is replaced: {told:?}") };
+        (*image != first[0][1] && build.len() == 40).then_some(())
+    })
+    .await
+    .expect("other facts");
+    assert_eq!(writes_of_facts(&cluster, mark), 1);
     cluster.stop_operator().await;
 }

@@ -92,8 +92,9 @@ fn own_rules() -> Vec<PolicyRule> {
     vec![
         // Creation cannot be narrowed to names.
         rule(NO_GROUP, &["configmaps", "secrets"], &["create"]),
-        // Facts about kernels, one object for each build; found by their label, and never changed.
-        rule(NO_GROUP, &["configmaps"], &["get", "list", "watch"]),
+        // Facts about kernels, found by their label. Those that an image tells are applied again when the image changes,
+        // never by force: what somebody else has written stays.
+        rule(NO_GROUP, &["configmaps"], &["get", "list", "watch", "patch"]),
         rule("coordination.k8s.io", &["leases"], &["create"]),
         own(NO_GROUP, "secrets", &[ORDER_KEY_SECRET, SERVING_SECRET]),
         own(NO_GROUP, "configmaps", &[ORDER_KEYS_CONFIG_MAP, DEPOT_CONFIG_MAP]),

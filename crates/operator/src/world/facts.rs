@@ -28,6 +28,8 @@ pub struct KnownFacts {
     pub architecture: String,
     /// The build and who speaks of it.
     pub evidence: Evidence,
+    /// The image that they were read from, by its digest.
+    pub image: Option<String>,
 }
 
 impl KnownFacts {
@@ -41,6 +43,7 @@ impl KnownFacts {
         Some(Self {
             release: annotation(kernel_facts::RELEASE)?.clone(),
             architecture: annotation(kernel_facts::ARCHITECTURE)?.clone(),
+            image: annotation(kernel_facts::IMAGE).cloned(),
             evidence: Evidence {
                 build_id,
                 source: annotation(kernel_facts::SOURCE)

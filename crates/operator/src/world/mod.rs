@@ -23,6 +23,7 @@ use tenon_api::{Module, ModuleImage};
 use tenon_order::{Digest, ModuleKey, NodeName};
 use tenon_plan::node::NodeFacts;
 use tenon_plan::rollout::Turn;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub use facts::{FactsIndex, KnownFacts, follow_facts};
@@ -100,6 +101,8 @@ pub struct World {
     labels_doubted: Mutex<HashSet<NodeName>>,
     /// Which node runs which build of a kernel: follows what agents report.
     kernels: Kernels,
+    /// Woken when the kernels that there are images for change, or the facts about kernels.
+    pub kernels_changed: Notify,
     clock: Clock,
     /// The versions of Nodes that are known, by a watch or by the answer to a write of ours.
     node_versions: Mutex<HashMap<NodeName, u64>>,
@@ -134,6 +137,7 @@ impl World {
             doubted: Mutex::default(),
             labels_doubted: Mutex::default(),
             kernels: Kernels::default(),
+            kernels_changed: Notify::new(),
             clock,
             node_versions: Mutex::default(),
             ended_configs: Mutex::default(),
@@ -217,11 +221,13 @@ impl World {
         for image in images {
             self.queues.images.add(image);
         }
+        self.kernels_changed.notify_one();
     }
 
     /// A ModuleImage was seen, or is gone.
     pub fn image(&self, key: &ImageKey, image: Option<ModuleImage>) {
         let touched = self.write().set_image(key, image.map(Arc::new).as_ref());
+        self.kernels_changed.notify_one();
         self.queues.images.add(key.clone());
         for module in touched.modules {
             self.queues.modules.add_within(module.clone(), PROVISION_WITHIN);

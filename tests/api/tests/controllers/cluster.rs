@@ -16,7 +16,7 @@ use tenon_image::testing::{TestRegistry, layer};
 use tenon_lab::ControlPlane;
 use tenon_lab::control_plane::{Binding, Credential, Extent};
 use tenon_lab::drivers::{self, Driver};
-use tenon_lab::kernel::Origin;
+use tenon_lab::kernel::{Kernel, Origin};
 use tenon_lab::setup::Supplies;
 use tenon_lab::wait;
 use tenon_operator::Args;
@@ -42,18 +42,25 @@ pub(crate) struct Cluster {
     pub(crate) kernel: String,
     driver: Vec<u8>,
     operator: Option<(CancellationToken, JoinHandle<()>)>,
+    /// Beside those that every operator here has.
+    pub(crate) flags: Vec<String>,
     cache: tempfile::TempDir,
 }
 
-/// The driver that images hold, and the kernel that it is for: a real one, built once.
+/// The kernel that the driver is for.
+pub(crate) fn kernel() -> Kernel {
+    let supplies = Supplies::get().expect("the lab's supplies");
+    supplies.kernel(Origin::Stable).expect("the stable kernel").clone()
+}
+
+/// The driver that images hold, and its kernel's release: a real one, built once.
 fn driver() -> &'static (String, Vec<u8>) {
     static DRIVER: OnceLock<(String, Vec<u8>)> = OnceLock::new();
     DRIVER.get_or_init(|| {
-        let supplies = Supplies::get().expect("the lab's supplies");
-        let kernel = supplies.kernel(Origin::Stable).expect("the stable kernel");
-        let built = drivers::build(kernel, Driver::SimpleKmod.into()).expect("the driver");
+        let kernel = kernel();
+        let built = drivers::build(&kernel, Driver::SimpleKmod.into()).expect("the driver");
         let file = built.files().into_iter().next().expect("a module");
-        (kernel.release.clone(), std::fs::read(file).expect("the module's bytes"))
+        (kernel.release, std::fs::read(file).expect("the module's bytes"))
     })
 }
 
@@ -83,6 +90,7 @@ impl Cluster {
             plane,
             client,
             operator: None,
+            flags: Vec::new(),
             cache: tempfile::tempdir().expect("a folder"),
         };
         cluster.start_operator().await;
@@ -105,8 +113,8 @@ impl Cluster {
             flag("leader-election", "off".to_owned()),
             flag("registry", format!("{},plain-http", self.registry.host())),
         ];
-        let args =
-            Args::parse_from(std::iter::once("tenon-operator".to_owned()).chain(flags.into_iter().flatten()));
+        let flags = flags.into_iter().flatten().chain(self.flags.clone());
+        let args = Args::parse_from(std::iter::once("tenon-operator".to_owned()).chain(flags));
         let stop = CancellationToken::new();
         let until = stop.clone();
         let task = tokio::spawn(async move { run_until(args, until).await.expect("the operator ends well") });
