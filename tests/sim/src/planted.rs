@@ -3,7 +3,7 @@
 /// One bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bug {
-    /// The finalizer goes by what the watch knows, without a list from the quorum.
+    /// The finalizer goes by what the watch knows, without a list from the quorum, also under a new leader.
     FinalizerByStaleList,
     /// Nodes' objects are written whatever they are now.
     NoPreconditions,

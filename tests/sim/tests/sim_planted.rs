@@ -5,7 +5,7 @@ use std::thread;
 use tenon_test_sim::{Bug, Setup, Workload, run};
 
 /// Of the seeds that are played for each workload without a bug, at most so many are needed to find one.
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 400;
 
 /// The first violation that the bug leads to.
 fn found(bug: Bug) -> Option<(&'static str, Workload, u64)> {

@@ -106,7 +106,8 @@ pub struct World {
     clock: Clock,
     /// The versions of Nodes that are known, by a watch or by the answer to a write of ours.
     node_versions: Mutex<HashMap<NodeName, u64>>,
-    /// Nodes' objects that were deleted, and images.
+    /// Nodes, their objects and images that were deleted.
+    ended_nodes: Mutex<Ends<NodeName>>,
     ended_configs: Mutex<Ends<NodeName>>,
     ended_images: Mutex<Ends<ImageKey>>,
     /// Orders that no object shows yet.
@@ -140,6 +141,7 @@ impl World {
             kernels_changed: Notify::new(),
             clock,
             node_versions: Mutex::default(),
+            ended_nodes: Mutex::default(),
             ended_configs: Mutex::default(),
             ended_images: Mutex::default(),
             orders: Mutex::default(),
@@ -410,24 +412,28 @@ impl World {
     pub fn node_read(&self, before: Option<u64>, node: Node) {
         let Some(name) = Node::key(&node.metadata) else { return };
         let (known, read) = (self.node_version(&name), version(node.metadata.resource_version.as_deref()));
-        if read != known && (known == before || read > known) {
+        let is_past = || lock(&self.ended_nodes).is_past(&name, read);
+        if read != known && (known == before || read > known) && !is_past() {
             self.see_node(&name, node);
         }
     }
 
-    /// What a consistent list brought of a Node. One that is not known is new, and its events are on their way, or it is
-    /// gone by now; events of before that are no news.
+    /// What a consistent list brought of a Node: news, if the watch has not got as far, nor told of its end.
     fn node_listed(&self, node: Node) {
         let Some(name) = Node::key(&node.metadata) else { return };
         let listed = version(node.metadata.resource_version.as_deref());
-        if listed <= self.node_version(&name) {
-            return;
-        }
-        if self.read().node(&name).is_some() {
+        if listed > self.node_version(&name) && !lock(&self.ended_nodes).is_past(&name, listed) {
             self.see_node(&name, node);
-        } else {
-            lock(&self.node_versions).extend(listed.map(|version| (name, version)));
         }
+    }
+
+    /// A Node is gone, says a watch; `version` is that of its deletion.
+    fn node_gone(&self, name: &NodeName, version: Option<u64>) {
+        lock(&self.node_versions).remove(name);
+        if let Some(version) = version {
+            lock(&self.ended_nodes).note(name.clone(), version, (self.clock.steady)());
+        }
+        self.node(name, None, self.now());
     }
 
     /// This is what there is of a Node.

@@ -152,12 +152,15 @@ mod tests {
     }
 
     #[test]
-    fn a_node_of_which_the_watch_has_not_told_yet_is_not_taken_for_what_it_was_before_the_list() {
+    fn a_node_of_which_the_watch_has_not_told_yet_counts_as_it_is_listed_unless_its_end_was_told() {
         let (world, pine) = (World::new(Assignments::default()), "pine".parse().unwrap());
         take_in(&world, vec![node(9, true)], Vec::new(), Vec::new());
-        assert!(world.read().node(&pine).is_none(), "perhaps it is gone by now");
+        assert!(world.read().node(&pine).is_some());
         assert!(node(4, false).is_outdated(&pine, &world));
         assert!(!node(9, true).is_outdated(&pine, &world));
+        Node::gone(&pine, Some(12), &world);
+        take_in(&world, vec![node(9, true)], Vec::new(), Vec::new());
+        assert!(world.read().node(&pine).is_none());
     }
 
     #[test]

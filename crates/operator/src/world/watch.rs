@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{ImageKey, World, is_older, lock, node, version};
+use super::{ImageKey, World, is_older, node, version};
 
 /// Whether a kind has been listed once.
 pub type Listed = watch::Receiver<bool>;
@@ -70,9 +70,8 @@ impl Kind for Node {
         world.node_version(key) > version(self.metadata.resource_version.as_deref())
     }
 
-    fn gone(key: &NodeName, _: Option<u64>, world: &World) {
-        lock(&world.node_versions).remove(key);
-        world.node(key, None, world.now());
+    fn gone(key: &NodeName, version: Option<u64>, world: &World) {
+        world.node_gone(key, version);
     }
 }
 

@@ -169,7 +169,7 @@ impl Sim {
         let epoch = replica.epoch;
         if !replica.caught_up {
             if !std::mem::replace(&mut replica.taking_over, true) {
-                if replica.bug() == Some(Bug::TurnsByStaleList) {
+                if matches!(replica.bug(), Some(Bug::TurnsByStaleList | Bug::FinalizerByStaleList)) {
                     replica.caught_up = true;
                     return self.work(at);
                 }
