@@ -3,7 +3,7 @@
 /// One bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bug {
-    /// The finalizer goes by what the watch knows, without a list from the quorum, also under a new leader.
+    /// The finalizer goes by what the watch has told, without a list from the quorum.
     FinalizerByStaleList,
     /// Nodes' objects are written whatever they are now.
     NoPreconditions,
@@ -29,7 +29,7 @@ pub enum Bug {
     IgnoresKernel,
     /// Turns to change a node are counted off the objects that are known; one that was given is not remembered.
     TurnsNotReserved,
-    /// A new leader counts turns off what its watches have brought so far, without a list from the quorum.
+    /// A new leader counts turns off the nodes' objects that its watch has brought so far, without a list from the quorum.
     TurnsByStaleList,
 }
 

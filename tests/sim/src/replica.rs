@@ -10,6 +10,7 @@
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node as NodeObject, NodeSpec, NodeStatus, NodeSystemInfo};
@@ -77,6 +78,8 @@ pub struct Replica {
     /// When it will look at its queues by itself.
     pub woken_at: Option<u64>,
     misses: Misses,
+    /// Nodes' objects as watches have told of them, for planted bugs.
+    told: BTreeMap<NodeName, Arc<NodeModulesConfig>>,
     former_stores: BTreeMap<NodeName, StoreId>,
     bug: Option<Bug>,
 }
@@ -102,6 +105,7 @@ impl Replica {
             keys,
             woken_at: None,
             misses: Misses::with_clock(clock::tokio_instant),
+            told: BTreeMap::new(),
             former_stores: BTreeMap::new(),
             bug,
         }
@@ -172,9 +176,11 @@ impl Replica {
             Change::Config(key, Some(config), _) => {
                 watch.known.insert(key.to_string());
                 (**config).clone().seen(key, &self.world);
+                self.told.insert(key.clone(), config.clone());
                 self.remember_store(key, config);
             }
             Change::Config(key, None, version) => {
+                self.told.remove(key);
                 watch.known.remove(key.as_ref());
                 NodeModulesConfig::gone(key, Some(*version), &self.world);
             }

@@ -219,7 +219,13 @@ impl Replica {
 
     /// `nodes::Nodes::reconcile`, from what is known to what is to be written.
     fn decide_node(&self, key: &NodeName, seals: &mut Seals) -> Option<(VecDeque<Call>, Next)> {
-        let read_own = |text: &str| seals.verify(text, &self.keys).map(|order| (*order).clone());
+        let read_own = |text: &str| {
+            let mut order = (*seals.verify(text, &self.keys)?).clone();
+            if self.bug == Some(Bug::DropsRemovals) {
+                order.modules.retain(|module| module.wish != Wish::Removed);
+            }
+            Some(order)
+        };
         let observed = Node::of(&self.world.read(), key, read_own, self.world.now())?;
         let before = observed.view().order;
         let (mut assignment, given_back) = if self.bug == Some(Bug::TurnsNotReserved) {
@@ -293,10 +299,6 @@ impl Replica {
     /// Planted bugs of orders.
     fn spoil(&self, order: &mut Order, before: Option<&Order>, node: &NodeName) {
         match self.bug {
-            Some(Bug::DropsRemovals) => order.modules.retain(|module| {
-                module.wish != Wish::Removed
-                    || before.and_then(|before| before.wish(&module.key)) != Some(&Wish::Removed)
-            }),
             Some(Bug::GenerationNotRaised) => {
                 order.generation.0 = before.map_or(0, |order| order.generation.0) + 1;
             }
@@ -356,7 +358,7 @@ impl Replica {
                     let holds = |config: &NodeModulesConfig| is_held(&key, config, seals, &self.keys);
                     let by_stale_list = self.bug == Some(Bug::FinalizerByStaleList);
                     let held = if by_stale_list {
-                        self.world.read().configs().any(|config| holds(config))
+                        self.told.values().any(|config| holds(config))
                     } else {
                         modules::is_known_to_be_held(&self.world, &key, holds)
                     };
@@ -417,7 +419,11 @@ impl Replica {
                 }
                 _ => {
                     let (nodes, modules) = std::mem::take(&mut task.listed);
-                    let configs = configs.iter().map(|config| (**config).clone()).collect();
+                    let configs = if self.bug == Some(Bug::TurnsByStaleList) {
+                        self.world.read().configs().map(|config| (**config).clone()).collect()
+                    } else {
+                        configs.iter().map(|config| (**config).clone()).collect()
+                    };
                     let unclear = take_in(&self.world, nodes, modules, configs);
                     task.calls.extend(unclear.into_iter().map(Call::GetConfig));
                 }

@@ -169,10 +169,6 @@ impl Sim {
         let epoch = replica.epoch;
         if !replica.caught_up {
             if !std::mem::replace(&mut replica.taking_over, true) {
-                if matches!(replica.bug(), Some(Bug::TurnsByStaleList | Bug::FinalizerByStaleList)) {
-                    replica.caught_up = true;
-                    return self.work(at);
-                }
                 self.begin(at, Job::TakeOver);
             }
             return;
