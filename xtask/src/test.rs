@@ -65,11 +65,10 @@ impl Tier {
     /// A guest keeps a processor busy; everything else waits for others most of the time.
     const fn threads(self) -> Option<&'static str> {
         match self {
-            // Its tests use all processors themselves.
-            Self::Faults => Some("1"),
             Self::Units => None,
             Self::ApiServer | Self::Kernels => Some("2"),
-            Self::EndToEnd => Some("1"),
+            // The tests of faults use all processors themselves.
+            Self::EndToEnd | Self::Faults => Some("1"),
         }
     }
 }

@@ -11,7 +11,7 @@ use tenon_order::{Digest, KmodName, ModuleKey, NodeName, Wish};
 
 use crate::api::{Change, KINDS, Kind, Write};
 use crate::changes;
-use crate::machine::{Effect, IN_TREE, Kmod};
+use crate::machine::{Effect, IN_TREE, Kmod, SimMachine};
 use crate::node::SimNode;
 use crate::oracle::{self, Want};
 use crate::registry;
@@ -37,7 +37,7 @@ pub fn before_work(node: &SimNode, before: &mut Before) {
 /// After the loader has worked on the node at this place.
 pub fn after_work(sim: &mut Sim, at: usize) {
     let Some(node) = sim.nodes.get(at) else { return };
-    let effects = node.machine.as_ref().map(|machine| machine.take_effects()).unwrap_or_default();
+    let effects = node.machine.as_ref().map(SimMachine::take_effects).unwrap_or_default();
     if effects.is_empty() {
         return;
     }
@@ -58,7 +58,7 @@ pub fn after_work(sim: &mut Sim, at: usize) {
 /// S1: nothing is offered to a kernel that it was not made for.
 fn s1_only_its_own_kernel(sim: &mut Sim, at: usize, effect: &Effect) {
     let Effect::Insert { name, file: Some(file), .. } = effect else { return };
-    let running = sim.nodes.get(at).and_then(|node| node.machine.as_ref()).map(|machine| machine.kernel());
+    let running = sim.nodes.get(at).and_then(|node| node.machine.as_ref()).map(SimMachine::kernel);
     let made_for = registry::file(*file).map(|file| file.kernel);
     if made_for != running {
         sim.violated("S1", format!("node {at}: {name} for {made_for:?} was offered to {running:?}"));
@@ -114,8 +114,8 @@ fn s3_only_unwanted_is_unloaded(sim: &mut Sim, at: usize) {
             let signed = sim.seals.signed_at(text).unwrap_or_default();
             owners.iter().any(|key| {
                 let ordered = order.wish(key) == Some(&Wish::Removed);
-                let last = sim.unwanted.get(&((*key).clone(), node.name.clone()));
-                ordered && last.is_some_and(|last| *last + LAG >= signed)
+                let unwanted = sim.unwanted.get(&((*key).clone(), node.name.clone()));
+                ordered && unwanted.is_some_and(|at| *at + LAG >= signed)
             })
         });
         if !justified {
@@ -229,11 +229,12 @@ fn s9_preconditions(sim: &mut Sim, write: &Write) {
             unconditional && name.is_some_and(|name| sim.api.configs.contains_key(&name))
         }
         Write::Labels { uid, .. } => uid.is_none(),
-        Write::Finalizers { uid, version, .. } => uid.is_none() || version.is_none(),
+        Write::Finalizers { uid, version, .. } | Write::Report { uid, version, .. } => {
+            uid.is_none() || version.is_none()
+        }
         Write::DeleteImage { uid, .. } | Write::ImageStatus { uid, .. } | Write::ModuleStatus { uid, .. } => {
             uid.is_none()
         }
-        Write::Report { uid, version, .. } => uid.is_none() || version.is_none(),
         _ => false,
     };
     sim.unseen = unseen;

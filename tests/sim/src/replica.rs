@@ -222,7 +222,7 @@ impl Replica {
                 Kind::Node => drop(gone.parse().map(|key| NodeObject::gone(&key, None, &self.world))),
                 Kind::Module => drop(gone.parse().map(|key| Module::gone(&key, None, &self.world))),
                 Kind::Config => {
-                    drop(gone.parse().map(|key| NodeModulesConfig::gone(&key, None, &self.world)))
+                    drop(gone.parse().map(|key| NodeModulesConfig::gone(&key, None, &self.world)));
                 }
                 Kind::Image => {
                     if let Some((namespace, name)) = gone.split_once('/') {

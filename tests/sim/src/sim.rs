@@ -348,7 +348,6 @@ impl Sim {
                     rested = None;
                 }
                 Some((since, _)) if at >= since + self.script.rest => return None,
-                Some(_) => {}
                 None if self.may_have_converged() => {
                     if oracle::difference(self).is_none() {
                         rested = Some((at, self.api.writes));
@@ -360,7 +359,7 @@ impl Sim {
                     let (invariant, why) = oracle::difference(self).unwrap_or(("L1", String::new()));
                     return Some(self.stuck(invariant, &why));
                 }
-                None => {}
+                Some(_) | None => {}
             }
         }
         Some(self.stuck("L1", "nothing happens any more"))
@@ -407,7 +406,7 @@ impl Sim {
             | Event::Watched(..)
             | Event::Work(..) => self.operator_event(event),
             Event::Arrive(request) => self.arrive(*request),
-            Event::Answer(request, heard) => self.answered(*request, heard),
+            Event::Answer(request, heard) => self.answered(&request, heard),
             Event::Collect(garbage) => {
                 self.tell(|| format!("collected {}", name_of(&garbage)));
                 self.api.collect(&garbage);

@@ -410,14 +410,13 @@ impl Replica {
             (Call::ListModules, Heard::Modules(modules)) => {
                 task.listed.1 = modules.iter().map(|module| (**module).clone()).collect();
             }
-            (Call::ListConfigs, Heard::Listed(configs)) => match task.key.clone() {
-                Job::Module(key) => {
+            (Call::ListConfigs, Heard::Listed(configs)) => {
+                if let Job::Module(key) = task.key.clone() {
                     let held = configs.iter().any(|config| is_held(&key, config, seals, &self.keys));
                     if let Some(module) = task.leaving.take().filter(|_| !held) {
                         task.calls.push_back(Call::Write(finalizers(&key, &module, false)));
                     }
-                }
-                _ => {
+                } else {
                     let (nodes, modules) = std::mem::take(&mut task.listed);
                     let configs = if self.bug == Some(Bug::TurnsByStaleList) {
                         self.world.read().configs().map(|config| (**config).clone()).collect()
@@ -427,7 +426,7 @@ impl Replica {
                     let unclear = take_in(&self.world, nodes, modules, configs);
                     task.calls.extend(unclear.into_iter().map(Call::GetConfig));
                 }
-            },
+            }
             (Call::Find(image), Heard::Found(finding)) => self.found(number, image, &finding),
             (_, heard) => self.failed(number, call, &heard),
         }

@@ -138,7 +138,7 @@ impl Sim {
                     self.api.restore_configs(&backup);
                 }
             }
-            act => self.act_on_node(act),
+            act => self.act_on_node(&act),
         }
     }
 
@@ -161,8 +161,8 @@ impl Sim {
         }
     }
 
-    fn act_on_node(&mut self, act: Act) {
-        match act {
+    fn act_on_node(&mut self, act: &Act) {
+        match *act {
             Act::Reboot(at, kernel) => {
                 let Some(node) = self.nodes.get_mut(at) else { return };
                 if let Some(kernel) = kernel.and_then(|kernel| KERNELS.get(kernel)) {
@@ -181,10 +181,8 @@ impl Sim {
                     }
                 }
             }
-            Act::KillAgent(at) => {
-                if self.nodes.get(at).is_some_and(|node| node.agent.is_some()) {
-                    self.start_agent(at);
-                }
+            Act::KillAgent(at) if self.nodes.get(at).is_some_and(|node| node.agent.is_some()) => {
+                self.start_agent(at);
             }
             Act::Wipe(at) => {
                 self.switch_off(at, 3000);

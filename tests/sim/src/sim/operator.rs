@@ -107,14 +107,13 @@ impl Sim {
             return self.after(1000, Event::StartReplica(at));
         }
         let (name, epoch) = (replica.name.clone(), replica.epoch);
-        let expected = match replica.lease.take() {
-            Some(version) => Some(Some(version)),
-            None => {
-                let spec = api.lease.as_ref().map(|(spec, _)| spec);
-                match replica.election.observe(spec, moment) {
-                    Intent::Claim | Intent::Renew => Some(api.lease.as_ref().map(|(_, version)| *version)),
-                    Intent::Wait => None,
-                }
+        let expected = if let Some(version) = replica.lease.take() {
+            Some(Some(version))
+        } else {
+            let spec = api.lease.as_ref().map(|(spec, _)| spec);
+            match replica.election.observe(spec, moment) {
+                Intent::Claim | Intent::Renew => Some(api.lease.as_ref().map(|(_, version)| *version)),
+                Intent::Wait => None,
             }
         };
         if let Some(expected) = expected {
@@ -276,7 +275,7 @@ impl Sim {
         }
     }
 
-    pub(super) fn answered(&mut self, request: Request, heard: Heard) {
+    pub(super) fn answered(&mut self, request: &Request, heard: Heard) {
         match request.from {
             From::Replica { at, epoch, task, .. } if self.is_process(at, epoch) => {
                 self.enter(at);
