@@ -4,7 +4,8 @@
 //! container. Unlike KMM, every field of a mapping counts (its merge forgets `baseImageRegistryTLS`, `kanikoParams`,
 //! `selector` and `unsignedImageRegistryTLS`).
 
-use regex::Regex;
+mod pattern;
+
 use tenon_api::module::{Build, KernelMapping, Modprobe, Module, ModuleContainer, RegistryTls, Sign};
 use tenon_api::reasons;
 use tenon_kmod::release::{Distribution, KernelRelease, image_tag};
@@ -152,7 +153,7 @@ fn first_match<'m>(
         let fits = match (&mapping.literal, &mapping.regexp) {
             (Some(literal), _) => literal.strip_suffix('+').unwrap_or(literal) == release,
             (None, Some(regexp)) => {
-                Regex::new(regexp).map_err(|source| ResolveError::Regexp { index, source })?.is_match(release)
+                pattern::is_match(regexp, release).map_err(|source| ResolveError::Regexp { index, source })?
             }
             (None, None) => false,
         };
