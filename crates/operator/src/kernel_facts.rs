@@ -11,6 +11,7 @@ use tenon_api::labels;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use crate::controllers::WriteError;
 use crate::depot::Upload;
 use crate::metrics::{Resource, Verb};
 use crate::run::Context;
@@ -27,16 +28,16 @@ pub async fn keep(context: Context, mut uploads: mpsc::Receiver<Upload>) {
 async fn create(context: &Context, upload: &Upload) -> bool {
     let Upload { node, build, architecture, facts, kept: _ } = upload;
     let map = config_map(upload);
-    if context.writes.admit(Resource::ConfigMap, Verb::Create).await.is_err() {
-        return false;
-    }
     let maps: Api<ConfigMap> = Api::namespaced(context.client.clone(), &context.args.namespace);
-    match maps.create(&PostParams::default(), &map).await {
+    let params = PostParams::default();
+    let call = maps.create(&params, &map);
+    match context.writes.make(Resource::ConfigMap, Verb::Create, call).await {
         Ok(_) => {
             info!(%node, release = build.release, build = build.build_id, architecture, bytes = facts.len(), "a node has told what its kernel is");
             true
         }
-        Err(kube::Error::Api(status)) if status.is_already_exists() => true,
+        Err(WriteError::Api(kube::Error::Api(status))) if status.is_already_exists() => true,
+        Err(WriteError::NotLeader(_)) => false,
         Err(error) => {
             warn!(%node, error = &error as &dyn std::error::Error, "a node's kernel facts are not kept");
             false
@@ -52,15 +53,25 @@ fn config_map(upload: &Upload) -> ConfigMap {
         (BUILD_ID, build.build_id.clone()),
         (SOURCE, Source::Node(node.to_string()).to_string()),
     ];
-    let own = |pairs: &[(&str, String)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
+    object(name_for(&build.release, architecture, Some(&build.build_id)), annotations, facts.to_vec())
+}
+
+/// A `ConfigMap` of facts; the annotations say which kernel they are about, and who says so.
+pub(crate) fn object(
+    name: String,
+    annotations: impl IntoIterator<Item = (&'static str, String)>,
+    facts: Vec<u8>,
+) -> ConfigMap {
+    let labels = [(LABEL, "true"), (labels::PART_OF, labels::PRODUCT)];
+    let annotations = annotations.into_iter().map(|(key, value)| (key.to_owned(), value));
     ConfigMap {
         metadata: ObjectMeta {
-            name: Some(name_for(&build.release, architecture, Some(&build.build_id))),
-            labels: Some(own(&[(LABEL, "true".to_owned()), (labels::PART_OF, labels::PRODUCT.to_owned())])),
-            annotations: Some(own(&annotations)),
+            name: Some(name),
+            labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
+            annotations: Some(annotations.collect()),
             ..ObjectMeta::default()
         },
-        binary_data: Some([(DATA_KEY.to_owned(), ByteString(facts.to_vec()))].into()),
+        binary_data: Some([(DATA_KEY.to_owned(), ByteString(facts))].into()),
         ..ConfigMap::default()
     }
 }

@@ -1,7 +1,7 @@
 //! Which node runs which build of a kernel, of which builds there are facts, and which node is asked for some: one, not
 //! all that run it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -78,8 +78,7 @@ impl Kernels {
             None => state.facts.remove(name),
         };
         let State { asked, facts, .. } = &mut *state;
-        let known: BTreeSet<_> = facts.values().collect();
-        asked.retain(|build, _| !is_known(&known, build));
+        asked.retain(|build, _| !is_known(facts, build));
     }
 
     /// Everything has been read once.
@@ -96,7 +95,7 @@ impl Kernels {
         if state.nodes.get(node) != Some(build) {
             return Demand::NotItsOwn;
         }
-        if is_known(&state.facts.values().collect(), build) {
+        if is_known(&state.facts, build) {
             return Demand::Known;
         }
         match state.asked.get(build) {
@@ -114,9 +113,10 @@ impl Kernels {
     }
 }
 
-fn is_known(facts: &BTreeSet<&(String, Option<String>)>, build: &Build) -> bool {
-    facts.contains(&(build.release.clone(), None))
-        || facts.contains(&(build.release.clone(), Some(build.build_id.clone())))
+fn is_known(facts: &BTreeMap<String, (String, Option<String>)>, build: &Build) -> bool {
+    facts.values().any(|(release, about)| {
+        *release == build.release && about.as_ref().is_none_or(|about| *about == build.build_id)
+    })
 }
 
 #[cfg(test)]

@@ -1,19 +1,16 @@
 //! Writes what an image told into a `ConfigMap`, and says where none told anything.
 
-use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
-use kube::core::ObjectMeta;
-use tenon_api::kernel_facts::{
-    ARCHITECTURE, BUILD_ID, DATA_KEY, IMAGE, LABEL, RELEASE, SOURCE, name_for_image,
-};
-use tenon_api::labels::{self, field_manager};
+use tenon_api::kernel_facts::{ARCHITECTURE, BUILD_ID, IMAGE, RELEASE, SOURCE, name_for_image};
+use tenon_api::labels::field_manager;
 
 use super::observe::Kernel;
 use super::read::{Missing, Told};
 use crate::controllers::WriteError;
 use crate::events::{Notice, Severity};
+use crate::kernel_facts::object;
 use crate::metrics::{Resource, Verb};
 use crate::run::Context;
 use crate::world::{KnownFacts, World};
@@ -48,19 +45,7 @@ fn config_map(name: &str, kernel: &Kernel, told: &Told) -> ConfigMap {
         (IMAGE, image.clone()),
     ];
     let build = build_id.iter().map(|build_id| (BUILD_ID, build_id.clone()));
-    let labels = [(LABEL, "true"), (labels::PART_OF, labels::PRODUCT)];
-    ConfigMap {
-        metadata: ObjectMeta {
-            name: Some(name.to_owned()),
-            labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
-            annotations: Some(
-                annotations.into_iter().chain(build).map(|(key, value)| (key.to_owned(), value)).collect(),
-            ),
-            ..ObjectMeta::default()
-        },
-        binary_data: Some([(DATA_KEY.to_owned(), ByteString(facts.clone()))].into()),
-        ..ConfigMap::default()
-    }
+    object(name.to_owned(), annotations.into_iter().chain(build), facts.clone())
 }
 
 /// Says why no image told what a kernel is: an event of the operator's, whose flag it is.

@@ -5,6 +5,8 @@
 //! be gone because a list failed: only an event of its deletion, or a complete list without it, says so.
 
 mod facts;
+#[cfg(test)]
+mod fixture;
 mod flight;
 mod index;
 mod node;

@@ -122,26 +122,7 @@ where
 mod tests {
     use super::*;
     use crate::depot::Assignments;
-
-    fn node(version: u64, ready: bool) -> Node {
-        let labels = if ready { serde_json::json!({"ready": ""}) } else { serde_json::json!({}) };
-        serde_json::from_value(serde_json::json!({
-            "metadata": {"name": "pine", "uid": "u-1", "resourceVersion": version.to_string(), "labels": labels},
-            "status": {"nodeInfo": {
-                "architecture": "amd64", "bootID": "b-1", "containerRuntimeVersion": "", "kernelVersion": "6.1.0",
-                "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "", "operatingSystem": "linux",
-                "osImage": "", "systemUUID": ""
-            }}
-        }))
-        .unwrap()
-    }
-
-    fn config(version: u64) -> NodeModulesConfig {
-        serde_json::from_value(serde_json::json!({
-            "metadata": {"name": "pine", "uid": "u-2", "resourceVersion": version.to_string()}, "spec": {}
-        }))
-        .unwrap()
-    }
+    use crate::world::fixture::{config, node};
 
     #[test]
     fn labels_that_the_former_leader_has_set_are_known_before_anything_is_decided() {

@@ -253,26 +253,7 @@ mod tests {
     use super::*;
     use crate::depot::Assignments;
     use crate::world::Clock;
-
-    fn node(version: u64, ready: bool) -> Node {
-        let labels = if ready { serde_json::json!({"ready": ""}) } else { serde_json::json!({}) };
-        serde_json::from_value(serde_json::json!({
-            "metadata": {"name": "pine", "uid": "u-1", "resourceVersion": version.to_string(), "labels": labels},
-            "status": {"nodeInfo": {
-                "architecture": "amd64", "bootID": "b-1", "containerRuntimeVersion": "", "kernelVersion": "6.1.0",
-                "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "", "operatingSystem": "linux",
-                "osImage": "", "systemUUID": ""
-            }}
-        }))
-        .unwrap()
-    }
-
-    fn config(version: u64) -> NodeModulesConfig {
-        serde_json::from_value(serde_json::json!({
-            "metadata": {"name": "pine", "uid": "u-2", "resourceVersion": version.to_string()}, "spec": {}
-        }))
-        .unwrap()
-    }
+    use crate::world::fixture::{config, node};
 
     fn module(version: u64, available: i32) -> Module {
         serde_json::from_value(serde_json::json!({
