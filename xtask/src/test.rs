@@ -177,7 +177,7 @@ fn run_tier(tier: Tier, programs: &[String], folder: &Path) -> Result<(TestResul
     let mut command = repository::cargo(["test", "--locked", "--workspace", "--no-fail-fast"]);
     if tier == Tier::Faults {
         for package in SIMULATED {
-            command.args(["--config", &format!("profile.dev.package.{package}.opt-level=2")]);
+            command.args(["--config", &format!("profile.dev.package.{package}.opt-level=3")]);
         }
     }
     if tier == Tier::Units {

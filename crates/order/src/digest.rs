@@ -1,6 +1,6 @@
 //! SHA-256 digests as everything in Tenon writes them: `sha256:<64 lower-case hex digits>`.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -118,11 +118,10 @@ impl fmt::Debug for Hasher {
 
 /// Lower-case hex digits of `bytes`.
 pub(crate) fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut hex, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    let mut hex = String::with_capacity(bytes.len() * 2);
+    let nibbles = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+    hex.extend(nibbles.filter_map(|nibble| char::from_digit(nibble.into(), 16)));
+    hex
 }
 
 /// Exactly `N` bytes from `2 * N` lower-case hex digits; upper case is refused so that every value has one spelling.

@@ -3,6 +3,7 @@
 //! The status answers, in this order: does it work, where, and why not. It is bounded however many nodes there are.
 
 mod held;
+mod offer;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,11 +26,11 @@ use crate::condition;
 use crate::inspect;
 use crate::node::{self, NodeFacts, Selection};
 use crate::provision;
-use crate::resolve;
 use crate::retry::{self, Retry};
 use crate::rollout::{self, Standing};
 
 use held::Held;
+use offer::{Offer, Offers};
 
 /// A Module, and all that bears on it.
 #[derive(Debug)]
@@ -79,7 +80,9 @@ fn names(module: &Module) -> (Option<&String>, Option<&String>) {
 
 /// What was counted.
 #[derive(Debug, Default)]
-struct Tally {
+struct Tally<'o> {
+    /// What the Module has for the nodes' kernels.
+    offers: Offers<'o>,
     matching: usize,
     desired: usize,
     available: usize,
@@ -134,8 +137,9 @@ pub fn status(observed: &Observed<'_>) -> ModuleStatus {
     }
 }
 
-fn count(observed: &Observed<'_>) -> Tally {
-    let mut tally = Tally::default();
+fn count<'o>(observed: &Observed<'o>) -> Tally<'o> {
+    let mut tally =
+        Tally { offers: Offers::new(observed.module, &observed.nodes, &observed.images), ..Tally::default() };
     for view in &observed.nodes {
         let selection = node::select(observed.module, view.facts);
         let (entry, reported) = (view.entry(observed.module), view.reported(observed.module));
@@ -151,7 +155,9 @@ fn count(observed: &Observed<'_>) -> Tally {
         tally.matching += usize::from(wanted);
         tally.desired += usize::from(entry.is_some());
         tally.available += usize::from(loaded);
-        let ready = wanted && loaded && entry.is_some_and(|entry| is_current(observed, view.facts, entry));
+        let offer = tally.offers.to(view.facts.kernel.as_str(), &view.facts.architecture);
+        let current = entry.zip(offer).is_some_and(|(entry, offer)| offer.is_in(entry));
+        let ready = wanted && loaded && current;
         tally.ready += usize::from(ready);
         if entry.is_some() || reported.is_some() {
             tally.holding.insert(view.facts.name.clone());
@@ -159,10 +165,11 @@ fn count(observed: &Observed<'_>) -> Tally {
         tally.unregistered += usize::from(wanted && !view.is_registered());
         tally.other_version += usize::from(matches!(selection, Selection::OtherVersion(_)));
         if wanted && !ready && !is_deleted(observed.module) {
-            tally.held.count(observed, view);
+            tally.held.count(observed.module, view, offer);
         }
+        let outdated = wanted && !current && offer.is_some_and(|offer| offer.bundle().is_some());
         if let Some(entry) = entry {
-            tally.count_turn(observed, view, entry, wanted);
+            tally.count_turn(observed.module, view, entry, outdated);
         }
         tally.failures.extend(reported.and_then(|reported| failure(view.facts, reported)));
         if wanted || entry.is_some() {
@@ -175,30 +182,25 @@ fn count(observed: &Observed<'_>) -> Tally {
     tally
 }
 
-impl Tally {
-    /// How the node stands in the rollout.
-    fn count_turn(&mut self, observed: &Observed<'_>, view: &NodeView<'_>, entry: &NodeModule, wanted: bool) {
+impl Tally<'_> {
+    /// How the node stands in the rollout; whether it should get something else than it was told to have.
+    fn count_turn(&mut self, module: &Module, view: &NodeView<'_>, entry: &NodeModule, outdated: bool) {
         match rollout::standing(entry, view.status(), view.facts) {
             Standing::Unavailable => {
                 self.unavailable += 1;
-                let failed = view.reported(observed.module).is_some_and(retry::has_failed);
+                let failed = view.reported(module).is_some_and(retry::has_failed);
                 if failed && rollout::answers(entry, view.status()) {
                     self.unchanged.insert(view.facts.name.clone());
                 }
             }
-            Standing::Serving => {
-                let is_waiting = wanted
-                    && bundle_for(observed, view.facts).is_some()
-                    && !is_current(observed, view.facts, entry);
-                self.waiting += usize::from(is_waiting);
-            }
+            Standing::Serving => self.waiting += usize::from(outdated),
             Standing::Free => {}
         }
     }
 }
 
 /// How far the change is; nothing of a Module that loads nothing or is to go.
-fn rollout_status(observed: &Observed<'_>, tally: &Tally) -> Option<RolloutStatus> {
+fn rollout_status(observed: &Observed<'_>, tally: &Tally<'_>) -> Option<RolloutStatus> {
     let module = observed.module;
     (module.spec.module_loader.is_some() && !is_deleted(module)).then(|| RolloutStatus {
         updated_number: number(tally.ready),
@@ -209,7 +211,7 @@ fn rollout_status(observed: &Observed<'_>, tally: &Tally) -> Option<RolloutStatu
 }
 
 /// Why nothing is changed any more: as many nodes as may be unavailable have failed to change.
-fn paused(observed: &Observed<'_>, tally: &Tally) -> Option<Why> {
+fn paused(observed: &Observed<'_>, tally: &Tally<'_>) -> Option<Why> {
     let allowed = rollout::allowed(observed.module, observed.nodes.len());
     let failed = tally.unchanged.len();
     if is_deleted(observed.module) || tally.waiting == 0 || failed < allowed {
@@ -223,28 +225,6 @@ fn paused(observed: &Observed<'_>, tally: &Tally) -> Option<Why> {
         nodes(tally.waiting)
     );
     Some((reasons::ROLLOUT_PAUSED.to_owned(), message))
-}
-
-/// Whether a node's entry is what the Module asks for now. While the entry is still to be written anew, what the node has
-/// loaded by it is no answer to the Module.
-fn is_current(observed: &Observed<'_>, node: &NodeFacts, entry: &NodeModule) -> bool {
-    let Ok(resolved) = resolve::resolve(observed.module, &node.kernel) else { return false };
-    let bundle = bundle_for(observed, node);
-    entry.config.container_image == resolved.image
-        && entry.config.modprobe == resolved.modprobe
-        && entry.config.in_tree_modules_to_remove == resolved.in_tree_to_remove
-        && bundle.is_none_or(|bundle| entry.bundle.as_ref() == Some(bundle))
-}
-
-/// What the Module gives to a node, as far as it is known.
-fn bundle_for<'o>(observed: &'o Observed<'_>, node: &NodeFacts) -> Option<&'o String> {
-    let resolved = resolve::resolve(observed.module, &node.kernel).ok()?;
-    let image = observed.images.iter().find(|image| {
-        image.spec.kernel == node.kernel.as_str()
-            && image.spec.architecture == node.architecture
-            && image.spec.image == resolved.image
-    });
-    image.and_then(|image| provision::bundle(image)).map(|(bundle, _)| &bundle.digest)
 }
 
 /// The node's trouble with the module, if it has any. What an earlier boot reported counts no more.
@@ -265,24 +245,24 @@ fn failure(node: &NodeFacts, reported: &NodeModuleStatus) -> Option<NodeFailure>
 }
 
 /// The table of kernels: those with trouble first, then those with most nodes.
-fn kernels(observed: &Observed<'_>, tally: &Tally) -> Vec<KernelStatus> {
+fn kernels(observed: &Observed<'_>, tally: &Tally<'_>) -> Vec<KernelStatus> {
     let mut kernels: Vec<_> = tally
         .kernels
         .iter()
         .filter(|_| observed.module.spec.module_loader.is_some())
-        .map(|((kernel, architecture), tally)| {
-            let (image, phase, message) = kernel_phase(observed, kernel, architecture);
-            let prediction = prediction(observed, kernel, architecture, image.as_deref());
-            KernelStatus {
+        .filter_map(|((kernel, architecture), counted)| {
+            let offer = tally.offers.to(kernel.as_str(), architecture)?;
+            let (phase, message) = kernel_phase(offer);
+            Some(KernelStatus {
                 kernel: kernel.to_string(),
                 architecture: architecture.clone(),
-                image,
+                image: offer.resolved.as_ref().ok().map(|resolved| resolved.image.clone()),
                 phase,
                 message,
-                prediction,
-                nodes: number(tally.nodes),
-                loaded: number(tally.loaded),
-            }
+                prediction: prediction(offer),
+                nodes: number(counted.nodes),
+                loaded: number(counted.loaded),
+            })
         })
         .collect();
     kernels.sort_by_key(|kernel| {
@@ -291,55 +271,30 @@ fn kernels(observed: &Observed<'_>, tally: &Tally) -> Vec<KernelStatus> {
     kernels
 }
 
-fn kernel_phase(
-    observed: &Observed<'_>,
-    kernel: &KernelRelease,
-    architecture: &str,
-) -> (Option<String>, KernelPhase, Option<ShortMessage>) {
-    let resolved = match resolve::resolve(observed.module, kernel) {
-        Ok(resolved) => resolved,
-        Err(error) => {
-            let no_mapping = error.reason() == reasons::NO_MAPPING;
-            let phase = if no_mapping { KernelPhase::NoMapping } else { KernelPhase::Failed };
-            return (None, phase, Some(error.to_string().into()));
-        }
-    };
-    let image = observed.images.iter().find(|image| {
-        image.spec.kernel == kernel.to_string()
-            && image.spec.architecture == architecture
-            && image.spec.image == resolved.image
-    });
-    let status = image
-        .filter(|image| image.status.as_ref().is_some_and(|s| s.resolved_from == image.metadata.generation))
-        .and_then(|image| image.status.as_ref());
-    let (phase, message) = match status.and_then(|status| status.phase.zip(Some(status))) {
+fn kernel_phase(offer: &Offer<'_>) -> (KernelPhase, Option<ShortMessage>) {
+    if let Err(error) = &offer.resolved {
+        let no_mapping = error.reason() == reasons::NO_MAPPING;
+        let phase = if no_mapping { KernelPhase::NoMapping } else { KernelPhase::Failed };
+        return (phase, Some(error.to_string().into()));
+    }
+    match offer.image_status().and_then(|status| status.phase.zip(Some(status))) {
         None => (KernelPhase::Waiting, Some("the image is being looked for".into())),
         Some((ImagePhase::Ready, _)) => (KernelPhase::Ready, None),
         Some((ImagePhase::Waiting, status)) => (KernelPhase::Waiting, status.message.clone()),
         Some((ImagePhase::Failed, status)) => (KernelPhase::Failed, status.message.clone()),
-    };
-    (Some(resolved.image), phase, message)
+    }
 }
 
 /// Whether a kernel's image will load, once there is one.
-fn prediction(
-    observed: &Observed<'_>,
-    kernel: &KernelRelease,
-    architecture: &str,
-    reference: Option<&str>,
-) -> Option<Predicted> {
-    let image = observed.images.iter().find(|image| {
-        image.spec.kernel == kernel.as_str()
-            && image.spec.architecture == architecture
-            && Some(image.spec.image.as_str()) == reference
-    })?;
-    provision::bundle(image).map(|_| inspect::summary(image).0)
+fn prediction(offer: &Offer<'_>) -> Option<Predicted> {
+    let image = offer.image.filter(|image| provision::bundle(image).is_some())?;
+    Some(inspect::summary(image).0)
 }
 
 /// A reason and a sentence.
 type Why = (String, String);
 
-fn conditions(observed: &Observed<'_>, tally: &Tally, kernels: &[KernelStatus]) -> Vec<Condition> {
+fn conditions(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStatus]) -> Vec<Condition> {
     let module = observed.module;
     let degraded = degraded(observed, tally, kernels);
     let waiting = waiting(observed, tally, kernels);
@@ -375,7 +330,7 @@ fn conditions(observed: &Observed<'_>, tally: &Tally, kernels: &[KernelStatus]) 
 
 fn ready(
     observed: &Observed<'_>,
-    tally: &Tally,
+    tally: &Tally<'_>,
     degraded: Option<&Why>,
     waiting: Option<&Why>,
 ) -> (bool, Why) {
@@ -415,7 +370,7 @@ fn ready(
 }
 
 /// What does not mend itself: failing nodes, images that will not do, settings that are refused.
-fn degraded(observed: &Observed<'_>, tally: &Tally, kernels: &[KernelStatus]) -> Option<Why> {
+fn degraded(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStatus]) -> Option<Why> {
     if let Some(first) = tally.failures.iter().min_by(|one, other| one.node.cmp(&other.node)) {
         let others = match tally.failures.len() - 1 {
             0 => String::new(),
@@ -430,12 +385,12 @@ fn degraded(observed: &Observed<'_>, tally: &Tally, kernels: &[KernelStatus]) ->
         return Some(blocked);
     }
     let failed = kernels.iter().find(|kernel| kernel.phase == KernelPhase::Failed)?;
-    let reason = reason_of(observed, failed);
+    let reason = reason_of(tally, failed);
     Some((reason, format!("kernel {}: {}", failed.kernel, failed.message.clone().unwrap_or_default())))
 }
 
 /// What resumes by itself once something outside is there.
-fn waiting(observed: &Observed<'_>, tally: &Tally, kernels: &[KernelStatus]) -> Option<Why> {
+fn waiting(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStatus]) -> Option<Why> {
     if is_deleted(observed.module) {
         return None;
     }
@@ -443,7 +398,7 @@ fn waiting(observed: &Observed<'_>, tally: &Tally, kernels: &[KernelStatus]) -> 
         |kernel: &&KernelStatus| matches!(kernel.phase, KernelPhase::Waiting | KernelPhase::NoMapping);
     if let Some(kernel) = kernels.iter().find(waits) {
         let message = kernel.message.clone().unwrap_or_default();
-        return Some((reason_of(observed, kernel), format!("kernel {}: {message}", kernel.kernel)));
+        return Some((reason_of(tally, kernel), format!("kernel {}: {message}", kernel.kernel)));
     }
     if tally.unregistered > 0 {
         let message = format!("the agents of {} have not registered yet", nodes(tally.unregistered));
@@ -458,20 +413,12 @@ fn waiting(observed: &Observed<'_>, tally: &Tally, kernels: &[KernelStatus]) -> 
     })
 }
 
-fn reason_of(observed: &Observed<'_>, kernel: &KernelStatus) -> String {
-    if kernel.image.is_none() {
-        let release = kernel.kernel.parse::<KernelRelease>().ok();
-        let error = release.and_then(|release| resolve::resolve(observed.module, &release).err());
-        return error.map_or(reasons::RESOLVING, |error| error.reason()).to_owned();
-    }
-    let image = observed.images.iter().find(|image| {
-        image.spec.kernel == kernel.kernel
-            && image.spec.architecture == kernel.architecture
-            && Some(&image.spec.image) == kernel.image.as_ref()
+fn reason_of(tally: &Tally<'_>, kernel: &KernelStatus) -> String {
+    let offer = tally.offers.to(&kernel.kernel, &kernel.architecture);
+    let reason = offer.and_then(|offer| match &offer.resolved {
+        Ok(_) => offer.image_status()?.reason.clone(),
+        Err(error) => Some(error.reason().to_owned()),
     });
-    let reason = image
-        .and_then(|image| image.status.as_ref().filter(|s| s.resolved_from == image.metadata.generation))
-        .and_then(|status| status.reason.clone());
     reason.unwrap_or_else(|| reasons::RESOLVING.to_owned())
 }
 

@@ -5,8 +5,6 @@
 
 mod module_label;
 
-use std::fmt::Write as _;
-
 pub use module_label::{LabelKind, ModuleLabel, is_deprecated_ready};
 
 /// The most bytes of an object's name.
@@ -150,11 +148,10 @@ fn hash(parts: &[&str]) -> String {
 
 /// The first `digits` hexadecimal digits of bytes.
 pub(crate) fn hex(bytes: &[u8], digits: usize) -> String {
-    bytes.iter().take(digits.div_ceil(2)).fold(String::with_capacity(digits), |mut text, byte| {
-        // Writing into a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    let mut hex = String::with_capacity(digits);
+    let nibbles = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]).take(digits);
+    hex.extend(nibbles.filter_map(|nibble| char::from_digit(nibble.into(), 16)));
+    hex
 }
 
 #[cfg(test)]

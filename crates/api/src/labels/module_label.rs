@@ -60,8 +60,7 @@ impl LabelKind {
         let room = MAX_LABEL - before.len() - after.len();
         let plain = format!("{domain}{before}{namespace}.{name}{after}");
         let fits = namespace.len() + 1 + name.len() <= room;
-        let label = ModuleLabel { kind: self, namespace: namespace.to_owned(), name: name.to_owned() };
-        if fits && ModuleLabel::parse(&plain).as_ref() == Some(&label) {
+        if fits && parts(&plain) == Some((self, namespace, name)) {
             return plain;
         }
         let full = format!("{namespace}.{name}");
@@ -108,12 +107,17 @@ pub struct ModuleLabel {
 impl ModuleLabel {
     /// Takes a key apart; `None` for keys that are not of this form and for hashed ones.
     pub fn parse(key: &str) -> Option<Self> {
-        let kind = LabelKind::ALL.into_iter().find(|kind| kind.middle(key).is_some())?;
-        let (namespace, name) = kind.middle(key)?.split_once('.')?;
-        let names = [namespace, name];
-        let are_names = names.iter().all(|part| !part.is_empty() && !part.contains('_'));
-        are_names.then(|| Self { kind, namespace: namespace.to_owned(), name: name.to_owned() })
+        let (kind, namespace, name) = parts(key)?;
+        Some(Self { kind, namespace: namespace.to_owned(), name: name.to_owned() })
     }
+}
+
+/// What a key says, of which Module: its namespace and its name.
+fn parts(key: &str) -> Option<(LabelKind, &str, &str)> {
+    let (kind, middle) = LabelKind::ALL.into_iter().find_map(|kind| Some((kind, kind.middle(key)?)))?;
+    let (namespace, name) = middle.split_once('.')?;
+    let are_names = [namespace, name].iter().all(|part| !part.is_empty() && !part.contains('_'));
+    are_names.then_some((kind, namespace, name))
 }
 
 /// Whether a key is the old form of [`LabelKind::Ready`], without a namespace; it is removed wherever it is seen.

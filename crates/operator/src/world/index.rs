@@ -162,11 +162,21 @@ impl Index {
             Some(facts) => self.nodes.insert(name.clone(), Arc::new(facts)),
             None => self.nodes.remove(name),
         };
-        let modules = self.relate_node(name, now);
-        let kernel = |facts: &Arc<NodeFacts>| (facts.kernel.clone(), facts.architecture.clone());
-        let moved = before.as_ref().map(kernel) != self.nodes.get(name).map(kernel)
-            || before.map(|facts| facts.labels.clone())
-                != self.nodes.get(name).map(|facts| facts.labels.clone());
+        let after = self.nodes.get(name).cloned();
+        let same = |alike: fn(&NodeFacts, &NodeFacts) -> bool| match (&before, &after) {
+            (Some(before), Some(after)) => alike(before, after),
+            (before, after) => before.is_none() && after.is_none(),
+        };
+        let same_labels = same(|before, after| before.labels == after.labels);
+        let moved = !same_labels
+            || !same(|before, after| {
+                before.kernel == after.kernel && before.architecture == after.architecture
+            });
+        let modules = if same_labels && same(|before, after| before.taints == after.taints) {
+            self.relate_again(name, now)
+        } else {
+            self.relate_node(name, now)
+        };
         Touched {
             targets: if moved { modules.clone() } else { BTreeSet::new() },
             modules,
@@ -188,7 +198,8 @@ impl Index {
         let before: BTreeSet<_> = self.nodes_of(key).cloned().collect();
         let names: BTreeSet<_> = self.nodes.keys().chain(self.configs.keys()).cloned().collect();
         for name in &names {
-            let related = self.concerns(key, name, now);
+            let is_named = self.names(name, key);
+            let related = self.concerns(key, name, is_named, now);
             self.relate(key, name, related);
         }
         before.into_iter().chain(self.nodes_of(key).cloned()).collect()
@@ -239,49 +250,62 @@ impl Index {
             Some(config) => self.configs.insert(name.clone(), config),
             None => self.configs.remove(name),
         };
-        self.relate_node(name, now)
+        self.relate_again(name, now)
     }
 
-    /// Relates a node to all Modules anew; returns those that it was or is related to.
+    /// Relates a node to all Modules anew, because what they select by is another; returns those that it was or is
+    /// related to.
     fn relate_node(&mut self, name: &NodeName, now: u64) -> BTreeSet<ModuleKey> {
-        let before: BTreeSet<_> = self.modules_of(name).cloned().collect();
-        let keys: BTreeSet<_> =
-            self.modules.keys().cloned().chain(self.named(name)).chain(before.clone()).collect();
+        let all = self.modules.keys().cloned().collect();
+        self.relate_to(name, all, now)
+    }
+
+    /// The same while its labels and taints are as they were: no other Module comes to select it.
+    fn relate_again(&mut self, name: &NodeName, now: u64) -> BTreeSet<ModuleKey> {
+        self.relate_to(name, BTreeSet::new(), now)
+    }
+
+    /// Relates a node anew to these Modules, those that its object names and those that it was related to.
+    fn relate_to(&mut self, name: &NodeName, mut keys: BTreeSet<ModuleKey>, now: u64) -> BTreeSet<ModuleKey> {
+        let mut touched = self.modules_of.get(name).cloned().unwrap_or_default();
+        let named = self.named(name);
+        keys.extend(named.iter().chain(&touched).cloned());
         for key in &keys {
-            let related = self.concerns(key, name, now);
+            let related = self.concerns(key, name, named.contains(key), now);
             self.relate(key, name, related);
             self.count(key, name);
         }
-        before.into_iter().chain(self.modules_of(name).cloned()).collect()
+        touched.extend(self.modules_of(name).cloned());
+        touched
     }
 
     /// Whether the Module selects the node or the node's object names it; keeps the time of a lost discovery label.
-    fn concerns(&mut self, key: &ModuleKey, name: &NodeName, now: u64) -> bool {
+    fn concerns(&mut self, key: &ModuleKey, name: &NodeName, named: bool, now: u64) -> bool {
         let selection =
             self.modules.get(key).zip(self.nodes.get(name)).map(|(module, node)| select(module, node));
-        let undiscovered = (key.clone(), name.clone());
-        let named = self.named(name).any(|named| named == *key);
         if selection == Some(Selection::Undiscovered) && named {
-            self.undiscovered.entry(undiscovered).or_insert(now);
-        } else {
-            self.undiscovered.remove(&undiscovered);
+            self.undiscovered.entry((key.clone(), name.clone())).or_insert(now);
+        } else if !self.undiscovered.is_empty() {
+            self.undiscovered.remove(&(key.clone(), name.clone()));
         }
         named || selection.is_some_and(|selection| selection != Selection::Unselected)
     }
 
     /// The Modules that the node's object names, as wished or as there.
-    fn named(&self, name: &NodeName) -> impl Iterator<Item = ModuleKey> + use<> {
-        let config = self.configs.get(name).cloned();
-        let mut keys = BTreeSet::new();
-        if let Some(config) = config {
-            let wished = config.spec.modules.iter().map(|entry| (&entry.namespace, &entry.name));
-            let status = config.status.as_ref().into_iter().flat_map(|status| &status.modules);
-            let there = status.map(|entry| (&entry.namespace, &entry.name));
-            keys.extend(
-                wished.chain(there).filter_map(|(namespace, name)| ModuleKey::new(namespace, name).ok()),
-            );
-        }
-        keys.into_iter()
+    fn named(&self, name: &NodeName) -> BTreeSet<ModuleKey> {
+        let Some(config) = self.configs.get(name) else { return BTreeSet::new() };
+        let wished = config.spec.modules.iter().map(|entry| (&entry.namespace, &entry.name));
+        let status = config.status.as_ref().into_iter().flat_map(|status| &status.modules);
+        let there = status.map(|entry| (&entry.namespace, &entry.name));
+        wished.chain(there).filter_map(|(namespace, name)| ModuleKey::new(namespace, name).ok()).collect()
+    }
+
+    fn names(&self, name: &NodeName, key: &ModuleKey) -> bool {
+        let Some(config) = self.configs.get(name) else { return false };
+        let is_it = |namespace: &str, name: &str| namespace == key.namespace() && name == key.name();
+        config.spec.modules.iter().any(|entry| is_it(&entry.namespace, &entry.name))
+            || (config.status.iter().flat_map(|status| &status.modules))
+                .any(|entry| is_it(&entry.namespace, &entry.name))
     }
 
     fn relate(&mut self, key: &ModuleKey, name: &NodeName, related: bool) {

@@ -1,12 +1,13 @@
 //! Nodes that are kept as they are by what was predicted of their kernels, and nodes that are warned of.
 
+use tenon_api::Module;
 use tenon_api::module::Predicted;
 use tenon_api::reasons;
 
-use super::{NodeView, Observed, Why};
+use super::offer::Offer;
+use super::{NodeView, Why};
 use crate::inspect::{self, Judgement};
 use crate::provision;
-use crate::resolve;
 
 /// What the predictions mean for the nodes of a Module.
 #[derive(Debug, Default)]
@@ -47,15 +48,10 @@ impl Nodes {
 
 impl Held {
     /// Takes one node into account that should have the module and has not.
-    pub(super) fn count(&mut self, observed: &Observed<'_>, view: &NodeView<'_>) {
+    pub(super) fn count(&mut self, module: &Module, view: &NodeView<'_>, offer: Option<&Offer<'_>>) {
         let facts = view.facts;
-        let image = observed.images.iter().find(|image| {
-            image.spec.kernel == facts.kernel.as_str() && image.spec.architecture == facts.architecture
-        });
-        let predicted = |image: &&&_| inspect::summary(image).0 != Predicted::Unknown;
-        let Some(image) = image.filter(predicted) else { return };
-        let Ok(resolved) = resolve::resolve(observed.module, &facts.kernel) else { return };
-        if image.spec.image != resolved.image {
+        let Some(Offer { resolved: Ok(resolved), image: Some(image) }) = offer else { return };
+        if inspect::summary(image).0 == Predicted::Unknown {
             return;
         }
         let kernel = |message: String| format!("kernel {}: {message}", facts.kernel);
@@ -66,7 +62,7 @@ impl Held {
         let mut wait = |reason: &str, message: String| {
             self.waiting.add(facts.name.as_ref(), (reason.to_owned(), kernel(message)));
         };
-        match inspect::judge(observed.module, &resolved, image, facts, view.config) {
+        match inspect::judge(module, resolved, image, facts, view.config) {
             Judgement::Go => {}
             Judgement::Warned(verdict) => {
                 let (node, why) = will_not(verdict);
@@ -79,7 +75,7 @@ impl Held {
             // Whose turn it is, is for the assignment to say; a node that was told is not waiting.
             Judgement::AfterFirst(verdict) => {
                 let bundle = provision::bundle(image).map(|(bundle, _)| &bundle.digest);
-                let assigned = view.entry(observed.module).and_then(|entry| entry.bundle.as_ref());
+                let assigned = view.entry(module).and_then(|entry| entry.bundle.as_ref());
                 if assigned != bundle {
                     let says = format!("{} says that {}", verdict.source, inspect::sentence(verdict));
                     wait(reasons::WAITING_FOR_FIRST_NODE, format!("{says}; one node tries it first"));

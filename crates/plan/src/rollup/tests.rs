@@ -234,7 +234,7 @@ proptest! {
 fn refused_image(module: &Module) -> ModuleImage {
     use crate::inspect::{Evidence, Question};
     use tenon_api::module_image::{KernelVerdict, VerdictReason};
-    let load = resolve::resolve(module, &KERNEL.parse().unwrap()).unwrap().load;
+    let load = crate::resolve::resolve(module, &KERNEL.parse().unwrap()).unwrap().load;
     let evidence =
         Evidence { build_id: None, source: tenon_api::kernel_facts::Source::Admin, version: String::new() };
     let mut image = default_image('b');
