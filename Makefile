@@ -7,7 +7,7 @@ PROGRAMS = --bins --package tenon-lab --package tenon-operator --package tenon-a
 BUILT = $${CARGO_TARGET_DIR:-$(CURDIR)/target}/$$(rustc --print host-tuple)/debug
 LAB = TENON_LAB_PROGRAMS=$(BUILT) $(BUILT)/tenon-lab
 
-.PHONY: demo test matrix lab lab-down check
+.PHONY: demo test matrix bench lab lab-down check
 
 demo:            ## load, change and remove a real driver on two virtual-machine nodes, and watch it
 	@./.ci/prepare
@@ -23,6 +23,10 @@ test:            ## every tier of tests
 matrix:          ## what takes too long for every change: every prediction against four kernels, every fault at every write
 	@./.ci/prepare
 	@$(CARGO) xtask matrix
+
+bench:           ## thousands of simulated nodes: what each thing costs, into docs/benchmarks.json and a page (half an hour)
+	@./.ci/prepare
+	@$(CARGO) xtask bench
 
 lab:             ## a cluster to play with: prints its kubeconfig and what to try
 	@./.ci/prepare

@@ -93,10 +93,7 @@ impl Lab {
         let bench = Bench::start().await?;
         let folder = bench.folder().to_owned();
         let plane = ControlPlane::start_in(&folder, Extent::Full).await?;
-        for path in manifests().map_err(|source| LabError::Manifest { path: deploy(), source })? {
-            let text = fs::read_to_string(&path).map_err(|source| LabError::Manifest { path, source })?;
-            plane.apply(&text).await?;
-        }
+        install(&plane).await?;
         let registry = Registry::start(bench.supplies(), &folder, "registry", &Protection::default()).await?;
         let [depot_port, admin_port] = free_ports().map_err(LabError::Port)?;
         Ok(Self {
@@ -225,6 +222,15 @@ impl Lab {
     pub fn folder(&self) -> &Path {
         self.bench.folder()
     }
+}
+
+/// Applies what `deploy/` holds, but for the workloads.
+pub(crate) async fn install(plane: &ControlPlane) -> Result<(), LabError> {
+    for path in manifests().map_err(|source| LabError::Manifest { path: deploy(), source })? {
+        let text = fs::read_to_string(&path).map_err(|source| LabError::Manifest { path, source })?;
+        plane.apply(&text).await?;
+    }
+    Ok(())
 }
 
 fn deploy() -> PathBuf {

@@ -23,6 +23,7 @@ pub mod kernel;
 pub mod node;
 pub mod programs;
 pub mod registry;
+pub mod scale;
 pub mod session;
 pub mod setup;
 pub mod state;

@@ -1,6 +1,7 @@
 //! The lab as a command: a cluster to try things on.
 
 mod demo;
+mod scale_command;
 
 use std::fs::File;
 use std::path::Path;
@@ -29,6 +30,8 @@ enum Command {
     Up(Up),
     /// Ends the cluster that `up` started.
     Down,
+    /// Counts and times what Tenon does with thousands of simulated nodes.
+    Bench(scale_command::Bench),
 }
 
 #[derive(Debug, Args)]
@@ -58,6 +61,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Up(up) if up.detach => detach(up),
         Command::Up(up) => runtime()?.block_on(stay(up)),
         Command::Down => Ok(session::end()?),
+        Command::Bench(bench) => runtime()?.block_on(scale_command::run(bench, &mut progress())),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Chores of this repository: `cargo xtask <chore>`.
 
+mod bench;
 mod ci;
 mod dependencies;
 mod generate;
@@ -28,6 +29,12 @@ enum Chore {
     Test,
     /// What takes too long for every change: every prediction against every kernel, and the like
     Matrix,
+    /// Thousands of simulated nodes, counted and timed with optimized programs; arguments go to `tenon-lab bench`
+    Bench {
+        /// Arguments of `tenon-lab bench`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Whether deploy/ is what `generate` would write
     CheckGenerated,
     /// Whether the crates depend on each other, and on libraries, only as the design allows
@@ -40,6 +47,7 @@ fn main() -> ExitCode {
         Chore::Ci => ci::run(),
         Chore::Test => test::run(),
         Chore::Matrix => matrix::run(),
+        Chore::Bench { arguments } => bench::run(&arguments),
         Chore::CheckGenerated => generate::check(),
         Chore::CheckDependencies => dependencies::check(),
     };

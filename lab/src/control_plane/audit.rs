@@ -1,8 +1,8 @@
 //! The API server's audit log, read as counts: who wrote what, how often.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader};
 use std::path::PathBuf;
 
 use k8s_openapi::jiff::Timestamp;
@@ -35,6 +35,31 @@ pub struct Write {
     /// The HTTP status of the answer.
     pub code: u16,
 }
+
+/// One kind of request, whichever object it was about: equal requests are counted together.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Request {
+    /// The user that the API server saw.
+    pub user: String,
+    /// `get`, `list`, `watch`, or as a [`Write`]'s.
+    pub verb: String,
+    /// The resource's plural name; nothing where the request was about none.
+    pub resource: String,
+    /// The subresource, or nothing.
+    pub subresource: String,
+    /// The HTTP status of the answer.
+    pub code: u16,
+}
+
+impl Request {
+    /// Whether it was to change something.
+    pub fn is_write(&self) -> bool {
+        WRITES.contains(&self.verb.as_str())
+    }
+}
+
+/// The verbs that change something.
+const WRITES: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];
 
 /// A log on disk.
 #[derive(Debug, Clone)]
@@ -97,6 +122,27 @@ impl AuditLog {
             line,
             source,
         })
+    }
+
+    /// All requests after a mark, counted, a line at a time: the log of a large cluster does not fit in memory twice.
+    pub fn requests_since(&self, mark: Mark) -> Result<BTreeMap<Request, u64>, AuditError> {
+        let unread = |source| AuditError::Read { path: self.path.clone(), source };
+        let mut lines = BufReader::new(File::open(&self.path).map_err(unread)?);
+        let (mut requests, mut line, mut number) = (BTreeMap::new(), String::new(), 0);
+        // The last line may be half written.
+        while lines.read_line(&mut line).map_err(unread)? > 0 && line.ends_with('\n') {
+            number += 1;
+            let event: Event = serde_json::from_str(&line).map_err(|source| AuditError::Line {
+                path: self.path.clone(),
+                line: number,
+                source,
+            })?;
+            if event.request_received_timestamp >= mark.0 {
+                *requests.entry(event.into_request()).or_default() += 1;
+            }
+            line.clear();
+        }
+        Ok(requests)
     }
 
     /// All writes, counted.
@@ -164,9 +210,19 @@ struct Status {
 }
 
 impl Event {
+    fn into_request(self) -> Request {
+        let object = self.object_ref.unwrap_or_default();
+        Request {
+            user: self.user.username,
+            verb: self.verb,
+            resource: object.resource,
+            subresource: object.subresource,
+            code: self.response_status.map_or(0, |status| status.code),
+        }
+    }
+
     fn into_write(self) -> Option<Write> {
-        let writes = ["create", "update", "patch", "delete", "deletecollection"];
-        if !writes.contains(&self.verb.as_str()) {
+        if !WRITES.contains(&self.verb.as_str()) {
             return None;
         }
         let object = self.object_ref.unwrap_or_default();
@@ -207,6 +263,16 @@ mod tests {
         assert_eq!(writes.get(&write), Some(&2));
         assert_eq!(writes.get(&Write { code: 409, ..write }), Some(&1));
         assert_eq!(writes.len(), 2);
+    }
+
+    #[test]
+    fn requests_are_counted_by_kind_and_reads_too() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), format!("{LOG}{{\"verb\":\"cre")).unwrap();
+        let requests = AuditLog::at(file.path().to_owned()).requests_since(Mark::default()).unwrap();
+        let counted: Vec<_> =
+            requests.iter().map(|(request, count)| (request.is_write(), request.code, *count)).collect();
+        assert_eq!(counted, [(false, 200, 1), (true, 200, 2), (true, 409, 1)]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client};
 
 pub use access::{Binding, Credential, kubeconfig, request_token};
-pub use audit::{AuditLog, Mark, Write};
+pub use audit::{AuditLog, Mark, Request, Write};
 pub use binaries::Binaries;
 pub use pki::{Identity, Pki};
 
@@ -206,6 +206,11 @@ impl ControlPlane {
     pub async fn apply(&self, yaml: &str) -> Result<(), ControlPlaneError> {
         let args = ["apply", "--server-side", "--force-conflicts", "--field-manager=lab", "-f", "-"];
         self.kubectl_with_input(&args, yaml).await.map(drop)
+    }
+
+    /// The process of a component: `etcd`, `kube-apiserver`, …
+    pub fn process(&self, name: &str) -> Option<u32> {
+        self.children.iter().find(|child| child.name() == name).map(Child::id)
     }
 
     /// An error with its last words if a component has ended.

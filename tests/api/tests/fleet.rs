@@ -1,0 +1,64 @@
+//! What a fleet costs, counted: a hundred simulated nodes with the real agent, a real API server, the real operator.
+//!
+//! Only counts are held to a bound: they are the same on every machine. Times are for `tenon-lab bench`.
+#![expect(clippy::expect_used, reason = "a test that cannot be set up has failed")]
+
+use tenon_lab::scale::meter::{Bill, Party};
+use tenon_lab::scale::{Field, play};
+
+const NODES: u64 = 100;
+
+/// Writes to what there is one of per node.
+fn of_nodes(bill: &Bill) -> u64 {
+    let is_it = |kind: &str| {
+        ["patch nodes", "update nodes", "create nodemodulesconfigs", "delete nodemodulesconfigs"]
+            .iter()
+            .any(|begin| kind.starts_with(begin))
+            || kind.starts_with("patch nodemodulesconfigs")
+    };
+    bill.count(Party::Operator, is_it) + bill.count(Party::Agents, is_it)
+}
+
+/// All other writes: the Module's and its images'. They must not grow with the nodes.
+fn of_others(bill: &Bill) -> u64 {
+    bill.writes(Party::Operator) + bill.writes(Party::Agents) - of_nodes(bill)
+}
+
+fn assert_cost(what: &str, bill: &Bill, per_node: u64) {
+    let (nodes, others) = (of_nodes(bill), of_others(bill));
+    assert!(nodes <= per_node * NODES, "{what}: {nodes} writes to {NODES} nodes\n{:#?}", bill.requests);
+    assert!(others <= 40, "{what}: {others} other writes\n{:#?}", bill.requests);
+    assert_eq!(bill.no_op_writes, 0, "{what}: writes that changed nothing\n{:#?}", bill.requests);
+    let foreign = ["pods", "secrets", "daemonsets"];
+    let reads = bill.count(Party::Operator, |kind| {
+        let (verb, rest) = kind.split_once(' ').unwrap_or((kind, ""));
+        ["list", "watch"].contains(&verb) && foreign.iter().any(|resource| rest.starts_with(resource))
+    });
+    assert_eq!(reads, 0, "{what}: the operator follows what is none of its business\n{:#?}", bill.requests);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_nodes_cost_three_writes_each_to_load_four_to_change_and_none_after_a_restart() {
+    let nodes = usize::try_from(NODES).expect("a number of nodes");
+    let mut field = Field::start().await.expect("a field");
+    let (first, second) =
+        tokio::try_join!(field.push("gauge", "1.0", 0), field.push("gauge", "2.0", 0)).expect("images");
+    field.grow(nodes).await.expect("nodes");
+
+    let load = play::cold(&field, &first).await.expect("a load");
+    assert_cost("load", &load.bill, 3);
+    assert!(of_nodes(&load.bill) >= 3 * NODES, "each was told, reported and was labelled");
+    assert_eq!(play::ready_labels(&field).await.expect("labels"), nodes);
+
+    let restart = play::restart(&mut field).await.expect("a restart");
+    assert_cost("restart", &restart.bill, 0);
+    assert_eq!(of_others(&restart.bill), 0, "{:#?}", restart.bill.requests);
+    let asked = restart.bill.count(Party::Operator, |kind| !kind.contains(" leases "));
+    assert!(asked <= 40, "a restart asks {asked} things\n{:#?}", restart.bill.requests);
+
+    let change = play::change(&field, &second, Some("100%")).await.expect("a change");
+    assert_cost("change", &change.bill, 4);
+    let delete = play::delete(&field).await.expect("an end");
+    assert_cost("delete", &delete.bill, 4);
+    assert_eq!(play::ready_labels(&field).await.expect("labels"), 0);
+}

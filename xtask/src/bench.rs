@@ -1,0 +1,28 @@
+//! The bench, with programs as they are released.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::{ci, repository};
+
+/// What runs: the agent is part of the lab's fleet.
+const PACKAGES: [&str; 3] = ["tenon-lab", "tenon-operator", "kubectl-tenon"];
+
+/// Builds what is to be measured and measures it.
+pub(crate) fn run(arguments: &[String]) -> Result<String> {
+    let mut build = repository::cargo(["build", "--locked", "--quiet", "--release", "--bins"]);
+    build.args(PACKAGES.iter().flat_map(|package| ["--package", package]));
+    ci::succeed(&mut build)?;
+    let this = std::env::current_exe().context("find this program, whose neighbours they are")?;
+    let folder = this.parent().context("find the folder of this program")?.with_file_name("release");
+    let program = folder.join("tenon-lab");
+    ci::succeed(Command::new(&program).arg("setup"))?;
+    let mut bench = Command::new(&program);
+    bench.current_dir(repository::root()).env("TENON_LAB_PROGRAMS", &folder).arg("bench").args(arguments);
+    if arguments.is_empty() {
+        bench.args(["--json", "docs/benchmarks.json", "--page", "docs/benchmarks-figures.md"]);
+    }
+    ci::succeed(&mut bench)?;
+    Ok("bench: done".to_owned())
+}
