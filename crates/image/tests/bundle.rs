@@ -192,7 +192,7 @@ async fn the_same_module_packed_in_two_ways_is_refused() {
 #[tokio::test]
 async fn a_module_that_unpacks_without_end_is_refused_and_leaves_nothing() {
     let bomb = layer(&[(&modules("a.ko.gz"), &gzip(&vec![0; 1 << 20]))]);
-    let limits = Limits { file: 1 << 16, ..Limits::default() };
+    let limits = Limits { module: 1 << 16, ..Limits::default() };
     let out = tempfile::tempdir().unwrap();
     let error = build_in(&[bomb], |_| (), &limits, out.path()).await.unwrap_err();
     assert!(matches!(&error, BuildError::Unpack { path, .. } if path == "modules/a.ko"), "{error:?}");

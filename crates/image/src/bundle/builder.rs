@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tenon_kmod::KernelRelease;
 use tenon_order::{BundleManifest, Digest};
+use tokio::sync::Semaphore;
 
 use super::selection::{Selected, select};
 use super::writer::{SpoolError, Spooled, write};
@@ -136,17 +138,22 @@ impl BuildError {
     }
 }
 
+/// Images whose layers are read at once: each may take some 100 MiB of memory.
+const AT_ONCE: usize = 2;
+
 /// Makes bundles: downloads layers to temporary files, takes out what a node needs, packs it.
 #[derive(Debug, Clone)]
 pub struct BundleBuilder {
     work: PathBuf,
     limits: Limits,
+    /// Shared by clones.
+    turns: Arc<Semaphore>,
 }
 
 impl BundleBuilder {
     /// Works in the directory `work`, where it leaves nothing behind.
     pub fn new(work: PathBuf, limits: Limits) -> Self {
-        Self { work, limits }
+        Self { work, limits, turns: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
     /// Makes the bundle in the directory `out`. The image is one that [`Registry::image`] returned for this request.
@@ -168,7 +175,12 @@ impl BundleBuilder {
             })?;
         let (builder, request, out) = (self.clone(), request.clone(), out.to_owned());
         let interrupted = BuildError::Interrupted { image: request.image.clone() };
-        let made = tokio::task::spawn_blocking(move || builder.pack(layers, &request, &out)).await;
+        let Ok(turn) = self.turns.clone().acquire_owned().await else { return Err(interrupted) };
+        let made = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            builder.pack(layers, &request, &out)
+        })
+        .await;
         made.unwrap_or(Err(interrupted))
     }
 
@@ -212,7 +224,7 @@ impl BundleBuilder {
             let as_it_is = self.take(content, request, "a file")?;
             let unpacked = match name {
                 Some(file) => {
-                    self.unpack(&as_it_is, left.min(self.limits.file), request, file.path.as_str())?
+                    self.unpack(&as_it_is, left.min(self.limits.module), request, file.path.as_str())?
                 }
                 None => None,
             };

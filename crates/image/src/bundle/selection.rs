@@ -64,6 +64,16 @@ pub enum SelectError {
         /// How many there may be.
         source: TooManyNames,
     },
+    /// A file that is larger than any of its sort.
+    #[error("{path} in the image has {size} bytes, it may have {limit}")]
+    TooLarge {
+        /// The file, by its path in the bundle.
+        path: BundlePath,
+        /// In bytes.
+        size: u64,
+        /// The limit on a module, or on another file.
+        limit: u64,
+    },
     /// More than a node should be sent.
     #[error(
         "the image has more for this kernel than the {files} files of together {bytes} bytes that a bundle may hold"
@@ -190,6 +200,12 @@ fn check(selected: &[Selected], limits: &Limits) -> Result<(), SelectError> {
             && one.path == other.path
         {
             return Err(SelectError::Twice(one.path.clone()));
+        }
+    }
+    for file in selected {
+        let limit = if file.module { limits.module } else { limits.file };
+        if file.at.size() > limit {
+            return Err(SelectError::TooLarge { path: file.path.clone(), size: file.at.size(), limit });
         }
     }
     let bytes = selected.iter().fold(0, |sum: u64, file| sum.saturating_add(file.at.size()));

@@ -44,6 +44,8 @@ pub struct Limits {
     pub files: usize,
     /// Bytes of one file taken out, decompressed.
     pub file: u64,
+    /// Bytes of one kernel module, decompressed: who judges it holds it in memory.
+    pub module: u64,
     /// Bytes of all files taken out, decompressed.
     pub taken: u64,
 }
@@ -60,6 +62,8 @@ impl Default for Limits {
             names: 16 << 20,
             files: 20_000,
             file: 1 << 30,
+            // Drivers with all their debug information have less.
+            module: 192 << 20,
             taken: 4 << 30,
         }
     }

@@ -12,6 +12,9 @@ use super::{Limits, Member, MemberKind};
 
 /// Symbolic links followed for one name: as many as Linux follows.
 const MAX_LINKS: usize = 40;
+/// Parts looked up for one name, those of links counted. It bounds how deep directories lie (work below them recurses), and
+/// what one entry of an archive can cost.
+const MAX_STEPS: usize = 256;
 
 /// The way from the root to a directory, both included.
 pub(super) type Way = Vec<Id>;
@@ -49,6 +52,9 @@ pub enum LinkError {
     /// A part of the way is a file.
     #[error("a part of its path is not a directory")]
     NotDirectory,
+    /// Deeper than images are.
+    #[error("its path has more than {MAX_STEPS} parts, those of its symbolic links counted")]
+    TooLong,
 }
 
 /// Why an entry cannot be part of an image.
@@ -79,10 +85,10 @@ pub enum TreeError {
     Root,
 }
 
-/// The image's names are too many to list.
+/// The image's names are too many, or too long, to list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("its links make more than {0} names")]
-pub struct TooManyNames(pub(super) usize);
+#[error("its links make more than {0} names, or too long ones")]
+pub struct TooManyNames(pub(super) u32);
 
 /// A node of the tree.
 pub(super) type Id = u32;
@@ -101,6 +107,9 @@ struct Node {
     kind: Kind,
     /// The layer that brought it last.
     layer: u16,
+    /// The layer that last hid what layers below it brought to this directory. Doing so twice would find nothing, and could
+    /// be made to cost without end.
+    swept: Option<u16>,
 }
 
 /// The names of an image.
@@ -118,7 +127,7 @@ impl Tree {
     /// An image without layers.
     pub(super) fn new(limits: &Limits) -> Self {
         Self {
-            nodes: vec![Node { kind: Kind::Directory, layer: 0 }],
+            nodes: vec![Node { kind: Kind::Directory, layer: 0, swept: None }],
             names: BTreeMap::new(),
             entries_left: limits.entries,
             bytes_left: limits.names,
@@ -209,7 +218,7 @@ impl Tree {
     }
 
     /// Removes what layers below `layer` brought; a directory stays while something is left in it. Depth is bounded by
-    /// the length of names.
+    /// [`MAX_STEPS`].
     fn prune(&mut self, directory: Id, name: &[u8], layer: u16) {
         let Some(id) = self.child(directory, name) else { return };
         self.prune_children(id, layer);
@@ -220,6 +229,10 @@ impl Tree {
     }
 
     fn prune_children(&mut self, directory: Id, layer: u16) {
+        let Some(node) = self.nodes.get_mut(directory as usize) else { return };
+        if node.swept.replace(layer) == Some(layer) {
+            return;
+        }
         let names: Vec<Box<[u8]>> = self.children(directory).map(|(name, _)| name.into()).collect();
         for name in names {
             self.prune(directory, &name, layer);
@@ -264,7 +277,7 @@ impl Tree {
     fn insert(&mut self, parent: Id, name: Box<[u8]>, kind: Kind, layer: u16) -> Id {
         // Every node was charged for, and the limit is a u32.
         let id = Id::try_from(self.nodes.len()).unwrap_or(Id::MAX);
-        self.nodes.push(Node { kind, layer });
+        self.nodes.push(Node { kind, layer, swept: None });
         self.names.insert((parent, name), id);
         id
     }
@@ -293,6 +306,7 @@ pub(super) struct Walker {
     /// Parts still to come, the next one last.
     pub(super) ahead: Vec<Box<[u8]>>,
     links: usize,
+    steps: usize,
 }
 
 impl Walker {
@@ -301,7 +315,7 @@ impl Walker {
     }
 
     pub(super) fn from(way: Way, parts: impl DoubleEndedIterator<Item = Box<[u8]>>) -> Self {
-        Self { way, ahead: parts.rev().collect(), links: 0 }
+        Self { way, ahead: parts.rev().collect(), links: 0, steps: 0 }
     }
 
     /// Where the walk is.
@@ -312,6 +326,10 @@ impl Walker {
     /// The next name to look up, and where.
     pub(super) fn next(&mut self) -> Result<Option<Step>, LinkError> {
         while let Some(part) = self.ahead.pop() {
+            self.steps += 1;
+            if self.steps > MAX_STEPS {
+                return Err(LinkError::TooLong);
+            }
             if *part != *b".." {
                 return Ok(Some((self.here(), part)));
             }

@@ -34,7 +34,9 @@ impl Tree {
         match self.way_to(parents).and_then(|way| self.follow(&way, name)) {
             Ok(Step::Leaf(found)) => Some(found),
             Ok(Step::Directory(_)) | Err(LinkError::Dangling | LinkError::NotDirectory) => None,
-            Err(error @ (LinkError::Loop | LinkError::Escape)) => Some(Found::Broken(error)),
+            Err(error @ (LinkError::Loop | LinkError::Escape | LinkError::TooLong)) => {
+                Some(Found::Broken(error))
+            }
         }
     }
 
@@ -60,6 +62,7 @@ impl Tree {
             skip,
             trail: start.last().copied().into_iter().collect(),
             found: Vec::new(),
+            names_left: self.limits.entries,
             bytes_left: self.limits.names,
         };
         walk.directory(&start, b"")?;
@@ -96,6 +99,7 @@ struct Walk<'a> {
     trail: Vec<Id>,
     found: Vec<Walked>,
     /// Links can make more names than the image has entries, so what is listed is bounded too.
+    names_left: u32,
     bytes_left: usize,
 }
 
@@ -104,8 +108,9 @@ impl Walk<'_> {
         let Some(directory) = way.last() else { return Ok(()) };
         for (name, _) in self.tree.children(*directory).filter(|(name, _)| !(self.skip)(name)) {
             let below = if path.is_empty() { name.to_vec() } else { [path, name].join(b"/".as_slice()) };
-            self.bytes_left =
-                self.bytes_left.checked_sub(below.len()).ok_or(TooManyNames(self.tree.limits.names))?;
+            let too_many = TooManyNames(self.tree.limits.entries);
+            self.names_left = self.names_left.checked_sub(1).ok_or(too_many)?;
+            self.bytes_left = self.bytes_left.checked_sub(below.len()).ok_or(too_many)?;
             let found = match self.tree.follow(way, name) {
                 Ok(Step::Directory(next)) => {
                     if self.enter(&next, &below)? {
