@@ -15,7 +15,7 @@ const MAX_NAME_LENGTH: usize = 512;
 /// The largest in-tree modules have some hundred sections, 100,000 symbols and 1,000 exports.
 const MAX_SECTIONS: usize = 0xff00;
 const MAX_SYMBOLS: usize = 1 << 20;
-const MAX_UNDEFINED: usize = 1 << 16;
+pub(super) const MAX_UNDEFINED: usize = 1 << 16;
 const MAX_RELOCATIONS: usize = 1 << 18;
 
 pub(super) struct Elf<'data> {
@@ -305,7 +305,7 @@ fn read_relocations<Header: FileHeader<Endian = Endianness>>(
     Ok(count)
 }
 
-fn bounded(count: usize, limit: usize) -> Result<(), ObjectError> {
+pub(super) fn bounded(count: usize, limit: usize) -> Result<(), ObjectError> {
     if count > limit { Err(ObjectError::TooMany { count, limit }) } else { Ok(()) }
 }
 

@@ -27,6 +27,9 @@ use self::elf::{Elf, c_string};
 use crate::compression::Compression;
 use crate::name::{ModuleName, ModuleNameError};
 
+/// The longest build identifier that is read, in bytes; linkers make 20 or fewer.
+const MAX_BUILD_ID: usize = 64;
+
 /// The facts in a module file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -120,6 +123,14 @@ pub enum ObjectError {
         /// How many are read.
         limit: usize,
     },
+    /// More than any module says of itself.
+    #[error("the section .modinfo has {size} bytes, more than the {limit} that are read")]
+    Information {
+        /// In bytes.
+        size: usize,
+        /// How many are read.
+        limit: usize,
+    },
     /// An ordinary object file: the section that makes a module is missing.
     #[error("no section .gnu.linkonce.this_module: an object file, but not a kernel module")]
     NotAModule,
@@ -149,17 +160,18 @@ impl ModuleObject {
             Architecture::of(file.machine, file.endian == object::Endianness::Little, file.is_64)
                 .ok_or(ObjectError::Machine(file.machine))?;
         let this_module = file.section(".gnu.linkonce.this_module").ok_or(ObjectError::NotAModule)?;
-        let info = file.section(".modinfo").map(|section| ModInfo::parse(section.data)).unwrap_or_default();
-        let versions = symbols::versions(&file);
+        let info = file.section(".modinfo").map(|section| ModInfo::parse(section.data)).transpose()?;
+        let info = info.unwrap_or_default();
+        let versions = symbols::versions(&file)?;
         Ok(Self {
             name: module_name(&file, &info, this_module.data)?,
             has_type_information: file.section(".BTF").is_some_and(|types| types.size > 0),
             architecture,
             imports: symbols::imports(&file, versions.as_ref()),
-            common_symbols: symbols::common(&file),
-            exports: symbols::exports(&file),
+            common_symbols: symbols::common(&file)?,
+            exports: symbols::exports(&file)?,
             parameter_readers: parameters::readers(&file),
-            parameter_limits: parameters::limits(&file),
+            parameter_limits: parameters::limits(&file)?,
             versions,
             this_module_size: this_module.size,
             build_id: file.section(".note.gnu.build-id").and_then(|section| build_id(&file, section.data)),
@@ -189,7 +201,7 @@ fn build_id(file: &Elf<'_>, mut notes: &[u8]) -> Option<Vec<u8>> {
         let start = name.checked_next_multiple_of(4)?.checked_add(12)?;
         let end = start.checked_add(description)?;
         if kind == object::elf::NT_GNU_BUILD_ID.0 && notes.get(12..)?.starts_with(b"GNU\0") {
-            return Some(notes.get(start..end)?.to_vec());
+            return notes.get(start..end).filter(|id| id.len() <= MAX_BUILD_ID).map(<[u8]>::to_vec);
         }
         notes = notes.get(end.checked_next_multiple_of(4)?..)?;
     }

@@ -1,8 +1,16 @@
 //! What a module says about itself: `key=value` texts in its section `.modinfo` (the macros of
 //! `include/linux/module.h` such as `MODULE_LICENSE`).
 
+use std::collections::HashMap;
+
+use super::ObjectError;
+use super::elf::bounded;
 use crate::ModuleName;
 use crate::vermagic::VerMagic;
+
+/// The most fields and bytes that are read; the largest in-tree modules have some thousand aliases.
+const MAX_FIELDS: usize = 1 << 15;
+const MAX_BYTES: usize = 4 << 20;
 
 /// The contents of `.modinfo`, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,13 +64,17 @@ impl SoftDependencies {
 
 impl ModInfo {
     /// Reads the section's bytes. Texts without `=` are not fields and are left out; bytes that are not UTF-8 are replaced.
-    pub fn parse(section: &[u8]) -> Self {
+    pub fn parse(section: &[u8]) -> Result<Self, ObjectError> {
+        if section.len() > MAX_BYTES {
+            return Err(ObjectError::Information { size: section.len(), limit: MAX_BYTES });
+        }
         let texts = section.split(|&byte| byte == 0).filter(|text| !text.is_empty());
+        bounded(texts.clone().count(), MAX_FIELDS)?;
         let field = |text| {
             let text = String::from_utf8_lossy(text);
             text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()))
         };
-        Self { fields: texts.filter_map(field).collect() }
+        Ok(Self { fields: texts.filter_map(field).collect() })
     }
 
     /// The first value of a key: the one that the kernel takes.
@@ -100,12 +112,13 @@ impl ModInfo {
     /// Its parameters, in the order of their first mention.
     pub fn parameters(&self) -> Vec<ParameterInfo> {
         let mut parameters: Vec<ParameterInfo> = Vec::new();
+        let mut places = HashMap::new();
         for (key, value) in self.fields() {
             let is_kind = key == "parmtype";
             let Some((name, text)) = value.split_once(':').filter(|_| is_kind || key == "parm") else {
                 continue;
             };
-            let index = parameters.iter().position(|parameter| parameter.name == name).unwrap_or_else(|| {
+            let index = *places.entry(name).or_insert_with(|| {
                 parameters.push(ParameterInfo { name: name.to_owned(), kind: None, description: None });
                 parameters.len() - 1
             });

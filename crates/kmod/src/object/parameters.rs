@@ -2,22 +2,30 @@
 
 use std::collections::HashMap;
 
-use super::elf::{Elf, Place, Symbol, c_string};
+use super::ObjectError;
+use super::elf::{Elf, Place, Symbol, bounded, c_string};
 use super::symbols::text;
+
+/// More parameters than any module has; their names may overlap in a file.
+const MAX_PARAMETERS: usize = 1 << 12;
 
 /// How many elements an array parameter takes, and how many bytes a string parameter: the first member of
 /// `struct kparam_array` and of `struct kparam_string`, which `module_param_array` and `module_param_string` leave in
 /// the file under these names. A stripped symbol table has none.
-pub(super) fn limits(file: &Elf<'_>) -> HashMap<String, u32> {
+pub(super) fn limits(file: &Elf<'_>) -> Result<HashMap<String, u32>, ObjectError> {
+    bounded(file.symbols.iter().filter(|symbol| limited(symbol).is_some()).count(), MAX_PARAMETERS)?;
     let limit = |symbol: &Symbol<'_>| {
-        let name = ["__param_arr_", "__param_string_"]
-            .iter()
-            .find_map(|prefix| symbol.name.strip_prefix(prefix.as_bytes()));
+        let name = limited(symbol)?;
         let Place::Section(section) = symbol.place else { return None };
         let value = file.u32(file.sections.get(section)?.data, usize::try_from(symbol.value).ok()?)?;
-        Some((text(name?), value))
+        Some((text(name), value))
     };
-    file.symbols.iter().filter_map(limit).collect()
+    Ok(file.symbols.iter().filter_map(limit).collect())
+}
+
+/// The parameter whose limit a symbol holds.
+fn limited<'data>(symbol: &Symbol<'data>) -> Option<&'data [u8]> {
+    ["__param_arr_", "__param_string_"].iter().find_map(|prefix| symbol.name.strip_prefix(prefix.as_bytes()))
 }
 
 /// Who reads each parameter's value: the symbol of the kernel's own reader (`param_ops_int`), or none where the module brings
@@ -30,6 +38,7 @@ pub(super) fn readers(file: &Elf<'_>) -> HashMap<String, Option<String>> {
 /// and another pointer (`include/linux/moduleparam.h`).
 fn complete_readers(file: &Elf<'_>) -> Option<HashMap<String, Option<String>>> {
     let table = file.allocated("__param")?;
+    bounded(table.relocations.len(), 4 * MAX_PARAMETERS).ok()?;
     let (word, size) = (file.word() as u64, if file.is_64 { 40 } else { 20 });
     let mut names = HashMap::new();
     let mut readers = HashMap::new();

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use object::elf;
 
-use super::elf::{Elf, Place, Section, Symbol, c_string};
+use super::ObjectError;
+use super::elf::{Elf, MAX_UNDEFINED, Place, Section, Symbol, bounded, c_string};
 
 /// The size of `struct modversion_info`: checksum and name.
 const VERSION_ENTRY: usize = 64;
@@ -12,6 +13,11 @@ const VERSION_ENTRY: usize = 64;
 /// The sections that list exports; the last three are of kernels before 5.12.
 const SYMBOL_TABLES: [&str; 5] =
     ["__ksymtab", "__ksymtab_gpl", "__ksymtab_gpl_future", "__ksymtab_unused", "__ksymtab_unused_gpl"];
+
+/// Names in a file may overlap, so its size does not bound the texts that are made of them. The largest in-tree modules export
+/// 1,000 symbols, each by two or three relocations.
+const MAX_EXPORTS: usize = 1 << 15;
+const MAX_COMMON: usize = 1 << 12;
 
 /// A symbol that the kernel or another module must provide.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,28 +63,30 @@ pub enum VersionsForm {
     Extended,
 }
 
-pub(super) fn versions(file: &Elf<'_>) -> Option<Versions> {
-    let basic = basic_versions(file);
+pub(super) fn versions(file: &Elf<'_>) -> Result<Option<Versions>, ObjectError> {
+    let basic = basic_versions(file)?;
     let extended = file.allocated("__version_ext_crcs").zip(file.allocated("__version_ext_names"));
     if let Some((crcs, names)) = extended {
+        bounded(crcs.data.len() / 4, MAX_UNDEFINED)?;
         let crcs = (0..).step_by(4).map_while(|offset| file.u32(crcs.data, offset));
         // A zero ends each name; behind the last one stands nothing.
         let names = names.data.split(|&byte| byte == 0);
         let crcs = by_name(names.zip(crcs).map(|(name, crc)| (text(name), crc)));
-        return Some(Versions { form: VersionsForm::Extended, crcs, basic });
+        return Ok(Some(Versions { form: VersionsForm::Extended, crcs, basic }));
     }
-    basic.map(|crcs| Versions { form: VersionsForm::Basic, crcs, basic: None })
+    Ok(basic.map(|crcs| Versions { form: VersionsForm::Basic, crcs, basic: None }))
 }
 
-fn basic_versions(file: &Elf<'_>) -> Option<HashMap<String, u32>> {
-    let table = file.allocated("__versions")?;
+fn basic_versions(file: &Elf<'_>) -> Result<Option<HashMap<String, u32>>, ObjectError> {
+    let Some(table) = file.allocated("__versions") else { return Ok(None) };
+    bounded(table.data.len() / VERSION_ENTRY, MAX_UNDEFINED)?;
     let entry = |entry: &[u8]| {
         // The checksum is an unsigned long of which 32 bits are used: the last ones where the byte order is big.
         let big = file.endian == object::Endianness::Big;
         let crc = file.u32(entry, if big { file.word() - 4 } else { 0 })?;
         Some((text(c_string(entry, file.word())?), crc))
     };
-    Some(by_name(table.data.chunks_exact(VERSION_ENTRY).filter_map(entry)))
+    Ok(Some(by_name(table.data.chunks_exact(VERSION_ENTRY).filter_map(entry))))
 }
 
 /// Of several checksums of one symbol, the kernel takes the first.
@@ -102,14 +110,16 @@ pub(super) fn imports(file: &Elf<'_>, versions: Option<&Versions>) -> Vec<Import
 }
 
 /// Common symbols, each with how many imports stand before it. Those of the link-time optimizer are marks, and let pass.
-pub(super) fn common(file: &Elf<'_>) -> Vec<(usize, String)> {
+pub(super) fn common(file: &Elf<'_>) -> Result<Vec<(usize, String)>, ObjectError> {
+    let counts =
+        |symbol: &Symbol<'_>| symbol.place == Place::Common && !symbol.name.starts_with(b"__gnu_lto");
+    bounded(listed(file).filter(|symbol| counts(symbol)).count(), MAX_COMMON)?;
     let mut imports = 0;
     let common = |symbol: &Symbol<'_>| {
         imports += usize::from(is_wanted(file, symbol));
-        let counts = symbol.place == Place::Common && !symbol.name.starts_with(b"__gnu_lto");
-        counts.then(|| (imports, text(symbol.name)))
+        counts(symbol).then(|| (imports, text(symbol.name)))
     };
-    listed(file).filter_map(common).collect()
+    Ok(listed(file).filter_map(common).collect())
 }
 
 /// The first symbol of a table stands for none.
@@ -130,13 +140,14 @@ fn is_ignored(machine: u16, name: &[u8]) -> bool {
     }
 }
 
-pub(super) fn exports(file: &Elf<'_>) -> Vec<Export> {
+pub(super) fn exports(file: &Elf<'_>) -> Result<Vec<Export>, ObjectError> {
     let Some(strings) = file.sections.iter().position(|section| section.name == b"__ksymtab_strings") else {
-        return Vec::new();
+        return Ok(Vec::new());
     };
     let checksums = file.symbols_with_prefix("__crc_");
-    let tables = SYMBOL_TABLES.iter().filter_map(|name| file.allocated(name));
-    tables.flat_map(|table| table_exports(file, table, strings, &checksums)).collect()
+    let tables = || SYMBOL_TABLES.iter().filter_map(|name| file.allocated(name));
+    bounded(tables().map(|table| table.relocations.len()).sum(), 3 * MAX_EXPORTS)?;
+    Ok(tables().flat_map(|table| table_exports(file, table, strings, &checksums)).collect())
 }
 
 /// The entries of one table. `struct kernel_symbol` has had two or three members of four or eight bytes; its relocations

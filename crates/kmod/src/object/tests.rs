@@ -235,3 +235,45 @@ fn the_table_of_parameters_names_who_reads_them(#[values(AMD64, ARM)] layout: La
     let cut = Fixture::new(layout, "lab").data("__param", vec![0; 40]);
     assert_eq!(parse(cut).parameter_readers, [].into());
 }
+
+#[test]
+fn a_module_that_says_more_of_itself_than_any_is_refused() {
+    let fields = (0..40_000).fold(Fixture::new(AMD64, "lab"), |fixture, _| fixture.info("a", ""));
+    let refused = ModuleObject::parse(&fields.build());
+    assert!(matches!(refused, Err(ObjectError::TooMany { count, .. }) if count > 40_000), "{refused:?}");
+    let long = Fixture::new(AMD64, "lab").info("description", &"d".repeat(5 << 20));
+    let refused = ModuleObject::parse(&long.build());
+    assert!(matches!(refused, Err(ObjectError::Information { .. })), "{refused:?}");
+}
+
+#[test]
+fn many_parameters_are_listed_once_each_and_quickly() {
+    let name = |number: u32| format!("p{}", number % 15_000);
+    let fixture = (0..30_000).fold(Fixture::new(AMD64, "lab"), |fixture, number| {
+        let kind = if number < 15_000 { "parm" } else { "parmtype" };
+        fixture.info(kind, &format!("{}:int", name(number)))
+    });
+    let parameters = parse(fixture).info.parameters();
+    assert_eq!(parameters.len(), 15_000);
+    assert!(parameters.iter().all(|parameter| parameter.kind.is_some() && parameter.description.is_some()));
+}
+
+#[rstest]
+#[case::checksums(Fixture::new(AMD64, "lab").data("__versions", vec![1; 64 * 70_000]))]
+#[case::extended_checksums(
+    Fixture::new(AMD64, "lab").data("__version_ext_crcs", vec![0; 4 * 70_000]).data("__version_ext_names", vec![0; 9])
+)]
+fn tables_without_end_are_refused(#[case] fixture: Fixture) {
+    let fixture =
+        fixture.flags("__versions", 2).flags("__version_ext_crcs", 2).flags("__version_ext_names", 2);
+    let refused = ModuleObject::parse(&fixture.build());
+    assert!(matches!(refused, Err(ObjectError::TooMany { count: 70_000, .. })), "{refused:?}");
+}
+
+#[test]
+fn parameters_with_limits_are_bounded() {
+    let fixture = (0..5000).fold(Fixture::new(AMD64, "lab"), |fixture, number| {
+        fixture.weak_import(&format!("__param_arr_{number}"))
+    });
+    assert!(matches!(ModuleObject::parse(&fixture.build()), Err(ObjectError::TooMany { count: 5000, .. })));
+}

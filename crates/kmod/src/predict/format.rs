@@ -83,6 +83,7 @@ fn format(error: ObjectError, facts: &KernelFacts) -> Reason {
         | ObjectError::SymbolNameLength(_)
         | ObjectError::TooMany { .. }
         | ObjectError::NoName
+        | ObjectError::Information { .. }
         | ObjectError::Name(_) => Effect::Unknown,
     };
     let cause = match error {
