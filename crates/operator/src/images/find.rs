@@ -13,6 +13,7 @@ use tenon_image::registry::{Proxies, Registry, RegistryError, Transport};
 use tenon_image::{ImagePath, ImageReference, Retry};
 use tenon_plan::provision::Finding;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use super::inspect::inspect;
 use crate::metrics::RegistryOutcome;
@@ -24,13 +25,16 @@ use crate::run::Context;
 pub(super) struct Finder {
     transport: Transport,
     builder: BundleBuilder,
+    /// To read modules, each of which is held in memory.
+    reading: Arc<Semaphore>,
 }
 
 impl Finder {
-    pub(super) fn new(context: &Context) -> Self {
+    pub(super) fn new(context: &Context, reading: Arc<Semaphore>) -> Self {
         Self {
             transport: Transport::new(Proxies::from_environment()),
             builder: BundleBuilder::new(context.cache.staging().to_owned(), Limits::default()),
+            reading,
         }
     }
 
@@ -80,9 +84,13 @@ impl Finder {
             files: i64::try_from(built.manifest.entries().len()).unwrap_or(i64::MAX),
         };
         let (file, architecture) = (built.file.clone(), request.architecture.clone());
-        let inspected =
-            tokio::task::spawn_blocking(move || inspect(&file, &built.digest, &architecture)).await;
         let keep = |error: &dyn Error| failed(reasons::DEPOT_FAILED, error);
+        let reading = self.reading.clone().acquire_owned().await.map_err(|error| keep(&error))?;
+        let inspected = tokio::task::spawn_blocking(move || {
+            let _reading = reading;
+            inspect(&file, &built.digest, &architecture)
+        })
+        .await;
         match inspected {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

@@ -16,6 +16,7 @@ use tenon_kmod::facts::{DecodeError, KernelFacts};
 use tenon_order::{Digest, ModuleKey};
 use tenon_plan::inspect::{Question, verdict};
 use tenon_plan::resolve::{LoadSettings, resolve};
+use tokio::sync::Semaphore;
 
 use crate::registries::chain;
 use crate::run::Context;
@@ -102,12 +103,18 @@ impl Wanted {
 type Kept = (String, String, Arc<KernelFacts>);
 
 /// Reads facts and gives verdicts.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Foresight {
     kept: Mutex<Vec<Kept>>,
+    reading: Arc<Semaphore>,
 }
 
 impl Foresight {
+    /// Reads modules only when `reading` lets it: each is held in memory.
+    pub(super) fn new(reading: Arc<Semaphore>) -> Self {
+        Self { kept: Mutex::default(), reading }
+    }
+
     /// The verdicts on a bundle that is in the cache; nothing when it is not.
     pub(super) async fn verdicts(
         &self,
@@ -119,7 +126,12 @@ impl Foresight {
             return Some(Vec::new());
         }
         let file = context.cache.get(&bundle).await.ok().flatten()?.file;
-        let drivers = tokio::task::spawn_blocking(move || drivers(file, &bundle)).await.ok()?.ok()?;
+        let reading = self.reading.clone().acquire_owned().await.ok()?;
+        let read = tokio::task::spawn_blocking(move || {
+            let _reading = reading;
+            drivers(file, &bundle)
+        });
+        let drivers = read.await.ok()?.ok()?;
         let mut verdicts = Vec::new();
         for (name, known) in &wanted.facts {
             let facts = self.facts(context, name, known).await.map_err(|error| chain(&error));

@@ -35,6 +35,8 @@ use misses::Misses;
 const JUDGE_AGAIN: Duration = Duration::from_secs(30);
 /// Bundles that are made again at once because nodes ask for them.
 const SUPPLIED_AT_ONCE: usize = 2;
+/// Bundles whose modules are read at once: a module may have 192 MiB, and is held in memory.
+const READ_AT_ONCE: usize = 1;
 
 /// The images controller, and what it remembers between two looks at an image.
 #[derive(Debug)]
@@ -50,9 +52,10 @@ pub struct Images {
 impl Images {
     /// Works with the depot's cache and the registries' settings.
     pub fn new(context: &Context) -> Self {
+        let reading = Arc::new(Semaphore::new(READ_AT_ONCE));
         Self {
-            finder: Arc::new(Finder::new(context)),
-            foresight: Foresight::default(),
+            finder: Arc::new(Finder::new(context, reading.clone())),
+            foresight: Foresight::new(reading),
             misses: Misses::default(),
             supplying: Mutex::default(),
             turns: Semaphore::new(SUPPLIED_AT_ONCE),
