@@ -86,9 +86,9 @@ pub fn is_build_id(text: &str) -> bool {
         && text.bytes().all(digit)
 }
 
-/// The name of the `ConfigMap` for one build of a kernel: one object per build, whoever makes it.
-pub fn name_for(release: &str, architecture: &str, build_id: Option<&str>) -> String {
-    format!("kernel-facts-{}", hashed([release, architecture, build_id.unwrap_or_default()]))
+/// The name of the `ConfigMap` for what a node tells of its kernel: one object per node, whichever build it runs.
+pub fn name_for_node(node: &str) -> String {
+    format!("kernel-facts-node-{}", hashed([node, "", "node"]))
 }
 
 /// The name of the `ConfigMap` for what an image tells of a kernel: one object per release, whichever build is in the
@@ -138,18 +138,17 @@ mod tests {
     }
 
     #[test]
-    fn every_build_has_a_name_of_its_own() {
+    fn every_node_and_every_release_has_a_name_of_its_own() {
         let names: std::collections::BTreeSet<_> = [
-            name_for("6.1.0", "amd64", None),
-            name_for("6.1.0", "amd64", Some("00")),
-            name_for("6.1.0", "amd64", Some("01")),
-            name_for("6.1.0", "arm64", Some("00")),
-            name_for("6.1.0a", "md64", None),
+            name_for_node("6.1.0"),
+            name_for_node("amd64"),
+            name_for_node(&"n".repeat(253)),
             name_for_image("6.1.0", "amd64"),
             name_for_image("6.1.0", "arm64"),
+            name_for_image("6.1.0a", "md64"),
         ]
         .into();
-        assert_eq!(names.len(), 7);
+        assert_eq!(names.len(), 6);
         assert!(names.iter().all(|name| name.len() <= 63));
     }
 }

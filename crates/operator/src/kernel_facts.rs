@@ -1,13 +1,17 @@
-//! Keeps the facts that nodes send about their kernels, each in a `ConfigMap` of its own. What is there is never changed:
-//! whoever was first, or knows better, is not overwritten by a node.
+//! Keeps the facts that nodes send about their kernels: one `ConfigMap` for each node, whose owner is the Node. So there are
+//! never more than nodes, one node's are gone with it, and what it tells of another build replaces what it told before.
+//! Nothing is written by force: what somebody else has put there stays.
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Api;
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams};
 use kube::core::ObjectMeta;
-use tenon_api::kernel_facts::{ARCHITECTURE, BUILD_ID, DATA_KEY, LABEL, RELEASE, SOURCE, Source, name_for};
-use tenon_api::labels;
+use tenon_api::kernel_facts::{
+    ARCHITECTURE, BUILD_ID, DATA_KEY, LABEL, RELEASE, SOURCE, Source, name_for_node,
+};
+use tenon_api::labels::{self, field_manager};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -19,24 +23,23 @@ use crate::run::Context;
 /// Keeps what comes until the operator ends.
 pub async fn keep(context: Context, mut uploads: mpsc::Receiver<Upload>) {
     while let Some(Some(upload)) = context.shutdown.run_until_cancelled(uploads.recv()).await {
-        let kept = create(&context, &upload).await;
+        let kept = write(&context, &upload).await;
         // Who does not wait any more learns it when it asks again.
         let _ = upload.kept.send(kept);
     }
 }
 
-async fn create(context: &Context, upload: &Upload) -> bool {
-    let Upload { node, build, architecture, facts, kept: _ } = upload;
-    let map = config_map(upload);
+async fn write(context: &Context, upload: &Upload) -> bool {
+    let Upload { node, running, facts, kept: _ } = upload;
+    let (name, patch) = (name_for_node(node.as_ref()), Patch::Apply(config_map(upload)));
     let maps: Api<ConfigMap> = Api::namespaced(context.client.clone(), &context.args.namespace);
-    let params = PostParams::default();
-    let call = maps.create(&params, &map);
-    match context.writes.make(Resource::ConfigMap, Verb::Create, call).await {
+    let params = PatchParams::apply(field_manager::FACTS_NODES);
+    let call = maps.patch(&name, &params, &patch);
+    match context.writes.make(Resource::ConfigMap, Verb::Patch, call).await {
         Ok(_) => {
-            info!(%node, release = build.release, build = build.build_id, architecture, bytes = facts.len(), "a node has told what its kernel is");
+            info!(%node, release = running.build.release, build = running.build.build_id, bytes = facts.len(), "a node has told what its kernel is");
             true
         }
-        Err(WriteError::Api(kube::Error::Api(status))) if status.is_already_exists() => true,
         Err(WriteError::NotLeader(_)) => false,
         Err(error) => {
             warn!(%node, error = &error as &dyn std::error::Error, "a node's kernel facts are not kept");
@@ -46,14 +49,22 @@ async fn create(context: &Context, upload: &Upload) -> bool {
 }
 
 fn config_map(upload: &Upload) -> ConfigMap {
-    let Upload { node, build, architecture, facts, kept: _ } = upload;
+    let Upload { node, running, facts, kept: _ } = upload;
     let annotations = [
-        (RELEASE, build.release.clone()),
-        (ARCHITECTURE, (*architecture).to_owned()),
-        (BUILD_ID, build.build_id.clone()),
+        (RELEASE, running.build.release.clone()),
+        (ARCHITECTURE, running.architecture.clone()),
+        (BUILD_ID, running.build.build_id.clone()),
         (SOURCE, Source::Node(node.to_string()).to_string()),
     ];
-    object(name_for(&build.release, architecture, Some(&build.build_id)), annotations, facts.to_vec())
+    let mut map = object(name_for_node(node.as_ref()), annotations, facts.to_vec());
+    map.metadata.owner_references = Some(vec![OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "Node".to_owned(),
+        name: node.to_string(),
+        uid: running.uid.clone(),
+        ..OwnerReference::default()
+    }]);
+    map
 }
 
 /// A `ConfigMap` of facts; the annotations say which kernel they are about, and who says so.

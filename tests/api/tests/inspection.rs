@@ -15,7 +15,7 @@ use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use tenon_api::NodeModulesConfig;
-use tenon_api::kernel_facts::{ARCHITECTURE, BUILD_ID, DATA_KEY, IMAGE, LABEL, RELEASE, SOURCE, name_for};
+use tenon_api::kernel_facts::{ARCHITECTURE, BUILD_ID, DATA_KEY, IMAGE, LABEL, RELEASE, SOURCE};
 use tenon_api::node_modules_config::ModulePhase;
 use tenon_image::testing::layer;
 use tenon_kmod::ModuleObject;
@@ -62,7 +62,7 @@ fn foreign(driver: &[u8]) -> Vec<u8> {
 
 async fn say(cluster: &Cluster, facts: &KernelFacts, source: &str) {
     let maps: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), "tenon-system");
-    let name = name_for(&cluster.kernel, "amd64", Some(BUILD));
+    let name = "kernel-facts-said";
     let mut map: ConfigMap = serde_json::from_value(json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": name, "labels": {LABEL: "true"}, "annotations": {
@@ -71,7 +71,7 @@ async fn say(cluster: &Cluster, facts: &KernelFacts, source: &str) {
     }))
     .expect("a ConfigMap");
     map.binary_data = Some([(DATA_KEY.to_owned(), ByteString(facts.encode()))].into());
-    maps.patch(&name, &PatchParams::apply("an-administrator").force(), &Patch::Apply(map))
+    maps.patch(name, &PatchParams::apply("an-administrator").force(), &Patch::Apply(map))
         .await
         .expect("facts");
 }

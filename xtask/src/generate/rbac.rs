@@ -92,7 +92,7 @@ fn own_rules() -> Vec<PolicyRule> {
     vec![
         // Creation cannot be narrowed to names.
         rule(NO_GROUP, &["configmaps", "secrets"], &["create"]),
-        // Facts about kernels, found by their label. Those that an image tells are applied again when the image changes,
+        // Facts about kernels, found by their label. Those that an image or a node tells are applied again when these change,
         // never by force: what somebody else has written stays.
         rule(NO_GROUP, &["configmaps"], &["get", "list", "watch", "patch"]),
         rule("coordination.k8s.io", &["leases"], &["create"]),

@@ -20,7 +20,10 @@ const RETRY: Backoff = Backoff { first: Duration::from_secs(5), most: Duration::
 /// While another node is asked: it may never answer.
 const ELSEWHERE: (Duration, Duration) = (Duration::from_mins(10), Duration::from_mins(15));
 
-/// Ends once the operator has facts about this build of the kernel. They need not be this node's.
+/// When the operator has facts: they go with the node that told them, or when that node gets another kernel.
+const AGAIN: (Duration, Duration) = (Duration::from_hours(1), Duration::from_hours(2));
+
+/// Sees to it, for ever, that the operator has facts about this build of the kernel. They need not be this node's.
 pub async fn tell(depot: Depot, build_id: String) {
     let release = uname().release().to_string_lossy().into_owned();
     let path = format!("/v1/kernels/{release}/{build_id}");
@@ -28,7 +31,10 @@ pub async fn tell(depot: Depot, build_id: String) {
     sleep(spread(FIRST.0, FIRST.1, roll())).await;
     loop {
         let wait = match ask(&depot, &path).await {
-            Ok(true) => return,
+            Ok(true) => {
+                failures = 0;
+                spread(AGAIN.0, AGAIN.1, roll())
+            }
             Ok(false) => {
                 failures = 0;
                 spread(ELSEWHERE.0, ELSEWHERE.1, roll())

@@ -91,6 +91,8 @@ pub mod field_manager {
     pub const IMAGES: &str = "tenon-images";
     /// `ConfigMap`s with what images tell of kernels.
     pub const FACTS_IMAGES: &str = "tenon-facts-images";
+    /// `ConfigMap`s with what nodes tell of their kernels.
+    pub const FACTS_NODES: &str = "tenon-facts-nodes";
 }
 
 /// A label's value for any text: the text itself where it may be one, else its beginning and a hash of it all.

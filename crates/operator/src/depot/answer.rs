@@ -48,8 +48,12 @@ pub(super) enum Refused {
     FactsWanted,
     #[error("another node is asked for facts about this build of the kernel")]
     AskedElsewhere,
+    #[error("this node has told of another kernel a moment ago")]
+    ToldLately,
     #[error("these are no facts about this build of the kernel, or too many bytes")]
     Facts,
+    #[error("the facts took too long")]
+    TooSlow,
     #[error("the facts are not kept: another replica leads, or the API server refuses them")]
     NotKept,
 }
@@ -65,12 +69,12 @@ impl Refused {
             Refused::AssignmentsUnknown => Rejection::AssignmentsUnknown,
             Refused::NotCached => Rejection::NotCached,
             Refused::Busy => Rejection::Busy,
-            Refused::NodeBusy => Rejection::NodeBusy,
+            Refused::NodeBusy | Refused::ToldLately => Rejection::NodeBusy,
             Refused::Range { .. } => Rejection::BadRange,
             Refused::Unreadable => Rejection::ReadFailed,
             Refused::NotItsKernel => Rejection::NotItsKernel,
             Refused::FactsWanted | Refused::AskedElsewhere => Rejection::FactsMissing,
-            Refused::Facts => Rejection::BadFacts,
+            Refused::Facts | Refused::TooSlow => Rejection::BadFacts,
             Refused::NotKept => Rejection::FactsNotKept,
         }
     }
@@ -80,10 +84,11 @@ impl Refused {
             Refused::Path | Refused::FactsWanted => StatusCode::NOT_FOUND,
             Refused::AskedElsewhere => StatusCode::CONFLICT,
             Refused::Facts => StatusCode::UNPROCESSABLE_ENTITY,
+            Refused::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Refused::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Refused::Token(TokenError::Refused(_)) => StatusCode::UNAUTHORIZED,
             Refused::NotAssigned | Refused::NotItsKernel => StatusCode::FORBIDDEN,
-            Refused::NodeBusy => StatusCode::TOO_MANY_REQUESTS,
+            Refused::NodeBusy | Refused::ToldLately => StatusCode::TOO_MANY_REQUESTS,
             Refused::Range { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Refused::Token(TokenError::KeysUnknown)
             | Refused::AssignmentsUnknown
@@ -102,6 +107,7 @@ impl Refused {
                 Some(5)
             }
             Refused::Unreadable | Refused::NotKept => Some(10),
+            Refused::ToldLately => Some(600),
             _ => None,
         }
     }

@@ -18,8 +18,10 @@
 //! | --- | --- |
 //! | 204 | there are facts about this build; or these are kept now |
 //! | 404 | to `HEAD`: they are wanted of this node |
-//! | 403 | the node has not reported that it runs this build |
+//! | 403 | the node has not reported that it runs this build, or its kubelet reports another release |
 //! | 409 | another node is asked for them |
+//! | 408 | to `PUT`: they took too long |
+//! | 429 with `Retry-After` | this node sends some already, or has told of another build a moment ago |
 //! | 422 | to `PUT`: these are no facts about this build, or too many bytes |
 //! | 503 with `Retry-After` | come back: not known yet, too many at once, or another replica leads |
 //!
@@ -47,7 +49,7 @@ mod wanted;
 pub use assignments::{Assignments, Verdict};
 pub use cache::{BundleCache, CacheError, CachedBundle};
 pub use issuer::{TokenError, TokenVerifier};
-pub use kernels::{Build, Demand, Kernels};
+pub use kernels::{Build, Demand, Kernels, RunningKernel};
 pub use server::{Depot, Server};
 pub use uploads::Upload;
 pub use wanted::Wanted;

@@ -191,14 +191,19 @@ impl Server {
             return Err(Refused::Method { allowed: "HEAD, PUT" });
         }
         let node = self.depot.verifier.verify(bearer(request.headers())?).await?;
-        match self.depot.kernels.demand(&node, &build, Instant::now()) {
+        let kernels = &self.depot.kernels;
+        match kernels.demand(&node, &build, Instant::now()) {
             Demand::Known => Ok(known()),
             Demand::AskedElsewhere => Err(Refused::AskedElsewhere),
+            Demand::ToldLately => Err(Refused::ToldLately),
             Demand::NotItsOwn => Err(Refused::NotItsKernel),
             Demand::Unread => Err(Refused::AssignmentsUnknown),
             Demand::Wanted if request.method() == Method::HEAD => Err(Refused::FactsWanted),
             Demand::Wanted => {
-                self.uploads.take(node, build, request.into_body()).await?;
+                let running = kernels.running(&node).filter(|running| running.build == build);
+                let running = running.ok_or(Refused::NotItsKernel)?;
+                self.uploads.take(node.clone(), running, request.into_body()).await?;
+                kernels.told(&node, Instant::now());
                 Ok(known())
             }
         }

@@ -380,6 +380,10 @@ fn facts(build: &Build) -> Vec<u8> {
     facts.encode()
 }
 
+fn running(build: &Build) -> RunningKernel {
+    RunningKernel { build: build.clone(), architecture: "amd64".to_owned(), uid: "u-1".to_owned() }
+}
+
 #[tokio::test]
 async fn one_node_is_asked_for_facts_about_its_own_kernel_and_no_other_node_or_kernel_counts() {
     let mut depot = start(4).await;
@@ -392,13 +396,17 @@ async fn one_node_is_asked_for_facts_about_its_own_kernel_and_no_other_node_or_k
     depot.kernels.complete();
     assert_eq!(status(&depot, "pine", "HEAD", &build, vec![]).await, 403, "it has not reported its kernel");
     for node in ["pine", "oak"] {
-        depot.kernels.set_node(&node.parse().unwrap(), Some(build.clone()));
+        depot.kernels.set_node(&node.parse().unwrap(), Some(running(&build)));
     }
     assert_eq!(status(&depot, "pine", "HEAD", &build, vec![]).await, 404, "wanted");
     assert_eq!(status(&depot, "oak", "HEAD", &build, vec![]).await, 409, "another is asked");
     assert_eq!(status(&depot, "oak", "PUT", &build, facts(&build)).await, 409);
     assert_eq!(status(&depot, "pine", "PUT", &other, facts(&other)).await, 403, "not its own");
     assert_eq!(status(&depot, "pine", "PUT", &build, facts(&other)).await, 422, "another build's");
+    let elsewhere = RunningKernel { architecture: "arm64".to_owned(), ..running(&build) };
+    depot.kernels.set_node(&"pine".parse().unwrap(), Some(elsewhere));
+    assert_eq!(status(&depot, "pine", "PUT", &build, facts(&build)).await, 422, "another architecture's");
+    depot.kernels.set_node(&"pine".parse().unwrap(), Some(running(&build)));
     assert_eq!(status(&depot, "pine", "PUT", &build, b"TENONKF1 nonsense".to_vec()).await, 422);
     let large = vec![0; tenon_api::kernel_facts::MAX_BYTES + 1];
     assert_eq!(status(&depot, "pine", "PUT", &build, large).await, 422, "too large");
@@ -418,6 +426,9 @@ async fn one_node_is_asked_for_facts_about_its_own_kernel_and_no_other_node_or_k
         assert_eq!((node.as_ref(), bytes), ("pine", Bytes::from(facts(&build))));
         depot.received = received;
     }
+    depot.kernels.set_node(&"pine".parse().unwrap(), Some(running(&other)));
+    assert_eq!(status(&depot, "pine", "HEAD", &other, vec![]).await, 429, "it has just told of another");
+    depot.kernels.set_node(&"pine".parse().unwrap(), Some(running(&build)));
     depot.kernels.set_facts("a", Some((build.release.clone(), Some(build.build_id.clone()))));
     assert_eq!(status(&depot, "oak", "HEAD", &build, vec![]).await, 204);
     assert_eq!(status(&depot, "pine", "PUT", &build, b"anything".to_vec()).await, 204, "what is there stays");

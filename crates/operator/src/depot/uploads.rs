@@ -1,5 +1,9 @@
 //! Facts that a node sends about the kernel that it runs: checked here, kept by whoever takes them from the queue.
 
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -9,20 +13,20 @@ use tenon_order::NodeName;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::answer::Refused;
-use super::kernels::Build;
+use super::kernels::RunningKernel;
 
 /// Uploads at once: each is held in memory, packed and unpacked.
 const AT_ONCE: usize = 2;
+/// How long an upload may take, so that nobody keeps a turn by sending a byte now and then.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Facts that a node has sent.
 #[derive(Debug)]
 pub struct Upload {
     /// The node.
     pub node: NodeName,
-    /// The build that it runs, and that the facts are about.
-    pub build: Build,
-    /// The architecture that the facts are about, as Kubernetes names it.
-    pub architecture: &'static str,
+    /// What it runs, and what the facts are about.
+    pub running: RunningKernel,
     /// The facts, as they are kept.
     pub facts: Bytes,
     /// To say whether they are kept.
@@ -34,26 +38,63 @@ pub struct Upload {
 pub(super) struct Uploads {
     queue: mpsc::Sender<Upload>,
     turns: Semaphore,
+    sending: Senders,
+}
+
+/// Who is sending something.
+#[derive(Clone, Debug, Default)]
+struct Senders(Arc<Mutex<HashSet<NodeName>>>);
+
+impl Senders {
+    fn begin(&self, node: &NodeName) -> Option<Sender> {
+        self.lock().insert(node.clone()).then(|| Sender { senders: self.clone(), node: node.clone() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashSet<NodeName>> {
+        // Nothing panics while it holds the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A node's only upload.
+struct Sender {
+    senders: Senders,
+    node: NodeName,
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.senders.lock().remove(&self.node);
+    }
 }
 
 impl Uploads {
     pub(super) fn new(queue: mpsc::Sender<Upload>) -> Self {
-        Self { queue, turns: Semaphore::new(AT_ONCE) }
+        Self { queue, turns: Semaphore::new(AT_ONCE), sending: Senders::default() }
     }
 
-    /// Reads the body, checks that it is facts about `build`, and has it kept.
-    pub(super) async fn take(&self, node: NodeName, build: Build, body: Incoming) -> Result<(), Refused> {
+    /// Reads the body, checks that it is facts about what the node runs, and has it kept.
+    pub(super) async fn take(
+        &self,
+        node: NodeName,
+        running: RunningKernel,
+        body: Incoming,
+    ) -> Result<(), Refused> {
+        // The node's own first: nobody takes two of the turns.
+        let _sender = self.sending.begin(&node).ok_or(Refused::NodeBusy)?;
         let _turn = self.turns.try_acquire().map_err(|_| Refused::Busy)?;
-        let body = Limited::new(body, MAX_BYTES).collect().await.map_err(|_| Refused::Facts)?;
+        let body = tokio::time::timeout(PATIENCE, Limited::new(body, MAX_BYTES).collect());
+        let body = body.await.map_err(|_| Refused::TooSlow)?.map_err(|_| Refused::Facts)?;
         let facts = body.to_bytes();
-        let read = facts.clone();
-        let architecture = tokio::task::spawn_blocking({
-            let build = build.clone();
-            move || about(&read, &build)
+        let checked = tokio::task::spawn_blocking({
+            let (facts, running) = (facts.clone(), running.clone());
+            move || is_about(&facts, &running)
         });
-        let architecture = architecture.await.ok().flatten().ok_or(Refused::Facts)?;
+        if !checked.await.unwrap_or(false) {
+            return Err(Refused::Facts);
+        }
         let (kept, answer) = oneshot::channel();
-        let upload = Upload { node, build, architecture, facts, kept };
+        let upload = Upload { node, running, facts, kept };
         self.queue.try_send(upload).map_err(|_| Refused::Busy)?;
         match answer.await {
             Ok(true) => Ok(()),
@@ -62,9 +103,10 @@ impl Uploads {
     }
 }
 
-/// The architecture of facts that are about this very build.
-fn about(facts: &[u8], build: &Build) -> Option<&'static str> {
-    let facts = KernelFacts::decode(facts).ok()?;
-    let same_build = facts.build_id.is_some_and(|build_id| build_id.to_string() == build.build_id);
-    (same_build && facts.release.as_str() == build.release).then(|| facts.architecture.as_str())
+/// Whether these are facts about this very build.
+fn is_about(facts: &[u8], running: &RunningKernel) -> bool {
+    let Ok(facts) = KernelFacts::decode(facts) else { return false };
+    facts.build_id.is_some_and(|build_id| build_id.to_string() == running.build.build_id)
+        && facts.release.as_str() == running.build.release
+        && facts.architecture.as_str() == running.architecture
 }

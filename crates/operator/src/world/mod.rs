@@ -34,7 +34,7 @@ pub use node::project;
 pub use takeover::{catch_up, take_in};
 pub use watch::{Kind, Listed, follow, now};
 
-use crate::depot::{Assignments, Build, Kernels};
+use crate::depot::{Assignments, Build, Kernels, RunningKernel};
 use crate::queue::Queue;
 use flight::{Ends, Orders};
 
@@ -174,8 +174,17 @@ impl World {
     /// A node was seen, or is gone.
     pub fn node(&self, name: &NodeName, facts: Option<NodeFacts>, now: u64) {
         let touched = self.write().set_node(name, facts, now);
+        self.see_kernel(name);
         self.pass_turns_on(&touched.modules);
         self.touch(Some(name), touched.modules, touched.targets);
+    }
+
+    /// What the node and its object say of its kernel, to the depot.
+    fn see_kernel(&self, name: &NodeName) {
+        // Held until it is told, so that nothing older is told afterwards.
+        let index = self.read();
+        let known = index.node(name).zip(index.config(name));
+        self.kernels.set_node(name, known.and_then(|(node, config)| running(node, config)));
     }
 
     /// A Module was seen, or is gone.
@@ -335,7 +344,6 @@ impl World {
             Some(config) => self.assignments.set(name, bundles(config)),
             None => self.assignments.remove(name),
         }
-        self.kernels.set_node(name, config.as_ref().and_then(build));
         let (modules, waiting) = {
             let mut index = self.write();
             let modules = index.set_config(name, config.map(Arc::new), now);
@@ -343,6 +351,7 @@ impl World {
                 modules.iter().flat_map(|module| index.waiting_for_a_first(module)).collect();
             (modules, waiting)
         };
+        self.see_kernel(name);
         self.pass_turns_on(&modules);
         self.touch(Some(name), modules, BTreeSet::new());
         for node in waiting {
@@ -519,10 +528,16 @@ fn is_later<K: ResourceExt>(object: &K, known: &K) -> bool {
     object.uid() == known.uid() && is_newer(object, known)
 }
 
-/// The build of the kernel that a node's agent has reported.
-fn build(config: &NodeModulesConfig) -> Option<Build> {
+/// The build of the kernel that a node runs. Its agent says which build; that it may be one of this release says its
+/// kubelet, whose word an agent cannot change.
+fn running(node: &NodeFacts, config: &NodeModulesConfig) -> Option<RunningKernel> {
     let status = config.status.as_ref()?;
-    Some(Build { release: status.kernel_version.clone()?, build_id: status.kernel_build_id.clone()? })
+    let release = status.kernel_version.clone().filter(|release| release == node.kernel.as_str())?;
+    Some(RunningKernel {
+        build: Build { release, build_id: status.kernel_build_id.clone()? },
+        architecture: node.architecture.clone(),
+        uid: node.uid.clone(),
+    })
 }
 
 /// The bundles that a node may have: those of its spec.
