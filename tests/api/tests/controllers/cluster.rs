@@ -1,6 +1,7 @@
 //! A real API server with everything of `deploy/`, the operator under its own ServiceAccount, a registry, and nodes
 //! whose agents are played here: they do what the loader's orders say, in writing only.
 
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -45,6 +46,8 @@ pub(crate) struct Cluster {
     /// Beside those that every operator here has.
     pub(crate) flags: Vec<String>,
     cache: tempfile::TempDir,
+    /// Where the depot listens, across restarts of the operator.
+    depot: SocketAddr,
 }
 
 /// The kernel that the driver is for.
@@ -92,6 +95,7 @@ impl Cluster {
             operator: None,
             flags: Vec::new(),
             cache: tempfile::tempdir().expect("a folder"),
+            depot: TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port"),
         };
         cluster.start_operator().await;
         cluster
@@ -108,7 +112,8 @@ impl Cluster {
         let flags = [
             flag("kubeconfig", path(kubeconfig)),
             flag("cache-dir", path(self.cache.path().join("bundles"))),
-            flag("listen-depot", "127.0.0.1:0".to_owned()),
+            flag("listen-depot", self.depot.to_string()),
+            flag("advertise", format!("https://{}", self.depot)),
             flag("listen-admin", "127.0.0.1:0".to_owned()),
             flag("leader-election", "off".to_owned()),
             flag("registry", format!("{},plain-http", self.registry.host())),
