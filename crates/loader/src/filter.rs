@@ -190,6 +190,118 @@ mod tests {
         assert_eq!(answers, [NOT_THERE; 4]);
     }
 
+    /// A system call with these arguments; one that is not there has changed nothing.
+    #[expect(
+        unsafe_code,
+        reason = "nothing else makes calls that no library wraps; whatever they point to is null"
+    )]
+    fn call(number: i64, arguments: [i64; 5]) -> Option<i32> {
+        let [a, b, c, d, e] = arguments;
+        // SAFETY: no argument is a pointer to anything: a call that got through would fail for that.
+        let answer = unsafe { libc::syscall(number, a, b, c, d, e) };
+        (answer < 0).then(|| io::Error::last_os_error().raw_os_error()).flatten()
+    }
+
+    /// What a taken-over loader would want: to reach somebody, to run something, to look into or change another process, to
+    /// get back what it gave up, to open what it was not given. Arguments are such that a call that got through would fail.
+    #[rustfmt::skip]
+    const WANTED: &[(&str, i64, [i64; 5])] = &[
+        ("an IPv4 socket", libc::SYS_socket, [libc::AF_INET as i64, libc::SOCK_STREAM as i64, 0, 0, 0]),
+        ("an IPv4 datagram socket", libc::SYS_socket, [libc::AF_INET as i64, libc::SOCK_DGRAM as i64, 0, 0, 0]),
+        ("an IPv6 socket", libc::SYS_socket, [libc::AF_INET6 as i64, libc::SOCK_STREAM as i64, 0, 0, 0]),
+        ("a raw socket", libc::SYS_socket, [libc::AF_INET as i64, libc::SOCK_RAW as i64, 1, 0, 0]),
+        ("a Unix socket", libc::SYS_socket, [libc::AF_UNIX as i64, libc::SOCK_STREAM as i64, 0, 0, 0]),
+        ("a netlink socket", libc::SYS_socket, [libc::AF_NETLINK as i64, libc::SOCK_RAW as i64, 0, 0, 0]),
+        ("a packet socket", libc::SYS_socket, [libc::AF_PACKET as i64, libc::SOCK_RAW as i64, 768, 0, 0]),
+        ("a virtual machine's socket", libc::SYS_socket, [libc::AF_VSOCK as i64, libc::SOCK_STREAM as i64, 0, 0, 0]),
+        ("a pair of sockets", libc::SYS_socketpair, [1, 1, 0, 0, 0]),
+        ("a connection", libc::SYS_connect, [-1, 0, 0, 0, 0]),
+        ("an address", libc::SYS_bind, [-1, 0, 0, 0, 0]),
+        ("listening", libc::SYS_listen, [-1, 1, 0, 0, 0]),
+        ("descriptors over a socket", libc::SYS_sendmsg, [-1, 0, 0, 0, 0]),
+        ("descriptors from a socket", libc::SYS_recvmsg, [-1, 0, 0, 0, 0]),
+        ("many messages", libc::SYS_sendmmsg, [-1, 0, 0, 0, 0]),
+        ("a program", libc::SYS_execve, [0; 5]),
+        ("a program by descriptor", libc::SYS_execveat, [-1, 0, 0, 0, 0]),
+        ("a process", libc::SYS_clone3, [0; 5]),
+        ("namespaces", libc::SYS_unshare, [-1, 0, 0, 0, 0]),
+        ("another's namespaces", libc::SYS_setns, [-1, 0, 0, 0, 0]),
+        ("a trace", libc::SYS_ptrace, [libc::PTRACE_ATTACH as i64, -1, 0, 0, 0]),
+        ("another's memory", libc::SYS_process_vm_readv, [1, 0, 0, 0, 0]),
+        ("changing another's memory", libc::SYS_process_vm_writev, [1, 0, 0, 0, 0]),
+        ("another's descriptors", libc::SYS_pidfd_getfd, [-1, 0, 0, 0, 0]),
+        ("a handle of a process", libc::SYS_pidfd_open, [-1, 0, 0, 0, 0]),
+        ("a signal to another", libc::SYS_kill, [1, 0, 0, 0, 0]),
+        ("a mount", libc::SYS_mount, [0; 5]),
+        ("no mount", libc::SYS_umount2, [0; 5]),
+        ("a mount of the new kind", libc::SYS_fsopen, [0; 5]),
+        ("a moved mount", libc::SYS_move_mount, [-1, 0, -1, 0, 0]),
+        ("a copied mount", libc::SYS_open_tree, [-1, 0, 0, 0, 0]),
+        ("another root", libc::SYS_pivot_root, [0; 5]),
+        ("a changed root", libc::SYS_chroot, [0; 5]),
+        ("a file by its handle", libc::SYS_open_by_handle_at, [-1, 0, 0, 0, 0]),
+        ("opening by rules", libc::SYS_openat2, [-1, 0, 0, 0, 0]),
+        ("a device", libc::SYS_mknodat, [-1, 0, 0, 0, 0]),
+        ("a symbolic link", libc::SYS_symlinkat, [0, -1, 0, 0, 0]),
+        ("another owner", libc::SYS_fchownat, [-1, 0, 0, 0, 0]),
+        ("an extended attribute", libc::SYS_setxattr, [0; 5]),
+        ("a program for the kernel", libc::SYS_bpf, [-1, 0, 0, 0, 0]),
+        ("a look at the machine", libc::SYS_perf_event_open, [0, 0, -1, -1, 0]),
+        ("calls by a ring", libc::SYS_io_uring_setup, [0; 5]),
+        ("page faults", libc::SYS_userfaultfd, [-1, 0, 0, 0, 0]),
+        ("watching all files", libc::SYS_fanotify_init, [-1, 0, 0, 0, 0]),
+        ("a module from memory", libc::SYS_init_module, [0; 5]),
+        ("a module by force", libc::SYS_finit_module, [-1, 0, 1, 0, 0]),
+        ("a module of another version", libc::SYS_finit_module, [-1, 0, 2, 0, 0]),
+        ("a packed module", libc::SYS_finit_module, [-1, 0, 4, 0, 0]),
+        ("no module, by force", libc::SYS_delete_module, [0, (libc::O_NONBLOCK | libc::O_TRUNC) as i64, 0, 0, 0]),
+        ("no module, whatever it takes", libc::SYS_delete_module, [0; 5]),
+        ("another kernel", libc::SYS_kexec_file_load, [-1, -1, 0, 0, 0]),
+        ("a restart", libc::SYS_reboot, [0; 5]),
+        ("a file of memory", libc::SYS_memfd_create, [0; 5]),
+        ("executable memory", libc::SYS_mmap, [0, 4096, (libc::PROT_READ | libc::PROT_EXEC) as i64, 0, -1]),
+        ("memory made executable", libc::SYS_mprotect, [0, 4096, (libc::PROT_READ | libc::PROT_EXEC) as i64, 0, 0]),
+        ("shared memory", libc::SYS_shmget, [0, 0, 0, 0, 0]),
+        ("a key", libc::SYS_add_key, [0; 5]),
+        ("keys", libc::SYS_keyctl, [-1, 0, 0, 0, 0]),
+        ("another user", libc::SYS_setuid, [-1, 0, 0, 0, 0]),
+        ("capabilities", libc::SYS_capset, [0; 5]),
+        ("a process's settings", libc::SYS_prctl, [-1, 0, 0, 0, 0]),
+        ("another filter", libc::SYS_seccomp, [-1, 0, 0, 0, 0]),
+        ("a device's commands", libc::SYS_ioctl, [-1, 0, 0, 0, 0]),
+        ("another clock", libc::SYS_clock_settime, [-1, 0, 0, 0, 0]),
+        ("another name of the node", libc::SYS_sethostname, [0, -1, 0, 0, 0]),
+        ("an empty log", libc::SYS_syslog, [5, 0, 0, 0, 0]),
+        ("a silent console", libc::SYS_syslog, [6, 0, 0, 0, 0]),
+        #[cfg(target_arch = "x86_64")]
+        ("ports of the machine", libc::SYS_iopl, [-1, 0, 0, 0, 0]),
+        #[cfg(target_arch = "x86_64")]
+        ("a call of the x32 kind", libc::SYS_socket | 0x4000_0000, [2, 1, 0, 0, 0]),
+    ];
+
+    #[test]
+    fn what_a_taken_over_loader_would_want_is_not_there() {
+        let answers = filtered(|| {
+            WANTED
+                .iter()
+                .map(|(what, number, arguments)| (*what, call(*number, *arguments)))
+                .collect::<Vec<_>>()
+        });
+        let there: Vec<_> = answers.iter().filter(|(_, answer)| *answer != NOT_THERE).collect();
+        assert!(answers.len() >= 65 && there.is_empty(), "{there:?}");
+    }
+
+    #[test]
+    fn without_the_filter_the_kernel_would_have_answered_otherwise() {
+        // So the answers are the filter's, and not those of a machine that lacks the calls. A descriptor for a socket that is
+        // given is closed with this thread's process.
+        let asked =
+            ["a connection", "a program", "a trace", "a mount", "a module by force", "a signal to another"];
+        for (what, number, arguments) in WANTED.iter().filter(|(what, ..)| asked.contains(what)) {
+            assert_ne!(call(*number, *arguments), NOT_THERE, "{what}");
+        }
+    }
+
     #[test]
     fn the_log_can_be_read() {
         // With or without the privilege, the filter's answer differs from the kernel's.
