@@ -11,7 +11,7 @@ use crate::dir::{LabDir, LabDirError};
 use crate::guest::oci::{self, Placement};
 use crate::guest::root_disk::RootDiskError;
 use crate::guest::seccomp::Profile;
-use crate::guest::{Disk, Guest, GuestError, Program, Settings, root_disk};
+use crate::guest::{self, Disk, Guest, GuestError, Program, Settings, root_disk};
 use crate::kernel::Origin;
 use crate::programs::{self, ProgramError};
 use crate::setup::{SetupError, Supplies};
@@ -114,6 +114,8 @@ impl Bench {
             kernel: self.supplies.kernel(origin)?.clone(),
             init: self.init.clone(),
             root: self.root.clone(),
+            memory: guest::MEMORY,
+            disk_size: guest::DISK,
             kernel_arguments: Vec::new(),
             disk: Disk::Steady,
         })

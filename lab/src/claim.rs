@@ -25,6 +25,15 @@ pub async fn comes_true<T>(
     within(SOON, claim.into(), look).await
 }
 
+/// As [`comes_true`], for what takes longer.
+pub async fn comes_true_within<T>(
+    deadline: Duration,
+    claim: impl Into<String>,
+    look: impl AsyncFnMut() -> Result<T, String>,
+) -> Result<T, Broken> {
+    within(deadline, claim.into(), look).await
+}
+
 async fn within<T>(
     deadline: Duration,
     claim: String,

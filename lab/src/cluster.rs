@@ -12,15 +12,17 @@ use crate::bench::{Bench, BenchError};
 use crate::child::{Child, ChildError};
 use crate::command::Tail;
 use crate::control_plane::{Binding, ControlPlane, ControlPlaneError, Credential, Extent, free_ports};
-use crate::guest::Settings;
+use crate::guest::{Guest, Settings};
 use crate::kernel::Origin;
 use crate::node::{Node, NodeError};
+use crate::program_images::ProgramImageError;
 use crate::programs::{self, ProgramError};
 use crate::registry::{Protection, Registry, RegistryError};
 use crate::setup::Supplies;
+use crate::worker::{Worker, WorkerError};
 
 /// The operator's ServiceAccount.
-const OPERATOR: &str = "tenon-operator";
+pub(crate) const OPERATOR: &str = "tenon-operator";
 
 /// A cluster with Tenon installed. Dropping it ends everything.
 #[derive(Debug)]
@@ -28,6 +30,7 @@ pub struct Lab {
     // In the order in which they end.
     operator: Option<Child>,
     nodes: HashMap<String, Node>,
+    workers: HashMap<String, Worker>,
     registry: Registry,
     plane: ControlPlane,
     depot_port: u16,
@@ -54,6 +57,12 @@ pub enum LabError {
     /// A node.
     #[error(transparent)]
     Node(Box<NodeError>),
+    /// A worker.
+    #[error(transparent)]
+    Worker(Box<WorkerError>),
+    /// An image of a program.
+    #[error(transparent)]
+    ProgramImage(#[from] ProgramImageError),
     /// The operator.
     #[error(transparent)]
     Operator(#[from] ChildError),
@@ -80,6 +89,12 @@ impl From<NodeError> for LabError {
     }
 }
 
+impl From<WorkerError> for LabError {
+    fn from(error: WorkerError) -> Self {
+        Self::Worker(Box::new(error))
+    }
+}
+
 impl Lab {
     /// Starts control plane and registry, installs what `deploy/` holds, and starts the operator. Nodes come one by one.
     pub async fn start() -> Result<Self, LabError> {
@@ -99,6 +114,7 @@ impl Lab {
         Ok(Self {
             operator: None,
             nodes: HashMap::new(),
+            workers: HashMap::new(),
             registry,
             plane,
             depot_port,
@@ -120,6 +136,12 @@ impl Lab {
         Ok(self.nodes.entry(node.name().to_owned()).insert_entry(node).into_mut())
     }
 
+    /// Boots a kernel as a new node with a kubelet; pods run there as anywhere, Tenon's too ([`Self::deploy_node_pod`]).
+    pub async fn add_worker(&mut self, name: &str, origin: Origin) -> Result<&mut Worker, LabError> {
+        let worker = Worker::start(&self.plane, &self.registry, &self.bench, name, origin).await?;
+        Ok(self.workers.entry(name.to_owned()).insert_entry(worker).into_mut())
+    }
+
     /// What a node of this lab is made of.
     pub fn guest_settings(&self, name: &str, origin: Origin) -> Result<Settings, LabError> {
         Ok(self.bench.settings(name, origin)?)
@@ -130,6 +152,19 @@ impl Lab {
         let mut nodes: Vec<_> = self.nodes.values().collect();
         nodes.sort_by_key(|node| node.name());
         nodes
+    }
+
+    /// A worker by name.
+    pub fn worker(&self, name: &str) -> Option<&Worker> {
+        self.workers.get(name)
+    }
+
+    /// The machines of all nodes and workers, by name.
+    pub fn guests(&self) -> Vec<&Guest> {
+        let workers = self.workers.values().map(Worker::guest);
+        let mut guests: Vec<_> = self.nodes.values().map(Node::guest).chain(workers).collect();
+        guests.sort_by_key(|guest| guest.name());
+        guests
     }
 
     /// A node by name.
@@ -215,7 +250,7 @@ impl Lab {
     /// The logs of what is Tenon's: the operator's, and what the nodes' containers wrote to their consoles.
     pub fn logs(&self) -> Vec<PathBuf> {
         let operator = self.operator.as_ref().map(|operator| operator.log().to_owned());
-        operator.into_iter().chain(self.nodes().iter().map(|node| node.guest().console())).collect()
+        operator.into_iter().chain(self.guests().into_iter().map(Guest::console)).collect()
     }
 
     /// The folder with everything's logs.
@@ -233,7 +268,7 @@ pub(crate) async fn install(plane: &ControlPlane) -> Result<(), LabError> {
     Ok(())
 }
 
-fn deploy() -> PathBuf {
+pub(crate) fn deploy() -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy")).to_owned()
 }
 

@@ -11,7 +11,7 @@ use crate::claim::{Broken, comes_true};
 use crate::control_plane::audit::{AuditError, Mark};
 use crate::guest::{Guest, GuestError};
 use crate::state::State;
-use crate::{Lab, Node, chain};
+use crate::{Lab, chain};
 
 /// Writes per node and Module to load what was not there.
 pub const COST_OF_LOAD: u64 = 3;
@@ -68,15 +68,15 @@ impl Journey {
     pub async fn loaded(&mut self, lab: &Lab, watch: impl FnMut(&State)) -> Result<(), JourneyError> {
         let claim = format!("every node has loaded {}, and every object says so", self.key);
         self.comes_to(lab, claim, watch, State::is_loaded_everywhere).await?;
-        for node in lab.nodes() {
-            if !self.is_in_kernel(node.guest()).await? {
-                return Err(self.broken(node, "the kernel has it", "/proc/modules does not name it"));
+        for guest in lab.guests() {
+            if !self.is_in_kernel(guest).await? {
+                return Err(self.broken(guest, "the kernel has it", "/proc/modules does not name it"));
             }
-            let kept = self.files(node.guest()).await?;
+            let kept = self.files(guest).await?;
             if kept.len() < 3 {
-                return Err(self.broken(node, "the loader keeps it for the next boot", &kept.join(" ")));
+                return Err(self.broken(guest, "the loader keeps it for the next boot", &kept.join(" ")));
             }
-            self.kept.entry(node.name().to_owned()).or_default().extend(kept);
+            self.kept.entry(guest.name().to_owned()).or_default().extend(kept);
         }
         Ok(())
     }
@@ -85,19 +85,19 @@ impl Journey {
     pub async fn unloaded(&mut self, lab: &Lab, watch: impl FnMut(&State)) -> Result<(), JourneyError> {
         let claim = format!("nothing is left of {} in the cluster", self.key);
         self.comes_to(lab, claim, watch, State::is_forgotten).await?;
-        for node in lab.nodes() {
-            if self.is_in_kernel(node.guest()).await? {
-                return Err(self.broken(node, "the kernel is rid of it", "/proc/modules names it"));
+        for guest in lab.guests() {
+            if self.is_in_kernel(guest).await? {
+                return Err(self.broken(guest, "the kernel is rid of it", "/proc/modules names it"));
             }
-            let kept = self.kept.remove(node.name()).unwrap_or_default();
+            let kept = self.kept.remove(guest.name()).unwrap_or_default();
             // A file that another Module's bundle lists, too, stays.
             let left = format!(
                 "for file in {}; do [ -e $file ] && ! grep -qs ${{file##*/}} {STORE}/bundles/* && echo $file; done; true",
                 kept.join(" ")
             );
-            let left = node.guest().shell(&left).await?;
+            let left = guest.shell(&left).await?;
             if !left.is_empty() {
-                return Err(self.broken(node, "its disk is rid of it", &format!("there is still {left}")));
+                return Err(self.broken(guest, "its disk is rid of it", &format!("there is still {left}")));
             }
         }
         Ok(())
@@ -148,8 +148,8 @@ impl Journey {
         Ok(guest.shell(&line).await?.lines().map(ToOwned::to_owned).collect())
     }
 
-    fn broken(&self, node: &Node, claim: &str, instead: &str) -> JourneyError {
-        let claim = format!("{}, {}: {claim}", node.name(), self.key);
+    fn broken(&self, guest: &Guest, claim: &str, instead: &str) -> JourneyError {
+        let claim = format!("{}, {}: {claim}", guest.name(), self.key);
         Broken { claim, instead: instead.to_owned() }.into()
     }
 }
@@ -157,7 +157,7 @@ impl Journey {
 /// How often Tenon has written each node and its object since then.
 pub fn writes_by_node(lab: &Lab, mark: Mark) -> Result<Costs, AuditError> {
     let ours = format!("system:serviceaccount:{NAMESPACE}:");
-    let mut costs: Costs = lab.nodes().iter().map(|node| (node.name().to_owned(), 0)).collect();
+    let mut costs: Costs = lab.guests().iter().map(|guest| (guest.name().to_owned(), 0)).collect();
     for (write, count) in lab.plane().audit().writes_since(mark)? {
         let counts = matches!(write.resource.as_str(), "nodes" | "nodemodulesconfigs") && write.code < 300;
         if counts && write.user.starts_with(&ours) {

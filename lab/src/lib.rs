@@ -21,6 +21,8 @@ pub mod images;
 pub mod journey;
 pub mod kernel;
 pub mod node;
+pub mod pods;
+pub mod program_images;
 pub mod programs;
 pub mod registry;
 pub mod scale;
@@ -29,6 +31,7 @@ pub mod setup;
 pub mod state;
 pub mod trial;
 pub mod wait;
+pub mod worker;
 
 pub use bench::Bench;
 pub use cluster::{Lab, LabError};
@@ -37,6 +40,7 @@ pub use guest::Guest;
 pub use node::Node;
 pub use registry::Registry;
 pub use trial::Trial;
+pub use worker::Worker;
 
 /// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {

@@ -37,7 +37,8 @@ impl Program {
         }
     }
 
-    fn name(self) -> &'static str {
+    /// Its file's name.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Init => "tenon-lab-init",
             other => other.package(),

@@ -13,6 +13,7 @@ use crate::control_plane::binaries::BinariesError;
 use crate::debian::{Archive, ArchiveError, Release};
 use crate::drivers::{self, Driver, DriverError};
 use crate::kernel::{Kernel, KernelError, Origin};
+use crate::worker::{self, root_disk::WorkerDiskError};
 
 /// Programs that must be installed, for they come with libraries.
 const INSTALLED: &[&str] = &[
@@ -77,6 +78,9 @@ pub enum SetupError {
     /// The control plane.
     #[error(transparent)]
     Binaries(#[from] BinariesError),
+    /// The disk of nodes with a kubelet.
+    #[error("make the root file system of nodes with a kubelet")]
+    Worker(#[from] WorkerDiskError),
     /// The example drivers.
     #[error(transparent)]
     Driver(#[from] DriverError),
@@ -203,5 +207,9 @@ pub fn setup(progress: &mut dyn FnMut(&str)) -> Result<Supplies, SetupError> {
     }
     progress("control plane (seven minutes when it is built for the first time)");
     Binaries::get()?;
+    progress(
+        "nodes with a kubelet: its program (two minutes the first time), containerd, a root file system",
+    );
+    worker::root_disk::image(&supplies)?;
     Ok(supplies)
 }

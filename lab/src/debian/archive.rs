@@ -1,6 +1,7 @@
 //! apt with lists and archives of its own, so that the machine's configuration stays as it is and nobody else's run of
 //! apt takes away a file in the middle.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -192,6 +193,41 @@ impl Archive {
             .and_then(|stanza| stanza.get("Version"))
             .map(ToOwned::to_owned)
             .ok_or_else(|| ArchiveError::Unknown { package: package.to_owned(), suite: self.suite(release) })
+    }
+
+    /// The packages with all that they depend on, but for `without` and what these alone need, as name and version in the
+    /// order of names. What no package is called (a virtual one) is left out.
+    pub fn closure(
+        &self,
+        packages: &[&str],
+        without: &[&str],
+        release: Release,
+    ) -> Result<BTreeMap<String, String>, ArchiveError> {
+        let mut found = BTreeMap::new();
+        let mut next: BTreeSet<String> = packages.iter().map(ToString::to_string).collect();
+        while !next.is_empty() {
+            let names: Vec<&str> = next.iter().map(String::as_str).collect();
+            let text = command::text(
+                self.apt("apt-cache", release).args(["show", "--no-all-versions"]).args(names),
+            )?;
+            let mut needed = BTreeSet::new();
+            for stanza in control::parse(&text) {
+                if let (Some(name), Some(version)) = (stanza.get("Package"), stanza.get("Version")) {
+                    found.insert(name.to_owned(), version.to_owned());
+                }
+                let fields = ["Depends", "Pre-Depends"].iter().flat_map(|field| stanza.relations(field));
+                needed.extend(fields.map(|name| name.split(':').next().unwrap_or(name).to_owned()));
+            }
+            next = needed.into_iter().filter(|name| !without.contains(&name.as_str())).collect();
+            next.retain(|name| !found.contains_key(name));
+        }
+        let missing = packages.iter().find(|package| !found.contains_key(**package));
+        match missing {
+            Some(package) => {
+                Err(ArchiveError::Unknown { package: (*package).to_owned(), suite: self.suite(release) })
+            }
+            None => Ok(found),
+        }
     }
 
     /// Unpacks packages over one another.

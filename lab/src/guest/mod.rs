@@ -34,10 +34,10 @@ use protocol::{Bytes, LOADER_PORT, Operation, Outcome, READY};
 
 /// An idle machine boots a guest in three seconds.
 const BOOT: Duration = Duration::from_mins(2);
-/// What a guest needs beside what it loads.
-const MEMORY_MIB: u32 = 320;
-/// Room for a few generations of drivers.
-const DISK_MIB: u64 = 256;
+/// What a guest needs beside what it loads, in MiB.
+pub const MEMORY: u32 = 320;
+/// Room for a few generations of drivers, in MiB.
+pub const DISK: u64 = 256;
 
 /// What a guest is made of.
 #[derive(Debug, Clone)]
@@ -50,6 +50,10 @@ pub struct Settings {
     pub init: PathBuf,
     /// The root file system's image.
     pub root: PathBuf,
+    /// Its memory, in MiB.
+    pub memory: u32,
+    /// The size of the disk that outlives its boots, in MiB; what is not written takes no room on the host.
+    pub disk_size: u64,
     /// More words for the kernel's command line: `module.sig_enforce=1`, `lockdown=integrity`, …
     pub kernel_arguments: Vec<String>,
     /// What becomes of its disk when its power is cut.
@@ -414,7 +418,7 @@ impl Guest {
             }
             _ => {}
         }
-        Ok(ext4(&disk, DISK_MIB)?)
+        Ok(ext4(&disk, self.settings.disk_size)?)
     }
 
     fn disk(&self) -> PathBuf {
@@ -436,14 +440,14 @@ impl Guest {
     }
 
     fn qemu(&self, loader_port: u16) -> Command {
-        let Settings { kernel, root, kernel_arguments, .. } = &self.settings;
+        let Settings { kernel, root, kernel_arguments, memory, .. } = &self.settings;
         let path = |path: PathBuf| path.display().to_string();
         let drive = |file: String, more: &str| format!("file={file},format=raw,if=virtio,{more}");
         let mut command = Command::new("qemu-system-x86_64");
         command
             // Emulation alone: it is everywhere. Without cx16, which emulations got wrong.
             .args(["-accel", "tcg", "-M", "pc", "-cpu", "max,-cx16", "-smp", "1"])
-            .args(["-m", &MEMORY_MIB.to_string(), "-nodefaults", "-display", "none", "-no-reboot"])
+            .args(["-m", &memory.to_string(), "-nodefaults", "-display", "none", "-no-reboot"])
             .args(["-chardev", &format!("file,id=console,path={}", path(self.console()))])
             .args(["-chardev", &format!("socket,id=channel,path={},server=on,wait=off", path(self.socket()))])
             .args(["-serial", "chardev:console", "-serial", "chardev:channel"])

@@ -84,16 +84,8 @@ pub fn root_disk(
 ) -> Result<(), RootDiskError> {
     let staging = tempfile::tempdir().map_err(at("create a folder for", image))?;
     let root = staging.path();
-    for folder in FOLDERS {
-        make_folder(&root.join(folder))?;
-    }
-    for (path, text) in FILES {
-        let path = root.join(path);
-        fs::write(&path, text).map_err(at("write", &path))?;
-    }
-    debug_assert!(VOLUMES.starts_with(DISK));
+    skeleton(supplies, root)?;
     copy(init, &root.join("init"))?;
-    busybox(supplies, root)?;
     copy(&supplies.runc, &root.join("usr/sbin/runc"))?;
     libraries(supplies, root)?;
     for program in programs {
@@ -107,11 +99,27 @@ pub fn root_disk(
     Ok(ext4_from(root, image)?)
 }
 
+/// What every guest's root has: folders, a few files, busybox with its names where nothing else has them.
+pub(crate) fn skeleton(supplies: &Supplies, root: &Path) -> Result<(), RootDiskError> {
+    debug_assert!(VOLUMES.starts_with(DISK));
+    for folder in FOLDERS {
+        make_folder(&root.join(folder))?;
+    }
+    for (path, text) in FILES {
+        let path = root.join(path);
+        fs::write(&path, text).map_err(at("write", &path))?;
+    }
+    busybox(supplies, root)
+}
+
 fn busybox(supplies: &Supplies, root: &Path) -> Result<(), RootDiskError> {
     copy(&supplies.busybox, &root.join("bin/busybox"))?;
     let applets = command::text(Command::new(&supplies.busybox).arg("--list-full"))?;
     for applet in applets.lines().filter(|applet| !applet.ends_with("/busybox") && *applet != "linuxrc") {
         let link = root.join(applet);
+        if link.symlink_metadata().is_ok() {
+            continue;
+        }
         symlink("/bin/busybox", &link).map_err(at("link", &link))?;
     }
     Ok(())
@@ -127,11 +135,11 @@ fn libraries(supplies: &Supplies, root: &Path) -> Result<(), RootDiskError> {
     Ok(())
 }
 
-fn copy(from: &Path, to: &Path) -> Result<(), RootDiskError> {
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), RootDiskError> {
     fs::copy(from, to).map(drop).map_err(at("copy", from))
 }
 
-fn make_folder(path: &Path) -> Result<(), RootDiskError> {
+pub(crate) fn make_folder(path: &Path) -> Result<(), RootDiskError> {
     fs::create_dir_all(path).map_err(at("create", path))
 }
 

@@ -29,6 +29,10 @@ pub(crate) fn in_initramfs() -> anyhow::Result<()> {
     load_modules(Path::new("/").join(MODULES).as_path())?;
     wait_for(ROOT_DISK)?;
     mount_disk(ROOT_DISK, "/root", MountFlags::empty())?;
+    if !Path::new("/root/init").exists() {
+        // A root disk that is older than this program; what is written to it ends with the guest.
+        fs::copy("/init", "/root/init").context("copy this program to the root disk")?;
+    }
     for folder in ["/dev", "/proc", "/sys"] {
         mount_move(folder, format!("/root{folder}"))
             .with_context(|| format!("move {folder} to the root disk"))?;
