@@ -82,7 +82,9 @@ fn pod() -> core::PodSpec {
     core::PodSpec {
         service_account_name: Some(OPERATOR.to_owned()),
         automount_service_account_token: Some(false),
-        enable_service_links: Some(false),
+        // The depot's address comes to the operator in the environment, and by it to the agents: these cannot resolve the
+        // Service's name on the host's network.
+        enable_service_links: Some(true),
         priority_class_name: Some("system-cluster-critical".to_owned()),
         tolerations: Some(vec![core::Toleration {
             key: Some("node-role.kubernetes.io/control-plane".to_owned()),
