@@ -3,11 +3,13 @@
 mod bench;
 mod ci;
 mod dependencies;
+mod fuzz;
 mod generate;
 mod matrix;
 mod repository;
 mod test;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -35,6 +37,17 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Hostile input for every parser: all targets of fuzz/, or those named
+    Fuzz {
+        /// For each target
+        #[arg(long, default_value_t = 120)]
+        seconds: u32,
+        /// Inputs to begin with, and those that are found
+        #[arg(long, default_value = "fuzz/corpus")]
+        corpus: PathBuf,
+        /// Targets; without any, all
+        targets: Vec<String>,
+    },
     /// Whether deploy/ is what `generate` would write
     CheckGenerated,
     /// Whether the crates depend on each other, and on libraries, only as the design allows
@@ -48,6 +61,7 @@ fn main() -> ExitCode {
         Chore::Test => test::run(),
         Chore::Matrix => matrix::run(),
         Chore::Bench { arguments } => bench::run(&arguments),
+        Chore::Fuzz { seconds, corpus, targets } => fuzz::run(seconds, &corpus, &targets),
         Chore::CheckGenerated => generate::check(),
         Chore::CheckDependencies => dependencies::check(),
     };
