@@ -2,7 +2,12 @@
 //! escapes, and memory and disk stay within bounds that are measured here: every test of this program runs alone, under an
 //! allocator that counts.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "what a test is made of may fail like the test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "what a test is made of may fail like the test"
+)]
 
 #[path = "hostile/archive.rs"]
 mod archive;

@@ -196,9 +196,9 @@ mod tests {
         reason = "nothing else makes calls that no library wraps; whatever they point to is null"
     )]
     fn call(number: i64, arguments: [i64; 5]) -> Option<i32> {
-        let [a, b, c, d, e] = arguments;
+        let [first, second, third, fourth, fifth] = arguments;
         // SAFETY: no argument is a pointer to anything: a call that got through would fail for that.
-        let answer = unsafe { libc::syscall(number, a, b, c, d, e) };
+        let answer = unsafe { libc::syscall(number, first, second, third, fourth, fifth) };
         (answer < 0).then(|| io::Error::last_os_error().raw_os_error()).flatten()
     }
 

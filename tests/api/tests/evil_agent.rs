@@ -1,7 +1,6 @@
 //! The enemy inside: everything that somebody tries who owns one node's agent, with its tokens, against the real API server
 //! with what `deploy/` ships, the operator's depot, and a loader's process. Every attempt is denied and leaves everything as
 //! it was; and what the agent may do works, so that a denial means something.
-#![expect(clippy::expect_used, reason = "a test that cannot be set up has failed")]
 
 #[cfg(test)]
 #[path = "evil_agent/api.rs"]

@@ -167,12 +167,8 @@ mod tests {
         Build { release: "6.1.0".to_owned(), build_id: build_id.to_owned() }
     }
 
-    fn running(build_id: &str) -> Option<RunningKernel> {
-        Some(RunningKernel {
-            build: build(build_id),
-            architecture: "amd64".to_owned(),
-            uid: "u-1".to_owned(),
-        })
+    fn running(build_id: &str) -> RunningKernel {
+        RunningKernel { build: build(build_id), architecture: "amd64".to_owned(), uid: "u-1".to_owned() }
     }
 
     fn names<const N: usize>(names: [&str; N]) -> [NodeName; N] {
@@ -183,7 +179,7 @@ mod tests {
         let kernels = Kernels::default();
         kernels.complete();
         for node in nodes {
-            kernels.set_node(node, running("00"));
+            kernels.set_node(node, Some(running("00")));
         }
         kernels
     }
@@ -223,13 +219,13 @@ mod tests {
         let kernels = all_read(&[]);
         for number in 0..100 {
             let id = format!("{number:04}");
-            kernels.set_node(&pine, running(&id));
+            kernels.set_node(&pine, Some(running(&id)));
             assert_eq!(kernels.demand(&pine, &build(&id), now), Demand::Wanted);
         }
         assert_eq!(kernels.lock().asked.len(), 1, "it is asked about what it runs");
         kernels.told(&pine, now);
         for id in ["aa", "bb"] {
-            kernels.set_node(&pine, running(id));
+            kernels.set_node(&pine, Some(running(id)));
             assert_eq!(kernels.demand(&pine, &build(id), now), Demand::ToldLately);
         }
         assert_eq!(

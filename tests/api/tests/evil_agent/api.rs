@@ -124,28 +124,31 @@ fn on_nodes_objects() -> Vec<Attempt> {
     ]
 }
 
-/// On what else the cluster has, whose change would give the enemy more.
-fn on_everything_else() -> Vec<Attempt> {
-    let core = |rest: &str| format!("/api/v1/{rest}");
-    let own = |rest: &str| format!("/api/v1/namespaces/tenon-system/{rest}");
-    let kmm = |rest: &str| format!("/apis/kmm.sigs.x-k8s.io/v1beta1/namespaces/hall/{rest}");
-    let images = "/apis/tenon.dev/v1alpha1/namespaces/hall/moduleimages";
-    let rbac = |rest: &str| format!("/apis/rbac.authorization.k8s.io/v1/{rest}");
-    let admission = |rest: &str| format!("/apis/admissionregistration.k8s.io/v1/{rest}");
-    let named = |name: &str| json!({"metadata": {"name": name}});
+/// A path below the core API.
+fn core(rest: &str) -> String {
+    format!("/api/v1/{rest}")
+}
+
+/// A path below the core API in Tenon's namespace.
+fn own(rest: &str) -> String {
+    format!("/api/v1/namespaces/{NAMESPACE}/{rest}")
+}
+
+fn rbac(rest: &str) -> String {
+    format!("/apis/rbac.authorization.k8s.io/v1/{rest}")
+}
+
+fn admission(rest: &str) -> String {
+    format!("/apis/admissionregistration.k8s.io/v1/{rest}")
+}
+
+fn named(name: &str) -> Value {
+    json!({"metadata": {"name": name}})
+}
+
+/// On keys, settings and Nodes.
+fn on_secrets_and_nodes() -> Vec<Attempt> {
     let label = json!({"metadata": {"labels": {"kmm.node.kubernetes.io/hall.gauge.ready": "", "hall": "b"}}});
-    let token = json!({"spec": {"audiences": ["tenon-depot"]}});
-    let everything = json!({"rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]});
-    let subjects = json!([{"kind": "ServiceAccount", "name": SERVICE_ACCOUNT, "namespace": NAMESPACE}]);
-    let admin = json!({
-        "metadata": {"name": "evil"}, "subjects": subjects,
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
-    });
-    let pod = json!({
-        "metadata": {"name": "evil"},
-        "spec": {"containers": [{"name": "c", "image": "evil:1", "securityContext": {"privileged": true}}]},
-    });
-    let other_pod = format!("pods/tenon-node-{OTHER}");
     vec![
         attempt("the key that signs orders", "GET", &own("secrets/tenon-order-key"), &Value::Null),
         attempt("the depot's key", "GET", &own("secrets/tenon-serving-cert"), &Value::Null),
@@ -186,6 +189,18 @@ fn on_everything_else() -> Vec<Attempt> {
         ),
         attempt("another Node, deleted", "DELETE", &core(&format!("nodes/{OTHER}")), &Value::Null),
         attempt("another Node's kubelet", "GET", &core(&format!("nodes/{OTHER}/proxy/pods")), &Value::Null),
+    ]
+}
+
+/// On pods, and the tokens and leases by which others are known.
+fn on_pods() -> Vec<Attempt> {
+    let token = json!({"spec": {"audiences": ["tenon-depot"]}});
+    let pod = json!({
+        "metadata": {"name": "evil"},
+        "spec": {"containers": [{"name": "c", "image": "evil:1", "securityContext": {"privileged": true}}]},
+    });
+    let other_pod = format!("pods/tenon-node-{OTHER}");
+    vec![
         attempt("a privileged pod", "POST", &own("pods"), &pod),
         attempt(
             "a program in another node's pod",
@@ -237,6 +252,14 @@ fn on_everything_else() -> Vec<Attempt> {
             "/apis/coordination.k8s.io/v1/namespaces/tenon-system/leases",
             &named("kmm.sigs.x-k8s.io"),
         ),
+    ]
+}
+
+/// On Modules and what is known of their images.
+fn on_modules() -> Vec<Attempt> {
+    let kmm = |rest: &str| format!("/apis/kmm.sigs.x-k8s.io/v1beta1/namespaces/hall/{rest}");
+    let images = "/apis/tenon.dev/v1alpha1/namespaces/hall/moduleimages";
+    vec![
         attempt("a Module", "POST", &kmm("modules"), &named("evil")),
         attempt("a Module's image", "PATCH", &kmm("modules/gauge"), &json!({"spec": {"selector": {}}})),
         attempt("a Module, deleted", "DELETE", &kmm("modules/gauge"), &Value::Null),
@@ -250,6 +273,18 @@ fn on_everything_else() -> Vec<Attempt> {
         attempt("what images hold", "POST", images, &named("evil")),
         attempt("verdicts on all images", "DELETE", images, &Value::Null),
         attempt("an event", "POST", "/apis/events.k8s.io/v1/namespaces/tenon-system/events", &named("evil")),
+    ]
+}
+
+/// On the rules that hold it, and on workloads.
+fn on_rules() -> Vec<Attempt> {
+    let everything = json!({"rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]});
+    let subjects = json!([{"kind": "ServiceAccount", "name": SERVICE_ACCOUNT, "namespace": NAMESPACE}]);
+    let admin = json!({
+        "metadata": {"name": "evil"}, "subjects": subjects,
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+    });
+    vec![
         attempt(
             "a definition",
             "PATCH",
@@ -326,12 +361,13 @@ async fn the_api_server_denies_everything_but_the_status_of_its_own_node() {
     report(&stand, token.clone()).await.expect("its own status is the agent's");
     let client = stand.client(token).await;
     let before = stand.picture_at_rest().await;
-    let attempts: Vec<_> = on_nodes_objects().into_iter().chain(on_everything_else()).collect();
+    let families = [on_nodes_objects(), on_secrets_and_nodes(), on_pods(), on_modules(), on_rules()];
+    let attempts: Vec<_> = families.into_iter().flatten().collect();
     assert!(attempts.len() >= 70);
     for Attempt { what, method, path, headers, body, denied_with } in attempts {
         let (status, answer) = send(&client, method, &path, &headers, body).await;
         let answer = String::from_utf8_lossy(&answer);
-        assert!(denied_with.contains(&status), "{what}: {status}: {:.500}", answer);
+        assert!(denied_with.contains(&status), "{what}: {status}: {answer:.500}");
         assert_same(what, &before, &stand.picture().await);
     }
     stand.cluster.stop_operator().await;

@@ -67,6 +67,9 @@ async fn bundle(stand: &Stand, node: &str, module: &str) -> String {
     entry.bundle.expect("a bundle")
 }
 
+/// What it is, method, path, headers, and the status that denies it.
+type Case<'a> = (&'a str, &'a str, &'a str, &'a [(&'a str, &'a str)], u16);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_depot_gives_a_node_its_own_bundles_and_nothing_else() {
     let mut stand = Stand::start().await;
@@ -86,7 +89,7 @@ async fn the_depot_gives_a_node_its_own_bundles_and_nothing_else() {
     let nothing: &[(&str, &str)] = &[];
     let zeros = format!("/v1/bundles/sha256:{}", "0".repeat(64));
     let long = format!("/v1/bundles/{}", "a".repeat(8000));
-    let cases: [(&str, &str, &str, &[(&str, &str)], u16); 18] = [
+    let cases: [Case<'_>; 18] = [
         ("another node's bundle", "GET", &foreign_path, nothing, 403),
         ("its size", "HEAD", &foreign_path, nothing, 403),
         ("a part of it", "GET", &foreign_path, &[("range", "bytes=0-0")], 403),

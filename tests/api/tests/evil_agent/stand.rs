@@ -10,6 +10,7 @@ use kube::api::PostParams;
 use kube::client::Body;
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
+use tenon_api::labels::{LabelKind, ModuleLabel};
 use tenon_api::node_modules_config::ModulePhase;
 use tenon_api::node_pod::{DEPOT_AUDIENCE, NAMESPACE, SERVICE_ACCOUNT};
 use tenon_lab::control_plane::{Binding, Credential};
@@ -65,7 +66,9 @@ impl Stand {
         self.cluster.config_where(node, "its modules are assigned", has).await;
         self.cluster.obey(node, ModulePhase::Loaded).await;
         let labelled = |node: &k8s_openapi::api::core::v1::Node| {
-            node.labels().keys().filter(|key| key.ends_with(".ready")).count() == modules
+            let ready =
+                |key: &&String| ModuleLabel::parse(key).is_some_and(|label| label.kind == LabelKind::Ready);
+            node.labels().keys().filter(ready).count() == modules
         };
         self.cluster.node_where(node, "its ready labels", labelled).await;
     }
