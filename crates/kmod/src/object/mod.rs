@@ -150,6 +150,29 @@ impl ModuleObject {
             .is_some_and(|versions| versions.form == VersionsForm::Basic || versions.basic.is_some())
     }
 
+    /// Bytes of memory that these facts take, roughly: for whoever holds those of many modules at once.
+    pub fn footprint(&self) -> usize {
+        // A text on the heap, and the entry that it stands in.
+        const ENTRY: usize = 80;
+        let texts =
+            |lengths: &mut dyn Iterator<Item = usize>| lengths.map(|length| length + ENTRY).sum::<usize>();
+        let crcs = |crcs: &HashMap<String, u32>| texts(&mut crcs.keys().map(String::len));
+        let export = |export: &Export| export.symbol.len() + export.namespace.as_ref().map_or(0, String::len);
+        let reader =
+            |(name, reader): (&String, &Option<String>)| name.len() + reader.as_ref().map_or(0, String::len);
+        size_of::<Self>()
+            + texts(&mut self.info.fields().map(|(key, value)| key.len() + value.len()))
+            + texts(&mut self.imports.iter().map(|import| import.symbol.len()))
+            + texts(&mut self.common_symbols.iter().map(|(_, name)| name.len()))
+            + texts(&mut self.exports.iter().map(export))
+            + self
+                .versions
+                .as_ref()
+                .map_or(0, |versions| crcs(&versions.crcs) + versions.basic.as_ref().map_or(0, crcs))
+            + crcs(&self.parameter_limits)
+            + texts(&mut self.parameter_readers.iter().map(reader))
+    }
+
     /// Reads an unpacked `.ko`.
     pub fn parse(bytes: &[u8]) -> Result<Self, ObjectError> {
         if let Some(compression) = Compression::detect(bytes) {

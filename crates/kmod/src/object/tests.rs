@@ -277,3 +277,20 @@ fn parameters_with_limits_are_bounded() {
     });
     assert!(matches!(ModuleObject::parse(&fixture.build()), Err(ObjectError::TooMany { count: 5000, .. })));
 }
+
+#[test]
+fn every_text_counts_for_what_the_facts_take() {
+    let plain = || Fixture::new(AMD64, "lab");
+    let base = parse(plain()).footprint();
+    let long = "n".repeat(400);
+    for fixture in [
+        plain().info("description", &long),
+        plain().weak_import(&long),
+        plain().export(&long, None, false, 1),
+        plain().export("short", Some(&long), false, 1),
+        plain().parameters(&[(&long, None)]),
+    ] {
+        assert!(parse(fixture).footprint() > base + 400);
+    }
+    assert!(parse(plain().version("symbol", 1)).footprint() >= base + 6);
+}

@@ -38,7 +38,7 @@ mod range;
 mod server;
 mod stall;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod token;

@@ -1,4 +1,4 @@
-//! Bundles for the tests of the depot.
+//! Bundles for tests.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tenon_order::{BundleManifest, Digest, ManifestEntry};
 
 /// A bundle with one file, and its name. `level` is how hard it is compressed.
-pub(super) fn bundle(content: &[u8], level: i32) -> (Digest, Vec<u8>) {
+pub(crate) fn bundle(content: &[u8], level: i32) -> (Digest, Vec<u8>) {
     let path = "modules/extra/anvil.ko";
     let entry = ManifestEntry {
         digest: Digest::of(content),
@@ -20,7 +20,7 @@ pub(super) fn bundle(content: &[u8], level: i32) -> (Digest, Vec<u8>) {
 }
 
 /// A bundle of about `size` bytes that does not compress.
-pub(super) fn bundle_of_size(size: u64, seed: u8) -> (Digest, Vec<u8>) {
+pub(crate) fn bundle_of_size(size: u64, seed: u8) -> (Digest, Vec<u8>) {
     let mut content = Vec::new();
     let mut block = Digest::of(&[seed]);
     while (content.len() as u64) < size {
@@ -31,7 +31,7 @@ pub(super) fn bundle_of_size(size: u64, seed: u8) -> (Digest, Vec<u8>) {
 }
 
 /// Writes a file into `directory` and gives its path.
-pub(super) fn file(directory: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+pub(crate) fn file(directory: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let path = directory.join(name);
     std::fs::File::create(&path).unwrap().write_all(bytes).unwrap();
     path

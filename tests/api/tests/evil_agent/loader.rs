@@ -132,7 +132,10 @@ async fn the_loader_obeys_nothing_but_the_operators_newest_order_for_its_own_sto
     let for_other = ordered(&stand, OTHER, &others_hello, Generation(0)).await;
     let first = ordered(&stand, OWN, &hello, Generation(0)).await;
     let older = read_unverified(&first).expect("an order");
-    let another = json!({"spec": {"moduleLoader": {"container": {"modprobe": {"parameters": ["a=1"]}}}}});
+    // On both nodes at once: nobody obeys on the other.
+    let another = json!({"spec": {
+        "moduleLoader": {"container": {"modprobe": {"parameters": ["a=1"]}}}, "rollout": {"maxUnavailable": 2},
+    }});
     stand.cluster.apply_module("gauge", "gauge:v1", another).await;
     let newest = ordered(&stand, OWN, &hello, older.generation).await;
     let held = read_unverified(&newest).expect("an order");
