@@ -159,6 +159,13 @@ impl Lab {
         self.workers.get(name)
     }
 
+    /// Pulls a worker's plug and boots it again with the disk it has; says whether there is such a worker.
+    pub async fn reset_worker(&mut self, name: &str) -> Result<bool, LabError> {
+        let Some(worker) = self.workers.get_mut(name) else { return Ok(false) };
+        worker.reset(&self.plane, &self.registry).await?;
+        Ok(true)
+    }
+
     /// The machines of all nodes and workers, by name.
     pub fn guests(&self) -> Vec<&Guest> {
         let workers = self.workers.values().map(Worker::guest);
