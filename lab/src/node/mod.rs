@@ -184,7 +184,10 @@ impl Node {
     /// Makes the Pod, bound to the node, as the `DaemonSet`'s controller and the scheduler would.
     async fn create_pod(&self, plane: &ControlPlane) -> Result<String, NodeError> {
         let pods: Api<Pod> = Api::namespaced(plane.client(), NAMESPACE);
-        let pod = objects::pod(self.name());
+        let nodes: Api<NodeObject> = Api::all(plane.client());
+        let node = nodes.get(self.name()).await;
+        let node = node.map_err(|source| self.kubelet.failed("read", "the Node", source))?;
+        let pod = objects::pod(self.name(), node.metadata.uid.unwrap_or_default());
         let created = pods.create(&PostParams::default(), &pod).await;
         let created = created.map_err(|source| self.kubelet.failed("create", "the Pod", source))?;
         Ok(created.metadata.uid.unwrap_or_default())

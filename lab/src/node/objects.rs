@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use serde_json::{Value, json};
 use tenon_api::node_pod::{CONTAINERS, Images, NAMESPACE, pod_template};
 
@@ -73,8 +73,9 @@ pub(super) fn lease(node: &str) -> Lease {
     }
 }
 
-/// The node pod, bound to the node.
-pub(super) fn pod(node: &str) -> Pod {
+/// The node pod, bound to the node of that uid, which controls it, as it does a static pod: a `DaemonSet` beside it, for
+/// nodes with a kubelet, shall not take it for one of its own.
+pub(super) fn pod(node: &str, uid: String) -> Pod {
     let template = pod_template(Images { agent: IMAGE, loader: IMAGE });
     let mut spec = template.spec;
     if let Some(spec) = &mut spec {
@@ -86,6 +87,14 @@ pub(super) fn pod(node: &str) -> Pod {
         metadata: ObjectMeta {
             name: Some(pod_name(node)),
             namespace: Some(NAMESPACE.to_owned()),
+            owner_references: Some(vec![OwnerReference {
+                api_version: "v1".to_owned(),
+                kind: "Node".to_owned(),
+                name: node.to_owned(),
+                uid,
+                controller: Some(true),
+                block_owner_deletion: None,
+            }]),
             ..template.metadata.unwrap_or_default()
         },
         spec,
@@ -125,7 +134,10 @@ mod tests {
 
     #[test]
     fn the_pod_is_the_tables_pod_on_that_node() {
-        let pod = pod("n");
+        let pod = pod("n", "u".to_owned());
+        let owners = pod.metadata.owner_references.unwrap();
+        let owner = owners.first().unwrap();
+        assert_eq!((owner.name.as_str(), owner.uid.as_str(), owner.controller), ("n", "u", Some(true)));
         let spec = pod.spec.unwrap();
         assert_eq!(spec.node_name.as_deref(), Some("n"));
         let names: Vec<&str> = spec.containers.iter().map(|container| container.name.as_str()).collect();
