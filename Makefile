@@ -9,7 +9,7 @@ LAB = TENON_LAB_PROGRAMS=$(BUILT) $(BUILT)/tenon-lab
 
 .PHONY: demo test matrix bench lab lab-down check
 
-demo:            ## load, change and remove a real driver on two virtual-machine nodes, and watch it
+demo:            ## load, change and remove a real driver on three virtual-machine nodes, and watch it
 	@./.ci/prepare
 	@echo "building the programs (the first time takes minutes)"
 	@$(CARGO) build --quiet $(PROGRAMS)

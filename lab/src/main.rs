@@ -24,7 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 enum Command {
     /// Gets everything that the lab needs: packages, kernels, the control plane. As root on a fresh machine.
     Setup,
-    /// Loads, changes and removes a driver on two nodes of different kernels, and checks that each step is true.
+    /// Loads, changes and removes a driver on three nodes, one of them with a kubelet, and checks that each step is true.
     Demo,
     /// Starts a cluster with Tenon installed, and stays until it is interrupted.
     Up(Up),

@@ -1,21 +1,24 @@
-//! A driver's life on two nodes, for someone to watch: every claim is checked, and the first that is not true ends it.
+//! A driver's life on three nodes, for someone to watch: every claim is checked, and the first that is not true ends it.
 
 mod terminal;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 use kube::Api;
 use tenon_api::NodeModulesConfig;
+use tenon_api::node_pod::NAMESPACE;
 use tenon_lab::claim::comes_true;
 use tenon_lab::command::Tail;
 use tenon_lab::drivers::Driver;
 use tenon_lab::images::{self, Destination};
 use tenon_lab::journey::{COST_OF_CHANGE, COST_OF_LOAD, Journey};
 use tenon_lab::kernel::Origin;
-use tenon_lab::{Lab, Node};
+use tenon_lab::pods::{Nodes, Release, SHIPPED};
+use tenon_lab::{Guest, Lab};
 use tokio::signal::unix::{SignalKind, signal};
 
 use terminal::Terminal;
@@ -30,6 +33,8 @@ const MODULE: &str = "default/simple-procfs-kmod";
 /// Its module, as the kernel names it, and what the driver shows.
 const KERNEL_MODULE: &str = "simple_procfs_kmod";
 const PROC_FILE: &str = "/proc/simple-procfs-kmod";
+/// The node that has a kubelet.
+const REAL_NODE: &str = "node-3";
 /// What `kubectl get` is asked for.
 const KINDS: &str = "modules,moduleimages,nodemodulesconfigs";
 /// Versions, and the most writes per node that each may cost.
@@ -50,7 +55,7 @@ pub(crate) async fn run() -> anyhow::Result<()> {
 
 async fn show() -> anyhow::Result<()> {
     let mut terminal = Terminal::new();
-    terminal.title("Tenon: a driver's life on two nodes with different kernels");
+    terminal.title("Tenon: a driver's life on three nodes: two kernels, and a node with a kubelet");
     set_up(&mut terminal).await?;
     let mut lab = start(&mut terminal).await?;
     match live(&mut lab, &mut terminal).await {
@@ -97,37 +102,65 @@ async fn set_up(terminal: &mut Terminal) -> anyhow::Result<()> {
 }
 
 async fn start(terminal: &mut Terminal) -> anyhow::Result<Lab> {
-    terminal.stage("A cluster with two nodes: virtual machines with stock Debian kernels");
+    terminal.stage("A cluster with three nodes: virtual machines with stock Debian kernels");
     let mut lab = Lab::start().await?;
     terminal.event("API server, registry and Tenon's operator run");
     for (number, origin) in (1..).zip(Origin::ALL) {
         let node = lab.add_node(&format!("node-{number}"), origin).await?;
         terminal.event(format!("node-{number} has booted {}", node.guest().kernel().release));
     }
+    real_node(&mut lab, terminal).await?;
     Ok(lab)
+}
+
+/// The third node is one like any other: kubelet, containerd, and Tenon's pod as it is shipped.
+async fn real_node(lab: &mut Lab, terminal: &mut Terminal) -> anyhow::Result<()> {
+    let worker = lab.add_worker(REAL_NODE, Origin::Stable).await?;
+    terminal
+        .event(format!("{REAL_NODE} has booted {}; its kubelet is ready", worker.guest().kernel().release));
+    lab.publish(Release { version: SHIPPED, programs: None }).await?;
+    lab.deploy_node_pod(SHIPPED, Nodes::Only(REAL_NODE)).await?;
+    lab.node_pods_rolled_out().await?;
+    terminal
+        .event(format!("{REAL_NODE} has pulled the images that deploy/node.yaml names; its pod is ready"));
+    Ok(())
 }
 
 async fn nodes(lab: &Lab, terminal: &mut Terminal) -> anyhow::Result<()> {
     let configs: Api<NodeModulesConfig> = Api::all(lab.plane().client());
-    comes_true("the agents of both nodes have registered", async || {
-        for node in lab.nodes() {
-            let config = configs.get(node.name()).await.map_err(|error| error.to_string())?;
+    comes_true("the agents of all nodes have registered", async || {
+        for guest in lab.guests() {
+            let config = configs.get(guest.name()).await.map_err(|error| error.to_string())?;
             let status = config.status.unwrap_or_default();
             let said = status.conditions.first().map(|condition| condition.message.clone());
-            status.store_id.ok_or(format!("{}: {}", node.name(), said.unwrap_or_default()))?;
+            status.store_id.ok_or(format!("{}: {}", guest.name(), said.unwrap_or_default()))?;
         }
         Ok(())
     })
     .await?;
-    terminal.event("the agents on both have registered");
-    kubectl(lab, terminal, &["get", "nodes,nodemodulesconfigs"]).await?;
-    let mut releases = Vec::new();
-    for node in lab.nodes() {
-        releases.push(in_node(terminal, node, "uname -r").await?);
+    terminal.event("the agents on all have registered");
+    kubectl(lab, terminal, &["get", "nodes,nodemodulesconfigs", "-o", "wide"]).await?;
+    let mut releases = BTreeSet::new();
+    for guest in lab.guests() {
+        releases.insert(in_node(terminal, guest, "uname -r").await?);
     }
     Terminal::space();
-    ensure!(releases.len() == 2 && releases.first() != releases.last(), "both nodes run {releases:?}");
-    terminal.held("the nodes run different kernels");
+    ensure!(releases.len() == 2, "the nodes run {releases:?}");
+    terminal.held("two of the nodes run different kernels");
+    kubectl(
+        lab,
+        terminal,
+        &["get", "pods", "-n", NAMESPACE, "--field-selector", &format!("spec.nodeName={REAL_NODE}")],
+    )
+    .await?;
+    let guest = lab.worker(REAL_NODE).context("find the worker")?.guest();
+    let line = "grep -E '^(CapBnd|Seccomp):' /proc/$(pidof tenon-loader)/status";
+    let said = in_node(terminal, guest, line).await?;
+    Terminal::space();
+    ensure!(said.contains("0000000400010000"), "the loader's capabilities are {said}");
+    terminal.held(format!(
+        "on {REAL_NODE} a kubelet runs the shipped pod, its loader with SYS_MODULE and SYSLOG alone"
+    ));
     Ok(())
 }
 
@@ -162,14 +195,14 @@ async fn load(
     journey.loaded(lab, |state| watch.tell(state, terminal)).await?;
     kubectl(lab, terminal, &["get", KINDS]).await?;
     labels(lab, terminal).await?;
-    for node in lab.nodes() {
-        in_node(terminal, node, &format!("grep {KERNEL_MODULE} /proc/modules")).await?;
-        let said = in_node(terminal, node, &format!("cat {PROC_FILE}")).await?;
+    for guest in lab.guests() {
+        in_node(terminal, guest, &format!("grep {KERNEL_MODULE} /proc/modules")).await?;
+        let said = in_node(terminal, guest, &format!("cat {PROC_FILE}")).await?;
         let wanted = format!("simple-procfs-kmod {version}");
-        ensure!(said == wanted, "{} on {} says {said:?}, not {wanted:?}", PROC_FILE, node.name());
+        ensure!(said == wanted, "{} on {} says {said:?}, not {wanted:?}", PROC_FILE, guest.name());
     }
     Terminal::space();
-    terminal.held(format!("both nodes run version {version} and are labelled; every object says so"));
+    terminal.held(format!("all nodes run version {version} and are labelled; every object says so"));
     tell_costs(lab, terminal, journey, mark, most)
 }
 
@@ -188,9 +221,9 @@ async fn unload(
     kubectl(lab, terminal, &["get", KINDS]).await?;
     labels(lab, terminal).await?;
     let mut left = Vec::new();
-    for node in lab.nodes() {
-        in_node(terminal, node, &format!("grep {KERNEL_MODULE} /proc/modules; ls {PROC_FILE}")).await?;
-        left.push(in_node(terminal, node, "find /var/lib/tenon -type f").await?);
+    for guest in lab.guests() {
+        in_node(terminal, guest, &format!("grep {KERNEL_MODULE} /proc/modules; ls {PROC_FILE}")).await?;
+        left.push(in_node(terminal, guest, "find /var/lib/tenon -type f").await?);
     }
     Terminal::space();
     terminal.held("no Module, no image, no entry, no order and no label of it is left in the cluster");
@@ -246,8 +279,8 @@ async fn labels(lab: &Lab, terminal: &Terminal) -> anyhow::Result<()> {
 }
 
 /// Runs a line in a node and shows what it says, complaints included.
-async fn in_node(terminal: &Terminal, node: &Node, line: &str) -> anyhow::Result<String> {
-    let output = node.guest().exec(&["/bin/sh", "-c", line]).await?;
-    terminal.command(node.name(), line, &format!("{}{}", output.stdout, output.stderr));
+async fn in_node(terminal: &Terminal, guest: &Guest, line: &str) -> anyhow::Result<String> {
+    let output = guest.exec(&["/bin/sh", "-c", line]).await?;
+    terminal.command(guest.name(), line, &format!("{}{}", output.stdout, output.stderr));
     Ok(output.stdout.trim_end().to_owned())
 }
