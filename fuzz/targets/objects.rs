@@ -23,7 +23,10 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = serde_json::from_slice::<NodeModulesConfig>(bytes).is_ok();
     let Ok(text) = str::from_utf8(bytes) else { return };
     assert!(labels::is_value(&labels::value(text)));
-    if let Some(label) = ModuleLabel::parse(text) {
+    // Longer keys are no labels.
+    if let Some(label) = ModuleLabel::parse(text)
+        && text.split('/').next_back().is_some_and(|name| name.len() <= 63)
+    {
         assert_eq!(label.kind.key(&label.namespace, &label.name), text, "a label has one spelling");
     }
     if let Ok(source) = text.parse::<Source>() {

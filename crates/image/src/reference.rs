@@ -210,7 +210,8 @@ fn split_host(name: &str, text: &str) -> Result<(String, String), ReferenceError
         Some((host, repository)) if looks_like_host(host) => (host.to_ascii_lowercase(), repository),
         _ => (DOCKER_HUB.to_owned(), name),
     };
-    if !is_host(&host) {
+    // One that only its upper case makes a host would, in lower case, be read as a name of another registry.
+    if !is_host(&host) || !looks_like_host(&host) {
         return Err(ReferenceError::Host { reference: text.to_owned(), host });
     }
     // The historical name of the same registry.
@@ -283,6 +284,8 @@ mod tests {
             ("localhost:5000/a/b-c__d.e:6.1.0-53_rt", "localhost:5000/a/b-c__d.e:6.1.0-53_rt"),
             ("[::1]:5000/x:y", "[::1]:5000/x:y"),
             ("Quay.IO/acme/x:Y", "quay.io/acme/x:Y"),
+            ("LOCALHOST/x", "localhost/x:latest"),
+            ("Registry:5000/x", "registry:5000/x:latest"),
         ] {
             assert_eq!(read(text).to_string(), full);
             assert_eq!(read(full).to_string(), full);
@@ -331,6 +334,8 @@ mod tests {
             "é/x",
             "a.io/é",
             "a.io:+1/x",
+            "I/dipe",
+            "Registry/acme/x",
         ] {
             assert!(text.parse::<ImageReference>().is_err(), "{text}");
         }
