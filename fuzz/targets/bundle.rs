@@ -9,7 +9,8 @@ use tenon_order::Digest;
 fuzz_target!(|bytes: &[u8]| {
     read(bytes, &Digest::of(bytes));
     // A list that is believed, so that what follows it is read.
-    let size = bytes.get(124..135).and_then(|digits| usize::from_str_radix(str::from_utf8(digits).ok()?, 8).ok());
+    let size =
+        bytes.get(124..135).and_then(|digits| usize::from_str_radix(str::from_utf8(digits).ok()?, 8).ok());
     let list = size.and_then(|size| bytes.get(512..512usize.checked_add(size)?)).unwrap_or_default();
     if let Ok(packed) = zstd::encode_all(bytes, 1) {
         read(&packed, &Digest::of(list));

@@ -17,7 +17,8 @@ const MARK: &[u8] = b"TENONLAYER";
 
 fuzz_target!(|bytes: &[u8]| {
     let folder = tempfile::tempdir_in(memory()).expect("a folder");
-    let limits = Limits { expanded: 4 << 20, module: 1 << 20, taken: 4 << 20, entries: 10_000, ..Limits::default() };
+    let limits =
+        Limits { expanded: 4 << 20, module: 1 << 20, taken: 4 << 20, entries: 10_000, ..Limits::default() };
     let builder = BundleBuilder::new(folder.path().to_owned(), limits);
     match builder.pack(layers(bytes), &request(), folder.path()) {
         Ok(built) => {

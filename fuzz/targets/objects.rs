@@ -25,7 +25,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(labels::is_value(&labels::value(text)));
     // Longer keys are no labels.
     if let Some(label) = ModuleLabel::parse(text)
-        && text.split('/').next_back().is_some_and(|name| name.len() <= 63)
+        && text.split_once('/').is_some_and(|(_, name)| name.len() <= 63)
     {
         assert_eq!(label.kind.key(&label.namespace, &label.name), text, "a label has one spelling");
     }
