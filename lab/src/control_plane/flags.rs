@@ -17,6 +17,12 @@ pub(super) const AUDIT_LOG: &str = "audit.log";
 /// The issuer of ServiceAccount tokens, as kubeadm names it.
 pub(super) const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
+/// Leaves out what writes to Nodes and to Pods of nodes that say nothing.
+pub(super) const NO_NODES: &str = "--controllers=*,-node-lifecycle-controller,-taint-eviction-controller,-ttl-controller,-pod-garbage-collector-controller";
+
+/// New Nodes are not tainted as not ready: nobody would take the taint away.
+pub(super) const NO_TAINTS: &str = "--disable-admission-plugins=TaintNodesByCondition";
+
 pub(super) fn etcd(binaries: &Binaries, folder: &Path, ports: Ports) -> Command {
     let client = format!("http://127.0.0.1:{}", ports.etcd);
     let peer = format!("http://127.0.0.1:{}", ports.peer);

@@ -34,6 +34,7 @@ const READY: Duration = Duration::from_mins(2);
 
 /// A running control plane. Dropping it ends it.
 pub struct ControlPlane {
+    extent: Extent,
     children: Vec<Child>,
     client: Client,
     binaries: Binaries,
@@ -48,7 +49,10 @@ pub struct ControlPlane {
 pub enum Extent {
     /// The API server alone: objects stay as they were written.
     ApiServer,
-    /// With kube-controller-manager and kube-scheduler: garbage collection, namespaces' deletion, Jobs, Pods.
+    /// With kube-controller-manager, but for what looks after nodes and their pods: nodes that are objects alone would keep
+    /// it busy.
+    Objects,
+    /// With all of kube-controller-manager and kube-scheduler: garbage collection, namespaces' deletion, Jobs, Pods.
     Full,
 }
 
@@ -142,10 +146,11 @@ impl ControlPlane {
         write_kubeconfig(&folder.join(flags::ADMIN), &config)?;
         let client = client(config).await?;
         let folder = folder.to_owned();
-        let mut plane = Self { children: vec![etcd], client, binaries, pki, ports, folder, own: None };
+        let mut plane =
+            Self { extent, children: vec![etcd], client, binaries, pki, ports, folder, own: None };
         plane.start_apiserver().await?;
-        if extent == Extent::Full {
-            plane.start_controllers()?;
+        plane.start_controllers()?;
+        if extent != Extent::ApiServer {
             plane.wait_for_default_account().await?;
         }
         Ok(plane)
@@ -237,7 +242,10 @@ impl ControlPlane {
 
     /// Starts the API server (again) and waits until it serves.
     pub async fn start_apiserver(&mut self) -> Result<(), ControlPlaneError> {
-        let server = flags::apiserver(&self.binaries, &self.pki, &self.folder, self.ports);
+        let mut server = flags::apiserver(&self.binaries, &self.pki, &self.folder, self.ports);
+        if self.extent == Extent::Objects {
+            server.arg(flags::NO_TAINTS);
+        }
         self.children.push(Child::start("kube-apiserver", &server, &self.folder)?);
         let client = self.client.clone();
         let ready = async || -> Option<()> {
@@ -248,6 +256,9 @@ impl ControlPlane {
     }
 
     fn start_controllers(&mut self) -> Result<(), ControlPlaneError> {
+        if self.extent == Extent::ApiServer {
+            return Ok(());
+        }
         for (file, user) in
             [(flags::MANAGER, "system:kube-controller-manager"), (flags::SCHEDULER, "system:kube-scheduler")]
         {
@@ -255,10 +266,15 @@ impl ControlPlane {
             let config = kubeconfig(&self.pki, self.ports.api, &identity.into());
             write_kubeconfig(&self.folder.join(file), &config)?;
         }
-        let manager = flags::controller_manager(&self.binaries, &self.pki, &self.folder);
-        let scheduler = flags::scheduler(&self.binaries, &self.folder);
+        let mut manager = flags::controller_manager(&self.binaries, &self.pki, &self.folder);
+        if self.extent == Extent::Objects {
+            manager.arg(flags::NO_NODES);
+        }
         self.children.push(Child::start("kube-controller-manager", &manager, &self.folder)?);
-        self.children.push(Child::start("kube-scheduler", &scheduler, &self.folder)?);
+        if self.extent == Extent::Full {
+            let scheduler = flags::scheduler(&self.binaries, &self.folder);
+            self.children.push(Child::start("kube-scheduler", &scheduler, &self.folder)?);
+        }
         Ok(())
     }
 

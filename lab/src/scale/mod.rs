@@ -168,7 +168,7 @@ impl Field {
         allow_files()?;
         let supplies = tokio::task::spawn_blocking(Supplies::get).await??;
         let folder = LabDir::create()?;
-        let plane = ControlPlane::start_in(folder.path(), Extent::Full).await?;
+        let plane = ControlPlane::start_in(folder.path(), Extent::Objects).await?;
         cluster::install(&plane).await?;
         let registry = Registry::start(&supplies, folder.path(), "registry", &Protection::default()).await?;
         let fleet = Fleet::new(&plane, &folder.path().join("fleet"))?;

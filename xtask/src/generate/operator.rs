@@ -198,6 +198,8 @@ fn probe(path: &str) -> core::Probe {
             port: IntOrString::String("admin".to_owned()),
             ..core::HTTPGetAction::default()
         }),
+        // A node that is short of processor time is no reason to start the operator anew.
+        timeout_seconds: Some(5),
         ..core::Probe::default()
     }
 }

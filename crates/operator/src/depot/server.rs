@@ -175,7 +175,7 @@ impl Server {
         if request.method() == Method::HEAD {
             return Ok(selected.answer(Empty::new().map_err(|never| match never {}).boxed_unsync()));
         }
-        let place = self.transfers.admit(&node).map_err(|full| match full {
+        let place = self.transfers.admit(&node).await.map_err(|full| match full {
             Rejection::NodeBusy => Refused::NodeBusy,
             _ => Refused::Busy,
         })?;

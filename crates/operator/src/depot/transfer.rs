@@ -18,6 +18,9 @@ use crate::metrics::{Metrics, Rejection, Transfer};
 
 /// A node may fetch so many bundles at once.
 const PER_NODE: usize = 2;
+/// How long a node stands in line before it is asked to come back. Bundles of a few files are sent by hundreds a second, so
+/// that a thousand nodes that come at once are served at once; behind large ones nobody waits in vain.
+const LINE: Duration = Duration::from_secs(2);
 /// Bytes read at once; with all transfers running this is the depot's memory.
 const CHUNK: u64 = 128 * 1024;
 /// A transfer may take this long, and a second more for each `SLOWEST` bytes.
@@ -38,11 +41,12 @@ impl Transfers {
         Transfers { all: Arc::new(Semaphore::new(usize::from(limit))), nodes: Arc::default(), metrics }
     }
 
-    /// A place for one transfer to `node`, given back when it is dropped.
-    pub(super) fn admit(&self, node: &NodeName) -> Result<Place, Rejection> {
+    /// A place for one transfer to `node`, given back when it is dropped. Those who come first are served first.
+    pub(super) async fn admit(&self, node: &NodeName) -> Result<Place, Rejection> {
         // The node's share first: it must not depend on how busy others keep the depot.
         let share = Share::take(&self.nodes, node)?;
-        let permit = self.all.clone().try_acquire_owned().map_err(|_| Rejection::Busy)?;
+        let permit = tokio::time::timeout(LINE, self.all.clone().acquire_owned()).await;
+        let permit = permit.ok().and_then(Result::ok).ok_or(Rejection::Busy)?;
         self.metrics.transferring.inc();
         Ok(Place { _permit: permit, _share: share, metrics: self.metrics.clone(), complete: false })
     }
@@ -143,18 +147,23 @@ impl Sending {
 mod tests {
     use super::*;
 
-    #[test]
-    fn places_are_bounded_per_node_and_in_all_and_come_back() {
+    #[tokio::test(start_paused = true)]
+    async fn places_are_bounded_per_node_and_in_all_and_come_back() {
         let metrics = Arc::new(Metrics::new());
         let transfers = Transfers::new(3, metrics.clone());
         let [pine, oak]: [NodeName; 2] = ["pine".parse().unwrap(), "oak".parse().unwrap()];
-        let held: Vec<_> = (0..2).map(|_| transfers.admit(&pine).unwrap()).collect();
-        assert_eq!(transfers.admit(&pine).unwrap_err(), Rejection::NodeBusy);
-        let _oaks = transfers.admit(&oak).unwrap();
-        assert_eq!(transfers.admit(&oak).unwrap_err(), Rejection::Busy);
+        let held = [transfers.admit(&pine).await.unwrap(), transfers.admit(&pine).await.unwrap()];
+        assert_eq!(transfers.admit(&pine).await.unwrap_err(), Rejection::NodeBusy);
+        let _oaks = transfers.admit(&oak).await.unwrap();
+        assert_eq!(transfers.admit(&oak).await.unwrap_err(), Rejection::Busy, "nobody goes in time");
         assert_eq!(metrics.transferring.get(), 3);
-        drop(held);
-        let _again = [transfers.admit(&oak).unwrap(), transfers.admit(&pine).unwrap()];
+        let in_line = transfers.admit(&oak);
+        let [first, second] = held;
+        let (again, ()) = tokio::join!(in_line, async { drop(first) });
+        let _again = [again.unwrap(), {
+            drop(second);
+            transfers.admit(&pine).await.unwrap()
+        }];
         assert_eq!(transfers.nodes.lock().unwrap().len(), 2, "a refusal leaves no share behind");
     }
 }
