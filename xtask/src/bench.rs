@@ -21,7 +21,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<String> {
     let mut bench = Command::new(&program);
     bench.current_dir(repository::root()).env("TENON_LAB_PROGRAMS", &folder).arg("bench").args(arguments);
     if arguments.is_empty() {
-        bench.args(["--json", "docs/benchmarks.json", "--page", "docs/benchmarks-figures.md"]);
+        bench.args(["--json", "docs/benchmarks.json", "--page", "docs/benchmarks.md"]);
     }
     ci::succeed(&mut bench)?;
     Ok("bench: done".to_owned())

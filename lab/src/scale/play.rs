@@ -17,6 +17,13 @@ use super::meter::{self, Bill};
 use super::{Act, Field, GROUP, GROUPS, HALL, LABEL, ScaleError, Times, spec};
 use crate::wait;
 
+/// The name of [`cold`].
+pub const COLD: &str = "cold roll-out";
+/// The name of [`restart`].
+pub const RESTART: &str = "operator restart";
+/// The name of [`change`] with a limit of the caller's.
+pub const CHANGE_ALL: &str = "change, all at once";
+
 /// The Module of most scenarios.
 const GAUGE: &str = "gauge";
 /// Requests that the bench has under way for itself.
@@ -51,12 +58,12 @@ fn key(name: &str) -> Result<ModuleKey, ScaleError> {
 
 /// A Module appears, and is loaded on all nodes.
 pub async fn cold(field: &Field, image: &str) -> Result<Figure, ScaleError> {
-    load(field, "cold roll-out", image, None).await
+    load(field, COLD, image, None).await
 }
 
 /// The Module's image is another one. Without a limit of the caller's, 10 % of the nodes change at a time.
 pub async fn change(field: &Field, image: &str, unavailable: Option<&str>) -> Result<Figure, ScaleError> {
-    let scenario = if unavailable.is_some() { "change, all at once" } else { "change, 10 % at a time" };
+    let scenario = if unavailable.is_some() { CHANGE_ALL } else { "change, 10 % at a time" };
     load(field, scenario, image, unavailable).await
 }
 
@@ -98,7 +105,7 @@ pub async fn restart(field: &mut Field) -> Result<Figure, ScaleError> {
     let settled = Some(meter.elapsed().as_secs_f64());
     let bill = field.bill(meter).await?;
     Ok(Figure {
-        scenario: "operator restart",
+        scenario: RESTART,
         nodes,
         pairs: nodes,
         times: None,

@@ -3,11 +3,28 @@
 use std::fmt::Write as _;
 
 use super::meter::Party;
-use super::play::Figure;
+use super::play::{CHANGE_ALL, COLD, Figure, RESTART};
 
-/// A page of tables, one per number of nodes, and plots over the numbers of nodes.
+/// What stands above the figures.
+const INTRODUCTION: &str = "\
+# Benchmarks
+
+Written by `make bench`; do not edit. All figures of the last run are in [benchmarks.json](benchmarks.json), requests by kind
+included.
+
+One machine plays everything: etcd (without fsync), kube-apiserver with an audit log, kube-controller-manager without what
+tends to nodes, a registry, the operator as it is released, and a fleet of simulated nodes: the real agent with a loader that
+loads in writing, no kubelet. All of it shares the machine's processors, so times and processor time are of use beside each
+other and not as promises; of the nodes' work there are a thousand times as much as on a node. Counts are exact: requests
+from the audit log, changes from etcd's revision, so that a write that changed nothing shows. The operator has its defaults
+(500 writes a second, 32 transfers at a time).
+
+";
+
+/// A page: what should be reached and whether it is, tables, one per number of nodes, and plots over the numbers of nodes.
 pub fn page(figures: &[Figure]) -> String {
-    let mut page = String::new();
+    let mut page = INTRODUCTION.to_owned();
+    page.push_str(&goals(figures));
     let mut sizes: Vec<usize> = figures.iter().map(|figure| figure.nodes).collect();
     sizes.sort_unstable();
     sizes.dedup();
@@ -26,6 +43,47 @@ pub fn page(figures: &[Figure]) -> String {
         Some(figure.bill.usages.operator.cpu_seconds)
     });
     page
+}
+
+/// The goals for this many nodes.
+const GOALS_AT: usize = 1000;
+
+/// What should be reached with [`GOALS_AT`] nodes, and what was.
+fn goals(figures: &[Figure]) -> String {
+    let find = |scenario| figures.iter().find(|figure| figure.nodes == GOALS_AT && figure.scenario == scenario);
+    let (Some(cold), Some(change), Some(restart)) =
+        (find(COLD), find(CHANGE_ALL), find(RESTART))
+    else {
+        return String::new();
+    };
+    let writes = |figure: &Figure| {
+        ratio(figure.bill.writes(Party::Operator) + figure.bill.writes(Party::Agents), figure.pairs)
+    };
+    let cpu = |figure: &Figure| figure.bill.usages.operator.cpu_seconds;
+    let count = |count: u64| ratio(count, 1);
+    let no_ops = figures.iter().map(|figure| figure.bill.no_op_writes).sum();
+    let goals = [
+        ("seconds until a driver is loaded on all", 8.0, cold.times.map_or(f64::INFINITY, |times| times.all)),
+        ("writes per node to load", 3.0, writes(cold)),
+        ("writes per node to change", 4.0, writes(change)),
+        ("writes that changed nothing, in all scenarios", 0.0, count(no_ops)),
+        ("writes after a restart", 0.0, writes(restart) * count(restart.pairs as u64)),
+        ("seconds until a restarted operator is ready", 1.0, restart.settled.unwrap_or(f64::INFINITY)),
+        ("the operator's processor seconds to load", 2.0, cpu(cold)),
+        ("the operator's processor seconds to change", 3.0, cpu(change)),
+        ("the operator's memory while it loads, in MiB", 32.0, count(cold.bill.usages.operator.peak / 1024)),
+        ("the operator's memory while it changes, in MiB", 32.0, count(change.bill.usages.operator.peak / 1024)),
+    ];
+    let mut table = format!(
+        "## Goals, with {GOALS_AT} nodes\n\n| what | at most | found | |\n|---|---|---|---|\n"
+    );
+    for (what, most, found) in goals {
+        // The writes that there are one of per Module, not per node, are in it, too.
+        let verdict = if found <= most * 1.02 { "reached" } else { "**missed**" };
+        let _ = writeln!(table, "| {what} | {most} | {found:.2} | {verdict} |");
+    }
+    table.push('\n');
+    table
 }
 
 const HEAD: &str = "\
