@@ -183,7 +183,10 @@ async fn one_node_after_the_other_by_default_and_a_lost_node_does_not_hold_the_o
             cluster.obey(&node, ModulePhase::Loaded).await;
         }
         let module = cluster.modules().get("gauge").await.ok()?;
-        (module.status?.rollout?.updated_number == 4).then_some(())
+        let status = module.status?;
+        // Before the change was seen four had what was wished, too.
+        let seen = status.observed_generation == module.metadata.generation;
+        (seen && status.rollout?.updated_number == 4).then_some(())
     })
     .await
     .expect("four nodes");
