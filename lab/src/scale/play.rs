@@ -104,15 +104,7 @@ pub async fn restart(field: &mut Field) -> Result<Figure, ScaleError> {
     field.operator_ready().await?;
     let settled = Some(meter.elapsed().as_secs_f64());
     let bill = field.bill(meter).await?;
-    Ok(Figure {
-        scenario: RESTART,
-        nodes,
-        pairs: nodes,
-        times: None,
-        settled,
-        bill,
-        more: BTreeMap::new(),
-    })
+    Ok(Figure { scenario: RESTART, nodes, pairs: nodes, times: None, settled, bill, more: BTreeMap::new() })
 }
 
 /// A hundred Modules, each on its hundredth of the nodes (as many as there are nodes, if these are fewer), get another

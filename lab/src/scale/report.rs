@@ -50,10 +50,9 @@ const GOALS_AT: usize = 1000;
 
 /// What should be reached with [`GOALS_AT`] nodes, and what was.
 fn goals(figures: &[Figure]) -> String {
-    let find = |scenario| figures.iter().find(|figure| figure.nodes == GOALS_AT && figure.scenario == scenario);
-    let (Some(cold), Some(change), Some(restart)) =
-        (find(COLD), find(CHANGE_ALL), find(RESTART))
-    else {
+    let find =
+        |scenario| figures.iter().find(|figure| figure.nodes == GOALS_AT && figure.scenario == scenario);
+    let (Some(cold), Some(change), Some(restart)) = (find(COLD), find(CHANGE_ALL), find(RESTART)) else {
         return String::new();
     };
     let writes = |figure: &Figure| {
@@ -72,11 +71,14 @@ fn goals(figures: &[Figure]) -> String {
         ("the operator's processor seconds to load", 2.0, cpu(cold)),
         ("the operator's processor seconds to change", 3.0, cpu(change)),
         ("the operator's memory while it loads, in MiB", 32.0, count(cold.bill.usages.operator.peak / 1024)),
-        ("the operator's memory while it changes, in MiB", 32.0, count(change.bill.usages.operator.peak / 1024)),
+        (
+            "the operator's memory while it changes, in MiB",
+            32.0,
+            count(change.bill.usages.operator.peak / 1024),
+        ),
     ];
-    let mut table = format!(
-        "## Goals, with {GOALS_AT} nodes\n\n| what | at most | found | |\n|---|---|---|---|\n"
-    );
+    let mut table =
+        format!("## Goals, with {GOALS_AT} nodes\n\n| what | at most | found | |\n|---|---|---|---|\n");
     for (what, most, found) in goals {
         // The writes that there are one of per Module, not per node, are in it, too.
         let verdict = if found <= most * 1.02 { "reached" } else { "**missed**" };
