@@ -56,6 +56,8 @@ pub const GROUP: &str = "example.com/group";
 pub const GROUPS: usize = 100;
 /// So many nodes join at a time.
 const JOINING: usize = 16;
+/// The most bytes of one firmware file: a simulated node takes no larger ones.
+const FIRMWARE_FILE: usize = 50 * 1000 * 1000;
 /// How long anything may take, on a machine with other work.
 const PATIENCE: Duration = Duration::from_mins(15);
 /// Nothing was written for so long: at rest.
@@ -298,8 +300,8 @@ impl Field {
         let push = move || -> Result<(), ScaleError> {
             let recipe = Recipe { version: &tag, ..Driver::SimpleKmod.into() };
             let mut content = ImageContent::new().with(&kernel.release, &drivers::build(&kernel, recipe)?);
-            if firmware > 0 {
-                content = content.with_firmware("gauge.bin", &noise(firmware));
+            for (number, part) in noise(firmware).chunks(FIRMWARE_FILE).enumerate() {
+                content = content.with_firmware(&format!("gauge-{number}.bin"), part);
             }
             content.write(&folder)?;
             let mut command = Command::new(programs::program(Program::Cli)?);
