@@ -12,6 +12,7 @@ use crate::bench::{Bench, BenchError};
 use crate::child::{Child, ChildError};
 use crate::command::Tail;
 use crate::control_plane::{Binding, ControlPlane, ControlPlaneError, Credential, Extent, free_ports};
+use crate::guest::oci::HOST;
 use crate::guest::{Guest, Settings};
 use crate::kernel::Origin;
 use crate::node::{Node, NodeError};
@@ -181,20 +182,8 @@ impl Lab {
 
     /// Starts the operator on the host, under its own ServiceAccount.
     pub async fn start_operator(&mut self) -> Result<(), LabError> {
-        let token = self.plane.token(NAMESPACE, OPERATOR, None, &Binding::None).await?;
-        let kubeconfig = self.plane.write_kubeconfig_as(OPERATOR, &Credential::Token(token))?;
-        let program =
-            tokio::task::spawn_blocking(|| programs::program(programs::Program::Operator)).await??;
-        let mut command = Command::new(program);
-        command
-            .arg("--kubeconfig")
-            .arg(kubeconfig)
-            .args(["--listen-depot", &format!("127.0.0.1:{}", self.depot_port)])
-            .args(["--listen-admin", &format!("127.0.0.1:{}", self.admin_port)])
-            .args(["--advertise", &format!("https://10.0.2.2:{}", self.depot_port)])
-            .arg("--cache-dir")
-            .arg(self.bench.folder().join("depot"))
-            .args(["--registry", &format!("{},plain-http", self.registry.host())]);
+        let (ports, cache) = ([self.depot_port, self.admin_port], self.bench.folder().join("depot"));
+        let command = operator_command(&self.plane, &self.registry, ports, HOST, &cache).await?;
         self.operator_starts += 1;
         let name = format!("operator-{}", self.operator_starts);
         self.operator = Some(Child::start(&name, &command, self.bench.folder())?);
@@ -264,6 +253,31 @@ impl Lab {
     pub fn folder(&self) -> &Path {
         self.bench.folder()
     }
+}
+
+/// The operator under its own ServiceAccount, on the host, serving its depot and its metrics at these ports of loopback. Agents
+/// find the depot at an address of the host.
+pub(crate) async fn operator_command(
+    plane: &ControlPlane,
+    registry: &Registry,
+    [depot, admin]: [u16; 2],
+    host: &str,
+    cache: &Path,
+) -> Result<Command, LabError> {
+    let token = plane.token(NAMESPACE, OPERATOR, None, &Binding::None).await?;
+    let kubeconfig = plane.write_kubeconfig_as(OPERATOR, &Credential::Token(token))?;
+    let program = tokio::task::spawn_blocking(|| programs::program(programs::Program::Operator)).await??;
+    let mut command = Command::new(program);
+    command
+        .arg("--kubeconfig")
+        .arg(kubeconfig)
+        .args(["--listen-depot", &format!("127.0.0.1:{depot}")])
+        .args(["--listen-admin", &format!("127.0.0.1:{admin}")])
+        .args(["--advertise", &format!("https://{host}:{depot}")])
+        .arg("--cache-dir")
+        .arg(cache)
+        .args(["--registry", &format!("{},plain-http", registry.host())]);
+    Ok(command)
 }
 
 /// Applies what `deploy/` holds, but for the workloads.

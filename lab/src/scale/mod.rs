@@ -24,7 +24,6 @@ use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
-use tenon_api::node_pod::NAMESPACE;
 use tenon_api::{Module, NodeModulesConfig};
 use tenon_order::{ModuleKey, NameError};
 use tokio::net::TcpStream;
@@ -33,7 +32,7 @@ use crate::child::{Child, ChildError};
 use crate::cluster::{self, LabError};
 use crate::command::{self, CommandError};
 use crate::control_plane::audit::AuditError;
-use crate::control_plane::{Binding, ControlPlane, ControlPlaneError, Credential, Extent, free_ports};
+use crate::control_plane::{ControlPlane, ControlPlaneError, Extent, free_ports};
 use crate::dir::{LabDir, LabDirError};
 use crate::drivers::{self, Driver, DriverError, ImageContent, Recipe};
 use crate::fleet::{Deed, Fleet, FleetError, Machine, SimNode};
@@ -175,8 +174,8 @@ impl Field {
         let registry = Registry::start(&supplies, folder.path(), "registry", &Protection::default()).await?;
         let fleet = Fleet::new(&plane, &folder.path().join("fleet"))?;
         let [depot_port, admin_port] = free_ports().map_err(ScaleError::Port)?;
-        let mut command = operator_command(&plane, &registry, [depot_port, admin_port]).await?;
-        command.arg("--cache-dir").arg(folder.path().join("depot"));
+        let (ports, cache) = ([depot_port, admin_port], folder.path().join("depot"));
+        let command = cluster::operator_command(&plane, &registry, ports, "127.0.0.1", &cache).await?;
         let kernel = supplies.kernel(Origin::Stable)?.clone();
         let namespaces: Api<Namespace> = Api::all(plane.client());
         let mut namespace = Namespace::default();
@@ -439,11 +438,6 @@ impl Field {
         Api::namespaced(self.client(), HALL)
     }
 
-    /// The kernel of all nodes.
-    pub fn kernel(&self) -> &str {
-        &self.kernel.release
-    }
-
     /// Leaves the folder behind, for someone to read the logs.
     pub fn keep_folder(&mut self) {
         self.folder.keep();
@@ -471,26 +465,6 @@ fn has_done(node: &SimNode, key: &ModuleKey, act: Act, since: usize) -> bool {
         Deed::Unloaded { module, .. } => act == Act::Unload && module == key,
         Deed::Refused { .. } | Deed::Booted => false,
     })
-}
-
-async fn operator_command(
-    plane: &ControlPlane,
-    registry: &Registry,
-    [depot, admin]: [u16; 2],
-) -> Result<Command, ScaleError> {
-    const OPERATOR: &str = "tenon-operator";
-    let token = plane.token(NAMESPACE, OPERATOR, None, &Binding::None).await?;
-    let kubeconfig = plane.write_kubeconfig_as(OPERATOR, &Credential::Token(token))?;
-    let program = tokio::task::spawn_blocking(|| programs::program(Program::Operator)).await??;
-    let mut command = Command::new(program);
-    command
-        .arg("--kubeconfig")
-        .arg(kubeconfig)
-        .args(["--listen-depot", &format!("127.0.0.1:{depot}")])
-        .args(["--listen-admin", &format!("127.0.0.1:{admin}")])
-        .args(["--advertise", &format!("https://127.0.0.1:{depot}")])
-        .args(["--registry", &format!("{},plain-http", registry.host())]);
-    Ok(command)
 }
 
 /// A connection and a socket or two for each node.

@@ -293,19 +293,13 @@ impl Index {
 
     /// The Modules that the node's object names, as wished or as there.
     fn named(&self, name: &NodeName) -> BTreeSet<ModuleKey> {
-        let Some(config) = self.configs.get(name) else { return BTreeSet::new() };
-        let wished = config.spec.modules.iter().map(|entry| (&entry.namespace, &entry.name));
-        let status = config.status.as_ref().into_iter().flat_map(|status| &status.modules);
-        let there = status.map(|entry| (&entry.namespace, &entry.name));
-        wished.chain(there).filter_map(|(namespace, name)| ModuleKey::new(namespace, name).ok()).collect()
+        let mentioned = self.configs.get(name).into_iter().flat_map(|config| mentioned(config));
+        mentioned.filter_map(|(namespace, name)| ModuleKey::new(namespace, name).ok()).collect()
     }
 
     fn names(&self, name: &NodeName, key: &ModuleKey) -> bool {
-        let Some(config) = self.configs.get(name) else { return false };
-        let is_it = |namespace: &str, name: &str| namespace == key.namespace() && name == key.name();
-        config.spec.modules.iter().any(|entry| is_it(&entry.namespace, &entry.name))
-            || (config.status.iter().flat_map(|status| &status.modules))
-                .any(|entry| is_it(&entry.namespace, &entry.name))
+        let mut mentioned = self.configs.get(name).into_iter().flat_map(|config| mentioned(config));
+        mentioned.any(|module| module == (key.namespace(), key.name()))
     }
 
     fn relate(&mut self, key: &ModuleKey, name: &NodeName, related: bool) {
@@ -404,6 +398,13 @@ impl Index {
     pub fn key_of(module: &Module) -> Option<ModuleKey> {
         ModuleKey::new(&module.namespace()?, &module.name_any()).ok()
     }
+}
+
+/// Namespaces and names of the Modules that a node's object names, as wished or as there.
+fn mentioned(config: &NodeModulesConfig) -> impl Iterator<Item = (&str, &str)> {
+    let wished = config.spec.modules.iter().map(|entry| (entry.namespace.as_str(), entry.name.as_str()));
+    let status = config.status.iter().flat_map(|status| &status.modules);
+    wished.chain(status.map(|entry| (entry.namespace.as_str(), entry.name.as_str())))
 }
 
 fn remove<K: std::hash::Hash + Eq, V: Ord>(map: &mut HashMap<K, BTreeSet<V>>, key: &K, value: &V) {
