@@ -42,8 +42,8 @@ struct Inner<K> {
     /// The same keys as in `ready`.
     queued: HashSet<K>,
     running: HashSet<K>,
-    /// Came in while running.
-    again: HashSet<K>,
+    /// Came in while running: when it is to be worked on again, at once or at a time.
+    again: HashMap<K, Option<Instant>>,
     later: BTreeSet<(Instant, K)>,
     /// The same keys as in `later`, by key.
     due: HashMap<K, Instant>,
@@ -65,7 +65,7 @@ impl<K: Clone + Ord + Hash> Queue<K> {
                 ready: VecDeque::new(),
                 queued: HashSet::new(),
                 running: HashSet::new(),
-                again: HashSet::new(),
+                again: HashMap::new(),
                 later: BTreeSet::new(),
                 due: HashMap::new(),
                 failures: HashMap::new(),
@@ -140,12 +140,16 @@ impl<K: Clone + Ord + Hash> Queue<K> {
             }
         };
         let asked_again = inner.again.remove(key);
-        let changed = match next {
+        let changed = match (next, asked_again) {
             // An event does not shorten the wait after a failure: a hot loop of failures is worse than a late retry.
-            Next::Backoff => inner.add_at(key.clone(), now + backoff(failures)),
-            _ if asked_again => inner.add(key.clone()),
-            Next::After(delay) => inner.add_at(key.clone(), now + delay),
-            Next::AwaitChange => false,
+            (Next::Backoff, _) => inner.add_at(key.clone(), now + backoff(failures)),
+            (_, Some(None)) => inner.add(key.clone()),
+            (Next::After(delay), asked) => {
+                let planned = now + delay;
+                inner.add_at(key.clone(), asked.flatten().map_or(planned, |asked| asked.min(planned)))
+            }
+            (Next::AwaitChange, Some(Some(asked))) => inner.add_at(key.clone(), asked),
+            (Next::AwaitChange, None) => false,
         };
         drop(inner);
         if changed {
@@ -163,7 +167,7 @@ impl<K: Clone + Ord + Hash> Inner<K> {
     /// Whether somebody should be woken.
     fn add(&mut self, key: K) -> bool {
         if self.running.contains(&key) {
-            self.again.insert(key);
+            self.again.insert(key, None);
             return false;
         }
         // In the midst of a backoff an event waits for its end.
@@ -185,7 +189,8 @@ impl<K: Clone + Ord + Hash> Inner<K> {
             return false;
         }
         if self.running.contains(&key) {
-            self.again.insert(key);
+            let again = self.again.entry(key).or_insert(Some(at));
+            *again = again.map(|known| known.min(at));
             return false;
         }
         if let Some(due) = self.due.insert(key.clone(), at) {
@@ -246,6 +251,24 @@ mod tests {
         assert_eq!(ready(&queue), None, "it runs already");
         queue.done(&key, Next::AwaitChange);
         assert_eq!((ready(&queue), ready(&queue)), (Some("a"), None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_asked_for_within_a_time_while_it_runs_waits_for_that_time() {
+        let queue = Queue::default();
+        queue.add("a");
+        let (start, key) = (Instant::now(), queue.next().await);
+        queue.add_within("a", Duration::from_secs(9));
+        queue.add_within("a", Duration::from_secs(3));
+        queue.done(&key, Next::AwaitChange);
+        assert_eq!((queue.next().await, start.elapsed().as_secs()), ("a", 3));
+        queue.add_within("a", Duration::from_secs(3));
+        queue.done(&key, Next::After(Duration::from_secs(1)));
+        assert_eq!((queue.next().await, start.elapsed().as_secs()), ("a", 4), "what comes first");
+        queue.add_within("a", Duration::from_secs(3));
+        queue.add("a");
+        queue.done(&key, Next::AwaitChange);
+        assert_eq!(ready(&queue), Some("a"), "an event does not wait");
     }
 
     #[tokio::test(start_paused = true)]

@@ -42,7 +42,10 @@ pub struct Observed<'a> {
     pub config: Option<&'a NodeModulesConfig>,
     /// The order in that object, when it bears our signature.
     pub order: Option<Order>,
-    /// Every Module that selects the node or is named in its object.
+    /// That order, when it does not: the key was replaced before the node was ordered anew. On its word nothing is done,
+    /// but what it names may be on the node.
+    pub unproven: Option<&'a Order>,
+    /// Every Module that selects the node or is named in its object, or in an order that is not proven ours.
     pub modules: Vec<Candidate<'a>>,
     /// Now, in milliseconds since 1970.
     pub now: u64,
@@ -59,8 +62,9 @@ pub struct Candidate<'a> {
     pub resolved: Option<Result<Resolved, ResolveError>>,
     /// The image for that kernel.
     pub image: Option<&'a ModuleImage>,
-    /// Since when the node lacks a discovered label that the selector asks for, in milliseconds since 1970.
-    pub undiscovered_since: Option<u64>,
+    /// For how long the node has lacked a discovered label that the selector asks for, in milliseconds, by a clock that
+    /// nobody sets.
+    pub undiscovered_for: Option<u64>,
     /// The other nodes that it bears on, where [`inspect::asks_for_peers`] says so.
     pub peers: Vec<Peer<'a>>,
     /// Whether the node may be changed now.
@@ -74,7 +78,8 @@ pub struct Assignment {
     pub config: Option<NodeModulesConfig>,
     /// The order to sign and put into it.
     pub order: OrderChange,
-    /// The node's labels that are to change; `None` takes a label away. Written before `config`.
+    /// The node's labels that are to change; `None` takes a label away. Written before `config`. Either all are taken away,
+    /// whatever has become of the node meanwhile, or all are set, on the node as it was seen.
     pub labels: BTreeMap<String, Option<String>>,
     /// Modules of which the node has something to lose, and whose turn nobody has asked for yet.
     pub asks: BTreeSet<ModuleKey>,
@@ -150,17 +155,24 @@ pub fn assign(observed: &Observed<'_>) -> Assignment {
         match wanted {
             Wanted::Load(entry) => wishes.load(candidate, *entry, &assigned, &mut out),
             Wanted::Keep(waiting) => {
-                if let Some(entry) = present {
-                    wishes.load(candidate, entry.clone(), &assigned, &mut out);
+                match present {
+                    Some(entry) => wishes.load(candidate, entry.clone(), &assigned, &mut out),
+                    None => wishes.may_keep |= assigned.reported(&candidate.key).is_some(),
                 }
                 out.waiting.extend(waiting.map(|waiting| (candidate.key.clone(), waiting)));
             }
-            Wanted::Remove if present.is_some() || assigned.reported(&candidate.key).is_some() => {
+            Wanted::Remove
+                if present.is_some()
+                    || assigned.reported(&candidate.key).is_some()
+                    || assigned.may_follow(observed.unproven, &candidate.key) =>
+            {
                 wishes.removals.insert(candidate.key.clone());
             }
             Wanted::Remove => {}
             Wanted::Forget => {
                 wishes.removals.remove(&candidate.key);
+                let phase = assigned.reported(&candidate.key).map(|reported| reported.phase);
+                wishes.forgets |= phase.is_some_and(|phase| phase != Some(ModulePhase::Orphaned));
             }
         }
     }
@@ -207,6 +219,10 @@ struct Wishes {
     removals: BTreeSet<ModuleKey>,
     /// Of these the order goes on saying what it says: it is not their turn.
     held: BTreeSet<ModuleKey>,
+    /// The node goes by an order that names a Module that is not there any more.
+    forgets: bool,
+    /// The node has something that it keeps, and of which nothing can be said yet.
+    may_keep: bool,
 }
 
 impl Wishes {
@@ -271,8 +287,7 @@ fn wanted(
     match node::select(module, observed.node) {
         Selection::Unselected | Selection::NoVersion => return Wanted::Remove,
         Selection::Undiscovered => {
-            let since = candidate.undiscovered_since.unwrap_or(observed.now);
-            let left = (since + DISCOVERY_GRACE).saturating_sub(observed.now);
+            let left = DISCOVERY_GRACE.saturating_sub(candidate.undiscovered_for.unwrap_or_default());
             if !present || left == 0 {
                 return Wanted::Remove;
             }
@@ -330,7 +345,7 @@ pub fn is_loaded(entry: &NodeModule, status: Option<&NodeModulesConfigStatus>, n
     })
 }
 
-/// The ready labels that the node should have, against those it has.
+/// The ready labels that the node should have, against those it has: first those that go, afterwards those that come.
 fn labels(
     observed: &Observed<'_>,
     entries: &BTreeMap<ModuleKey, NodeModule>,
@@ -348,9 +363,12 @@ fn labels(
     }
     let obsolete =
         observed.node.labels.keys().filter(|key| is_ready_label(key) && !desired.contains_key(*key));
-    let withdrawn = obsolete.map(|key| (key.clone(), None));
+    let withdrawn: BTreeMap<_, _> = obsolete.map(|key| (key.clone(), None)).collect();
+    if !withdrawn.is_empty() {
+        return withdrawn;
+    }
     let changed = desired.iter().filter(|(key, value)| observed.node.labels.get(*key) != Some(*value));
-    withdrawn.chain(changed.map(|(key, value)| (key.clone(), Some(value.clone())))).collect()
+    changed.map(|(key, value)| (key.clone(), Some(value.clone()))).collect()
 }
 
 /// Whether a label of a node is one that says that a module is ready there.

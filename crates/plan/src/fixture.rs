@@ -95,7 +95,9 @@ pub(crate) struct Play {
     pub(crate) image: Option<ModuleImage>,
     pub(crate) config: Option<NodeModulesConfig>,
     pub(crate) order: Option<Order>,
-    pub(crate) undiscovered_since: Option<u64>,
+    /// The key that has signed the order is none of ours any more.
+    pub(crate) is_unproven: bool,
+    pub(crate) undiscovered_for: Option<u64>,
     /// What becomes of a wish to be changed.
     pub(crate) turn: Turn,
     pub(crate) now: u64,
@@ -112,7 +114,8 @@ impl Play {
             image: Some(default_image('a')),
             config: None,
             order: None,
-            undiscovered_since: None,
+            is_unproven: false,
+            undiscovered_for: None,
             turn: Turn::Given,
             now: NOW,
             writes: 0,
@@ -134,13 +137,14 @@ impl Play {
         assign(&Observed {
             node: &self.node,
             config: self.config.as_ref(),
-            order: self.order.clone(),
+            order: self.order.clone().filter(|_| !self.is_unproven),
+            unproven: self.order.as_ref().filter(|_| self.is_unproven),
             modules: vec![Candidate {
                 key: Self::key(),
                 module: self.module.as_ref(),
                 resolved,
                 image: self.image.as_ref(),
-                undiscovered_since: self.undiscovered_since,
+                undiscovered_for: self.undiscovered_for,
                 peers: Vec::new(),
                 turn: self.turn,
             }],
@@ -238,7 +242,10 @@ impl Play {
     }
 
     pub(crate) fn delete_module(&mut self) {
-        let mut module = self.module.clone().expect("a Module");
+        self.delete_module_of(self.module.clone().expect("a Module"));
+    }
+
+    pub(crate) fn delete_module_of(&mut self, mut module: Module) {
         module.finalizers_mut().push("kmm.node.kubernetes.io/module-finalizer".to_owned());
         module.metadata.deletion_timestamp =
             Some(serde_json::from_str("\"2026-01-01T00:00:00Z\"").expect("a time"));

@@ -27,7 +27,7 @@ pub fn finalizer(module: &Module) -> Finalizer {
 }
 
 /// Whether a node's object says that something of the module is, or may be, on the node. `order` is the object's
-/// order, unpacked.
+/// order, unpacked, whoever has signed it.
 ///
 /// A node that was told to unload and has not confirmed it yet holds the Module: a node that is switched off must not
 /// bring the module back when it returns.

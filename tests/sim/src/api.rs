@@ -72,6 +72,8 @@ pub enum Write {
         node: NodeName,
         /// Only if it is this one.
         uid: Option<String>,
+        /// Only if it is as it was in this version.
+        version: Option<u64>,
         /// `None` takes a label away.
         labels: BTreeMap<String, Option<String>>,
     },
@@ -328,17 +330,26 @@ impl ApiServer {
 
     /// Collects an object that [`garbage`](Self::garbage) named, if it still is.
     pub fn collect(&mut self, garbage: &Change) {
+        // The collector looks at the object and its owners once more (`attemptToDeleteItem` of kube-controller-manager).
+        let is_it = |other: &Change| match (garbage, other) {
+            (Change::Config(one, Some(seen), _), Change::Config(other, Some(object), _)) => {
+                one == other && seen.uid() == object.uid()
+            }
+            (Change::Image(one, Some(seen), _), Change::Image(other, Some(object), _)) => {
+                one == other && seen.uid() == object.uid()
+            }
+            _ => false,
+        };
+        if !self.garbage().iter().any(is_it) {
+            return;
+        }
         match garbage {
-            Change::Config(key, Some(seen), _)
-                if self.configs.get(key).map(|c| c.uid()) == Some(seen.uid()) =>
-            {
+            Change::Config(key, ..) => {
                 self.configs.remove(key);
                 self.version += 1;
                 self.record(Change::Config(key.clone(), None, self.version));
             }
-            Change::Image(key, Some(seen), _)
-                if self.images.get(key).map(|i| i.uid()) == Some(seen.uid()) =>
-            {
+            Change::Image(key, ..) => {
                 self.images.remove(key);
                 self.version += 1;
                 self.record(Change::Image(key.clone(), None, self.version));
@@ -350,7 +361,9 @@ impl ApiServer {
     /// Does a write, or says why not.
     pub fn write(&mut self, write: &Write) -> Answer {
         match write {
-            Write::Labels { node, uid, labels } => self.write_labels(node, uid.as_ref(), labels),
+            Write::Labels { node, uid, version, labels } => {
+                self.write_labels(node, uid.as_ref(), *version, labels)
+            }
             Write::Config(config) => self.apply_config(config),
             Write::Finalizers { key, uid, version, finalizers } => {
                 self.write_finalizers(key, uid.as_ref(), version.as_ref(), finalizers)
@@ -413,10 +426,12 @@ impl ApiServer {
         &mut self,
         name: &NodeName,
         uid: Option<&String>,
+        version: Option<u64>,
         labels: &BTreeMap<String, Option<String>>,
     ) -> Answer {
         let Some(known) = self.nodes.get(name) else { return Answer::NotFound };
-        if differs(uid, Some(&known.uid)) {
+        let is_as_seen = version.is_none_or(|version| version == self.node_version(name));
+        if differs(uid, Some(&known.uid)) || !is_as_seen {
             return Answer::Conflict;
         }
         let mut facts = (**known).clone();

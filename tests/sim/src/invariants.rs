@@ -228,7 +228,9 @@ fn s9_preconditions(sim: &mut Sim, write: &Write) {
             let unconditional = meta.uid.is_none() || meta.resource_version.is_none();
             unconditional && name.is_some_and(|name| sim.api.configs.contains_key(&name))
         }
-        Write::Labels { uid, .. } => uid.is_none(),
+        Write::Labels { uid, version, labels, .. } => {
+            uid.is_none() || (version.is_none() && labels.values().any(Option::is_some))
+        }
         Write::Finalizers { uid, version, .. } | Write::Report { uid, version, .. } => {
             uid.is_none() || version.is_none()
         }
@@ -308,7 +310,10 @@ pub fn after_write(sim: &mut Sim, writer: Option<&str>, write: &Write, effective
     s8_finalizer_goes_last(sim, write);
     // S6: nobody orders more nodes to give up what they have than users allow.
     match write {
-        Write::Config(config) => changes::ordered(sim, config),
+        Write::Config(config) => {
+            changes::ordered(sim, config);
+            changes::settle(sim);
+        }
         Write::Report { .. } => changes::settle(sim),
         _ => {}
     }
@@ -317,8 +322,7 @@ pub fn after_write(sim: &mut Sim, writer: Option<&str>, write: &Write, effective
 /// S8: a Module goes when no node that is known has anything of it.
 fn s8_finalizer_goes_last(sim: &mut Sim, write: &Write) {
     let Write::Finalizers { key, finalizers, .. } = write else { return };
-    // With a key that is lost goes the knowledge of what was ordered: only reports are left to go by.
-    if !finalizers.is_empty() || sim.api.modules.contains_key(key) || sim.lost_key {
+    if !finalizers.is_empty() || sim.api.modules.contains_key(key) {
         return;
     }
     let held = sim.nodes.iter().find(|node| {

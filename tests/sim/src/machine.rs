@@ -303,13 +303,17 @@ impl SimMachine {
     }
 }
 
-/// What the order says of the Module that this file is of.
-fn ordered_content(disk: &Disk, file: Digest) -> Digest {
-    let ordered = disk.order.iter().flat_map(|(_, order)| &order.modules);
-    let mut contents = ordered.filter_map(|module| match &module.wish {
+/// What is ordered, and the fingerprints of it.
+pub fn contents(order: &Order) -> impl Iterator<Item = (&Load, Digest)> {
+    order.modules.iter().filter_map(|module| match &module.wish {
         Wish::Loaded(load) => Some((load, fingerprint(&module.key, load))),
         Wish::Removed => None,
-    });
+    })
+}
+
+/// What the order says of the Module that this file is of.
+fn ordered_content(disk: &Disk, file: Digest) -> Digest {
+    let mut contents = disk.order.iter().flat_map(|(_, order)| contents(order));
     let has = |load: &Load| {
         let bundle = registry::by_digest(load.bundle);
         bundle.is_some_and(|bundle| bundle.files.iter().any(|known| known.digest == file))

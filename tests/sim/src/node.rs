@@ -18,7 +18,7 @@ use tenon_order::wire::Refusal;
 use tenon_order::{Digest, NodeName, NodeReport, Wish};
 
 use crate::clock;
-use crate::machine::{Disk, SimMachine};
+use crate::machine::{Disk, SimMachine, contents};
 use crate::planted::Bug;
 use crate::seal::{Key, Seals};
 
@@ -210,6 +210,7 @@ impl SimNode {
                 let digest = Digest::of(text.as_bytes());
                 match self.take_order(text, seals) {
                     Ok(missing) => {
+                        self.forget_panics();
                         if self.boot_at.is_some() {
                             drop(self.apply(now));
                         }
@@ -220,6 +221,16 @@ impl SimNode {
                 }
             }
         }
+    }
+
+    /// What is not ordered any more may be ordered anew: it is a new attempt then.
+    fn forget_panics(&mut self) {
+        let Some(machine) = &self.machine else { return };
+        let ordered: Vec<_> = machine.with_disk(|disk| {
+            let orders = disk.order.iter();
+            orders.flat_map(|(_, order)| contents(order)).map(|(_, content)| content).collect()
+        });
+        self.panics.retain(|content, _| ordered.contains(content));
     }
 
     fn take_order(&self, text: &str, seals: &Seals) -> Result<Vec<Digest>, Refusal> {

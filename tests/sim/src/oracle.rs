@@ -157,9 +157,7 @@ fn of_module(
             let others = sim.script.keys.iter().filter(|(other, theirs)| other != key && *theirs == driver);
             let wanted =
                 others.into_iter().any(|(other, _)| !matches!(want(sim, other, facts), Want::Nothing));
-            // With the key went the proof that an order to load it was ours: it stays until somebody removes it.
-            let is_nobodys = !sim.api.modules.contains_key(key);
-            let orphan = is_nobodys && (phase == Some(ModulePhase::Orphaned) || sim.lost_key);
+            let orphan = !sim.api.modules.contains_key(key) && phase == Some(ModulePhase::Orphaned);
             if loaded.as_ref().is_some_and(|kmod| !kmod.foreign) && !wanted && !orphan {
                 return Some(("L4", format!("{at}: {driver} of {key} is still loaded, phase {phase:?}")));
             }

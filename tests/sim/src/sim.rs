@@ -182,8 +182,6 @@ pub struct Sim {
     pub(crate) quiet_from: u64,
     /// How often a user has wanted an innocent driver tried again.
     pub(crate) retries: u32,
-    /// Whether the key that signed was lost.
-    pub(crate) lost_key: bool,
     /// Who is being changed.
     pub(crate) changes: Changes,
     pub(crate) violation: Option<Violation>,
@@ -246,7 +244,6 @@ impl Sim {
             ordered_before: None,
             quiet_from: 0,
             retries: 0,
-            lost_key: false,
             changes: Changes::default(),
             violation: None,
             backup: None,
@@ -410,6 +407,7 @@ impl Sim {
             Event::Collect(garbage) => {
                 self.tell(|| format!("collected {}", name_of(&garbage)));
                 self.api.collect(&garbage);
+                self.noticed.remove(&uid_of(&garbage).unwrap_or_default());
             }
             _ => self.node_event(event),
         }
@@ -451,6 +449,15 @@ const fn replica_of(event: &Event) -> Option<usize> {
 }
 
 /// For people.
+/// The uid of an object that may be collected.
+pub(crate) fn uid_of(change: &Change) -> Option<String> {
+    match change {
+        Change::Config(_, config, _) => config.as_ref()?.metadata.uid.clone(),
+        Change::Image(_, image, _) => image.as_ref()?.metadata.uid.clone(),
+        Change::Node(..) | Change::Module(..) => None,
+    }
+}
+
 pub(crate) fn name_of(change: &Change) -> String {
     match change {
         Change::Node(name, ..) => format!("Node {name}"),

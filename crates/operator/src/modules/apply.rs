@@ -7,14 +7,13 @@ use tenon_api::Module;
 use tenon_api::labels::{field_manager, finalizer};
 use tenon_api::module_image::ModuleImage;
 use tenon_api::node_modules_config::NodeModulesConfig;
-use tenon_order::ModuleKey;
+use tenon_order::{ModuleKey, read_unverified};
 use tenon_plan::provision::Images;
 use tenon_plan::removal::{self, Finalizer};
 use tracing::{debug, info};
 
 use super::observe::Provision;
 use crate::controllers::{Failure, WriteError};
-use crate::identity::order_keys::OrderKeys;
 use crate::metrics::{Resource, Verb};
 use crate::run::Context;
 use crate::world::World;
@@ -153,8 +152,7 @@ fn images(context: &Context, image: &ModuleImage) -> Api<ModuleImage> {
 /// Whether no node holds the module: first by what is known, which costs nothing, then by a consistent list, because
 /// what is known may be old.
 async fn is_gone(context: &Context, world: &World, key: &ModuleKey) -> Result<bool, ApplyError> {
-    let Some(keys) = context.order_keys.borrow().clone() else { return Ok(false) };
-    let holds = |config: &NodeModulesConfig| is_held(key, config, &keys);
+    let holds = |config: &NodeModulesConfig| is_held(key, config);
     if super::is_known_to_be_held(world, key, holds) {
         debug!("some node still has it");
         return Ok(false);
@@ -174,7 +172,8 @@ async fn is_gone(context: &Context, world: &World, key: &ModuleKey) -> Result<bo
     }
 }
 
-fn is_held(key: &ModuleKey, config: &NodeModulesConfig, keys: &OrderKeys) -> bool {
-    let order = config.spec.order.as_deref().and_then(|order| keys.read_own(order));
+/// An order counts even if it does not bear our signature (any more): a node may have followed it.
+fn is_held(key: &ModuleKey, config: &NodeModulesConfig) -> bool {
+    let order = config.spec.order.as_deref().and_then(|order| read_unverified(order).ok());
     removal::is_held(key, config, order.as_ref())
 }

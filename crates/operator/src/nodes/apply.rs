@@ -94,7 +94,7 @@ pub(super) async fn apply(
         let version = write_labels(context, node, &labels).await.map_err(|source| {
             // Nobody knows whether the labels are there: they are read before the node is decided about again.
             if !source.is_not_leader() {
-                world.doubt_labels(&node.facts.name);
+                world.doubt_node(&node.facts.name);
             }
             ApplyError::Labels { node: name.clone(), source }
         })?;
@@ -122,14 +122,18 @@ pub(super) async fn apply(
     Ok(changed)
 }
 
-/// A merge patch of these labels alone; the uid makes sure that it is still the same node. Gives the node's new version.
+/// A merge patch of these labels alone; the uid makes sure that it is still the same node, the version that it is as it was
+/// seen. Gives the node's new version.
 async fn write_labels(
     context: &Context,
     node: &Node,
     labels: &std::collections::BTreeMap<String, Option<String>>,
 ) -> Result<Option<u64>, WriteError> {
     let nodes: Api<NodeObject> = Api::all(context.client.clone());
-    let patch = json!({ "metadata": { "uid": node.facts.uid, "labels": labels } });
+    let mut patch = json!({ "metadata": { "uid": node.facts.uid, "labels": labels } });
+    if let Some(version) = node.labels_version(labels) {
+        patch["metadata"]["resourceVersion"] = version.to_string().into();
+    }
     let params =
         PatchParams { field_manager: Some(field_manager::NODES.to_owned()), ..PatchParams::default() };
     let patch = Patch::Merge(&patch);
@@ -183,20 +187,17 @@ pub(super) async fn read_config(context: &Context, world: &World, name: &NodeNam
     }
 }
 
-/// Reads the Node, as it is now, for the sake of its labels.
-pub(super) async fn read_labels(context: &Context, world: &World, name: &NodeName) -> Result<(), ApplyError> {
+/// Reads the Node, as it is now.
+pub(super) async fn read_node(context: &Context, world: &World, name: &NodeName) -> Result<(), ApplyError> {
     let before = world.node_version(name);
     let nodes: Api<NodeObject> = Api::all(context.client.clone());
     match nodes.get_opt(name.as_ref()).await {
         Ok(node) => {
-            // One that is gone is told of by the watch.
-            if let Some(node) = node {
-                world.node_read(before, node);
-            }
+            world.node_read(name, before, node);
             Ok(())
         }
         Err(source) => {
-            world.doubt_labels(name);
+            world.doubt_node(name);
             Err(ApplyError::ReadNode { node: name.to_string(), source })
         }
     }

@@ -65,10 +65,10 @@ impl Reconciler for Nodes {
         if world.is_doubted(&key) {
             apply::read_config(context, world, &key).await?;
         }
-        if world.are_labels_doubted(&key) {
-            apply::read_labels(context, world, &key).await?;
+        if world.is_node_doubted(&key) {
+            apply::read_node(context, world, &key).await?;
         }
-        let Some(observed) = Node::of(&world.read(), &key, |order| keys.read_own(order), world.now()) else {
+        let Some(observed) = Node::of(world, &key, |order| keys.read_own(order)) else {
             debug!("no such node, or not one for modules");
             self.news.forget(&key);
             return Ok(Done::settled(false));

@@ -1,19 +1,19 @@
 //! Everything that counts for one node, out of the index.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tenon_api::Module;
 use tenon_api::module_image::ModuleImage;
 use tenon_api::node_modules_config::NodeModulesConfig;
-use tenon_order::{KeyId, ModuleKey, NodeName, Order};
+use tenon_order::{KeyId, ModuleKey, NodeName, Order, read_unverified};
 use tenon_plan::assign::{Candidate, Observed};
 use tenon_plan::inspect::{self, Peer};
 use tenon_plan::node::NodeFacts;
 use tenon_plan::resolve::{ResolveError, Resolved, resolve};
 use tenon_plan::rollout::Turn;
 
-use crate::world::{ImageKey, Index};
+use crate::world::{ImageKey, Index, World};
 
 /// One node, held on to while it is decided about.
 #[derive(Debug)]
@@ -22,7 +22,9 @@ pub struct Node {
     pub facts: Arc<NodeFacts>,
     /// Its object.
     pub config: Option<Arc<NodeModulesConfig>>,
+    version: Option<u64>,
     order: Option<Order>,
+    unproven: Option<Order>,
     candidates: Vec<Held>,
     now: u64,
 }
@@ -33,7 +35,7 @@ struct Held {
     module: Option<Arc<Module>>,
     resolved: Option<Result<Resolved, ResolveError>>,
     image: Option<Arc<ModuleImage>>,
-    undiscovered_since: Option<u64>,
+    undiscovered_for: Option<u64>,
     peers: Vec<Seen>,
 }
 
@@ -42,18 +44,21 @@ type Seen = (Arc<NodeFacts>, Option<Arc<NodeModulesConfig>>);
 
 impl Node {
     /// `None` when the node is gone or is none that loads modules. `read_own` reads an order that bears one of our
-    /// signatures; `now` is in milliseconds since 1970.
-    pub fn of(
-        index: &Index,
-        name: &NodeName,
-        read_own: impl Fn(&str) -> Option<Order>,
-        now: u64,
-    ) -> Option<Self> {
+    /// signatures.
+    pub fn of(world: &World, name: &NodeName, read_own: impl Fn(&str) -> Option<Order>) -> Option<Self> {
+        // Before the facts, so that these are never older: else a label would be set on a node that has changed since.
+        let version = world.node_version(name);
+        let index = world.read();
         let facts = index.node(name)?.clone();
         let config = index.config(name).cloned();
-        let order = config.as_ref().and_then(|config| config.spec.order.as_deref());
-        let candidates = index.modules_of(name).map(|key| held(index, key, &facts)).collect();
-        Some(Self { order: order.and_then(read_own), facts, config, candidates, now })
+        let text = config.as_ref().and_then(|config| config.spec.order.as_deref());
+        let order = text.and_then(read_own);
+        let unproven = text.filter(|_| order.is_none()).and_then(|text| read_unverified(text).ok());
+        let mut keys: BTreeSet<_> = index.modules_of(name).collect();
+        keys.extend(unproven.iter().flat_map(|order| &order.modules).map(|module| &module.key));
+        let candidates = keys.into_iter().map(|key| held(&index, key, &facts, world.steady())).collect();
+        let now = world.now();
+        Some(Self { version, order, unproven, facts, config, candidates, now })
     }
 
     /// The same, as the decision takes it.
@@ -67,6 +72,7 @@ impl Node {
             node: &self.facts,
             config: self.config.as_deref(),
             order: self.order.clone(),
+            unproven: self.unproven.as_ref(),
             modules: self.candidates.iter().map(|held| held.view(turns)).collect(),
             now: self.now,
         }
@@ -75,6 +81,12 @@ impl Node {
     /// A Module that bears on the node.
     pub fn module(&self, key: &ModuleKey) -> Option<&Module> {
         self.candidates.iter().find(|held| held.key == *key)?.module.as_deref()
+    }
+
+    /// On which version of the Node these labels may be written; `None`: on any. What is taken away goes whatever has
+    /// happened; what is set is true of the node as it was seen, and may not be any more when it has booted since.
+    pub fn labels_version(&self, labels: &BTreeMap<String, Option<String>>) -> Option<u64> {
+        self.version.filter(|_| labels.values().all(Option::is_some))
     }
 
     /// The version of the node's object.
@@ -96,14 +108,14 @@ impl Held {
             module: self.module.as_deref(),
             resolved: self.resolved.clone(),
             image: self.image.as_deref(),
-            undiscovered_since: self.undiscovered_since,
+            undiscovered_for: self.undiscovered_for,
             peers: self.peers.iter().map(|(node, config)| Peer { node, config: config.as_deref() }).collect(),
             turn: turns.get(&self.key).copied().unwrap_or_default(),
         }
     }
 }
 
-fn held(index: &Index, key: &ModuleKey, facts: &NodeFacts) -> Held {
+fn held(index: &Index, key: &ModuleKey, facts: &NodeFacts, steady: u64) -> Held {
     let module = index.module(key).cloned();
     let image = ImageKey {
         namespace: key.namespace().to_owned(),
@@ -119,7 +131,7 @@ fn held(index: &Index, key: &ModuleKey, facts: &NodeFacts) -> Held {
         resolved: module.as_ref().map(|module| resolve(module, &facts.kernel)),
         module,
         image,
-        undiscovered_since: index.undiscovered_since(key, &facts.name),
+        undiscovered_for: index.undiscovered_for(key, &facts.name, steady),
         key: key.clone(),
     }
 }

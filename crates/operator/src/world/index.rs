@@ -27,8 +27,8 @@ pub struct Index {
     nodes_of: HashMap<ModuleKey, BTreeSet<NodeName>>,
     /// The same the other way round.
     modules_of: HashMap<NodeName, BTreeSet<ModuleKey>>,
-    /// Since when a node lacks a discovered label that a Module asks for, in milliseconds since 1970. Starts anew with
-    /// the process: the grace period only ever gets longer by that.
+    /// Since when a node lacks a discovered label that a Module asks for, by [`super::World::steady`]: a jump of the time
+    /// must not end the grace period. Starts anew with the process: the period only ever gets longer by that.
     undiscovered: BTreeMap<(ModuleKey, NodeName), u64>,
     /// Whose driver is away because of a change, whose turn it is, who waits.
     turns: HashMap<ModuleKey, Turns>,
@@ -152,9 +152,11 @@ impl Index {
         self.nodes_of(key).filter(lacks).cloned().collect()
     }
 
-    /// Since when the node lacks a discovered label that the Module asks for.
-    pub fn undiscovered_since(&self, key: &ModuleKey, name: &NodeName) -> Option<u64> {
-        self.undiscovered.get(&(key.clone(), name.clone())).copied()
+    /// For how long the node has lacked a discovered label that the Module asks for, in milliseconds; `steady` is now, by
+    /// [`super::World::steady`].
+    pub fn undiscovered_for(&self, key: &ModuleKey, name: &NodeName, steady: u64) -> Option<u64> {
+        let since = self.undiscovered.get(&(key.clone(), name.clone()))?;
+        Some(steady.saturating_sub(*since))
     }
 
     pub(super) fn set_node(&mut self, name: &NodeName, facts: Option<NodeFacts>, now: u64) -> Touched {
@@ -503,9 +505,9 @@ mod tests {
         index.set_config(&pine, Some(config(true)), 3);
         index.set_node(&pine, Some(facts(&pine, &[])), 4);
         index.set_node(&pine, Some(facts(&pine, &[("other", "")])), 5);
-        assert_eq!(index.undiscovered_since(&key(), &pine), Some(4));
+        assert_eq!(index.undiscovered_for(&key(), &pine, 14), Some(10));
         index.set_node(&pine, Some(facts(&pine, &[(label, "a")])), 6);
-        assert_eq!(index.undiscovered_since(&key(), &pine), None);
+        assert_eq!(index.undiscovered_for(&key(), &pine, 14), None);
     }
 
     #[test]

@@ -99,13 +99,14 @@ pub struct World {
     assignments: Assignments,
     /// Nodes whose objects are to be read before they are decided about.
     doubted: Mutex<HashSet<NodeName>>,
-    /// Nodes whose labels are.
-    labels_doubted: Mutex<HashSet<NodeName>>,
+    /// Nodes that are themselves.
+    nodes_doubted: Mutex<HashSet<NodeName>>,
     /// Which node runs which build of a kernel: follows what agents report.
     kernels: Kernels,
     /// Woken when the kernels that there are images for change, or the facts about kernels.
     pub kernels_changed: Notify,
     clock: Clock,
+    began: Instant,
     /// The versions of Nodes that are known, by a watch or by the answer to a write of ours.
     node_versions: Mutex<HashMap<NodeName, u64>>,
     /// Nodes, their objects and images that were deleted.
@@ -138,10 +139,11 @@ impl World {
             queues: Queues::with_clock(clock.steady),
             assignments,
             doubted: Mutex::default(),
-            labels_doubted: Mutex::default(),
+            nodes_doubted: Mutex::default(),
             kernels: Kernels::default(),
             kernels_changed: Notify::new(),
             clock,
+            began: (clock.steady)(),
             node_versions: Mutex::default(),
             ended_nodes: Mutex::default(),
             ended_configs: Mutex::default(),
@@ -161,6 +163,12 @@ impl World {
         (self.clock.wall)()
     }
 
+    /// Milliseconds since this world began, by a clock that nobody sets: for what is to last some time.
+    pub fn steady(&self) -> u64 {
+        let since = (self.clock.steady)().saturating_duration_since(self.began);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// What is known now. Hold it briefly: watches wait for it.
     pub fn read(&self) -> RwLockReadGuard<'_, Index> {
         // A panic elsewhere leaves the index as it was: its changes do not panic.
@@ -172,8 +180,8 @@ impl World {
     }
 
     /// A node was seen, or is gone.
-    pub fn node(&self, name: &NodeName, facts: Option<NodeFacts>, now: u64) {
-        let touched = self.write().set_node(name, facts, now);
+    pub fn node(&self, name: &NodeName, facts: Option<NodeFacts>) {
+        let touched = self.write().set_node(name, facts, self.steady());
         self.see_kernel(name);
         self.pass_turns_on(&touched.modules);
         self.touch(Some(name), touched.modules, touched.targets);
@@ -188,8 +196,8 @@ impl World {
     }
 
     /// A Module was seen, or is gone.
-    pub fn module(&self, key: &ModuleKey, module: Option<Module>, now: u64) {
-        let nodes = self.write().set_module(key, module.map(Arc::new), now);
+    pub fn module(&self, key: &ModuleKey, module: Option<Module>) {
+        let nodes = self.write().set_module(key, module.map(Arc::new), self.steady());
         // How modules are loaded is part of what is predicted.
         let images: Vec<_> = self.read().images_of(key).map(|image| ImageKey::of(image)).collect();
         for image in images {
@@ -261,16 +269,22 @@ impl World {
         match known {
             Some(known) if known.metadata.resource_version == config.metadata.resource_version => {}
             Some(known) if !is_newer(&config, &*known) => self.doubt(name),
-            _ => self.config(name, Some(config), self.now()),
+            _ => self.config(name, Some(config)),
         }
     }
 
     /// A node's object is gone, says a watch; `version` is that of its deletion.
+    ///
+    /// It goes with its Node. If that is still there by what is known, a watch may be behind: the Node is read before an
+    /// object is made for it, which would be collected, and made, again and again.
     pub fn config_gone(&self, name: &NodeName, version: Option<u64>) {
         if let Some(version) = version {
             lock(&self.ended_configs).note(name.clone(), version, (self.clock.steady)());
         }
-        self.config(name, None, self.now());
+        if self.read().node(name).is_some() {
+            lock(&self.nodes_doubted).insert(name.clone());
+        }
+        self.config(name, None);
     }
 
     /// An image is gone, says a watch; `version` is that of its deletion.
@@ -293,7 +307,7 @@ impl World {
         let Ok(name) = config.name_any().parse() else { return };
         let newer = self.read().config(&name).is_none_or(|known| is_newer(&config, &**known));
         if newer && !self.is_past(&name, &config) {
-            self.config(&name, Some(config), self.now());
+            self.config(&name, Some(config));
         }
     }
 
@@ -310,7 +324,7 @@ impl World {
             || known.as_ref().zip(config.as_ref()).is_some_and(|(known, config)| is_newer(config, &**known));
         let is_past = config.as_ref().is_some_and(|config| self.is_past(name, config));
         if (is_as_before || newer()) && !is_past {
-            self.config(name, config, self.now());
+            self.config(name, config);
         }
     }
 
@@ -320,9 +334,9 @@ impl World {
         self.queues.nodes.add(name.clone());
     }
 
-    /// Has a Node read before it is decided about: its labels may not be what is known of them.
-    pub fn doubt_labels(&self, name: &NodeName) {
-        lock(&self.labels_doubted).insert(name.clone());
+    /// Has a Node read before it is decided about: its labels may not be what is known of them, or it may be gone.
+    pub fn doubt_node(&self, name: &NodeName) {
+        lock(&self.nodes_doubted).insert(name.clone());
         self.queues.nodes.add(name.clone());
     }
 
@@ -332,12 +346,12 @@ impl World {
     }
 
     /// Whether the Node is to be read first; whoever asks does so.
-    pub fn are_labels_doubted(&self, name: &NodeName) -> bool {
-        lock(&self.labels_doubted).remove(name)
+    pub fn is_node_doubted(&self, name: &NodeName) -> bool {
+        lock(&self.nodes_doubted).remove(name)
     }
 
     /// This is what there is of a node's object, or that there is none.
-    pub fn config(&self, name: &NodeName, config: Option<NodeModulesConfig>, now: u64) {
+    pub fn config(&self, name: &NodeName, config: Option<NodeModulesConfig>) {
         let version = config.as_ref().and_then(|config| config.metadata.resource_version.as_deref());
         lock(&self.orders).known(name, version);
         match &config {
@@ -346,7 +360,7 @@ impl World {
         }
         let (modules, waiting) = {
             let mut index = self.write();
-            let modules = index.set_config(name, config.map(Arc::new), now);
+            let modules = index.set_config(name, config.map(Arc::new), self.steady());
             let waiting: Vec<_> =
                 modules.iter().flat_map(|module| index.waiting_for_a_first(module)).collect();
             (modules, waiting)
@@ -369,13 +383,13 @@ impl World {
         if modules.is_empty() {
             BTreeMap::new()
         } else {
-            self.write().ask(name, modules, version, self.now())
+            self.write().ask(name, modules, version, self.steady())
         }
     }
 
     /// A node wants no turn but for these Modules. Returns when to say so again, where a turn is not free yet.
     pub fn give_turns_back(&self, name: &NodeName, but: &BTreeSet<ModuleKey>) -> Option<Duration> {
-        let (freed, again) = self.write().give_back(name, but, self.now());
+        let (freed, again) = self.write().give_back(name, but, self.steady());
         self.pass_turns_on(&freed);
         again.map(Duration::from_millis)
     }
@@ -409,7 +423,7 @@ impl World {
             };
         }
         if facts != *known {
-            self.node(name, Some(facts), self.now());
+            self.node(name, Some(facts));
         }
     }
 
@@ -420,12 +434,19 @@ impl World {
 
     /// What a consistent read brought of a Node that was begun when the version `before` was known. It counts as long as
     /// nothing newer has come meanwhile.
-    pub fn node_read(&self, before: Option<u64>, node: Node) {
-        let Some(name) = Node::key(&node.metadata) else { return };
-        let (known, read) = (self.node_version(&name), version(node.metadata.resource_version.as_deref()));
-        let is_past = || lock(&self.ended_nodes).is_past(&name, read);
+    pub fn node_read(&self, name: &NodeName, before: Option<u64>, node: Option<Node>) {
+        let known = self.node_version(name);
+        let Some(node) = node else {
+            if known == before {
+                // Its version stays known: what a watch that is behind tells of its life is no news.
+                self.node(name, None);
+            }
+            return;
+        };
+        let read = version(node.metadata.resource_version.as_deref());
+        let is_past = || lock(&self.ended_nodes).is_past(name, read);
         if read != known && (known == before || read > known) && !is_past() {
-            self.see_node(&name, node);
+            self.see_node(name, node);
         }
     }
 
@@ -444,19 +465,19 @@ impl World {
         if let Some(version) = version {
             lock(&self.ended_nodes).note(name.clone(), version, (self.clock.steady)());
         }
-        self.node(name, None, self.now());
+        self.node(name, None);
     }
 
     /// This is what there is of a Node.
     fn see_node(&self, name: &NodeName, node: Node) {
-        if let Some(version) = version(node.metadata.resource_version.as_deref()) {
-            lock(&self.node_versions).insert(name.clone(), version);
-        }
+        let version = version(node.metadata.resource_version.as_deref());
         let facts = node::project(node);
         // A heartbeat changes nothing that counts.
         if self.read().node(name).map(|known| &**known) != facts.as_ref() {
-            self.node(name, facts, self.now());
+            self.node(name, facts);
         }
+        // Afterwards: a version never stands for facts that are not known yet.
+        lock(&self.node_versions).extend(version.map(|version| (name.clone(), version)));
     }
 
     /// A node is about to be ordered these Modules, by a write that changes this version of its object.

@@ -60,7 +60,7 @@ impl Kind for Node {
     fn seen(self, _: &NodeName, world: &World) {
         let Some(name) = node::name(&self) else { return };
         if world.node_version(&name) > version(self.metadata.resource_version.as_deref()) {
-            world.doubt_labels(&name);
+            world.doubt_node(&name);
         } else {
             world.see_node(&name, self);
         }
@@ -95,7 +95,7 @@ impl Kind for Module {
         if same {
             world.refresh_module(key, self);
         } else {
-            world.module(key, Some(self), world.now());
+            world.module(key, Some(self));
         }
     }
 
@@ -104,7 +104,7 @@ impl Kind for Module {
     }
 
     fn gone(key: &ModuleKey, _: Option<u64>, world: &World) {
-        world.module(key, None, world.now());
+        world.module(key, None);
     }
 }
 
@@ -299,15 +299,56 @@ mod tests {
 
     #[test]
     fn a_node_that_was_read_is_known_as_it_was_then_and_no_late_event_takes_it_back() {
-        let world = World::new(Assignments::default());
+        let (world, pine) = (World::new(Assignments::default()), "pine".parse().unwrap());
         follow_one(node(4, false), &world);
-        world.node_read(Some(2), node(3, true));
+        world.node_read(&pine, Some(2), Some(node(3, true)));
         assert!(!is_ready(&world), "the watch has got further meanwhile");
-        world.node_read(Some(4), node(9, true));
+        world.node_read(&pine, Some(4), Some(node(9, true)));
         follow_one(node(7, false), &world);
         assert!(is_ready(&world));
         follow_one(node(11, false), &world);
         assert!(!is_ready(&world));
+    }
+
+    #[test]
+    fn where_an_object_has_gone_its_node_is_looked_for_before_another_is_made() {
+        let (world, pine) = (World::new(Assignments::default()), "pine".parse().unwrap());
+        world.config_gone(&pine, Some(3));
+        assert!(!world.is_node_doubted(&pine), "nobody knows of such a node");
+        follow_one(node(4, false), &world);
+        world.config_gone(&pine, Some(9));
+        assert!(world.is_node_doubted(&pine));
+        world.node_read(&pine, Some(2), None);
+        assert!(world.read().node(&pine).is_some(), "the watch has got further meanwhile");
+        world.node_read(&pine, Some(4), None);
+        assert!(world.read().node(&pine).is_none());
+        follow_one(node(4, true), &world);
+        follow_one(node(12, true), &world);
+        assert!(is_ready(&world), "it is there again");
+    }
+
+    #[test]
+    fn a_jump_of_the_time_takes_no_node_for_undiscovered_any_sooner() {
+        thread_local!(static WALL: std::cell::Cell<u64> = const { std::cell::Cell::new(1_000) });
+        let clock = Clock { wall: || WALL.get(), steady: tokio::time::Instant::now };
+        let (world, pine) = (World::with_clock(Assignments::default(), clock), "pine".parse().unwrap());
+        let key: ModuleKey = "lab/gauge".parse().unwrap();
+        let label = "feature.node.kubernetes.io/gauge";
+        let mut gauge = module(5, 2);
+        gauge.spec.selector = [(label.to_owned(), "true".to_owned())].into();
+        gauge.seen(&key, &world);
+        let mut object = config(3);
+        object.spec.modules.push(tenon_api::node_modules_config::NodeModule {
+            namespace: "lab".to_owned(),
+            name: "gauge".to_owned(),
+            ..Default::default()
+        });
+        object.seen(&pine, &world);
+        follow_one(node(4, false), &world);
+        WALL.set(3_600_000);
+        assert!(world.now() == 3_600_000 && world.steady() < 600_000);
+        let lacked = world.read().undiscovered_for(&key, &pine, world.steady());
+        assert!(lacked.is_some_and(|lacked| lacked < 600_000), "{lacked:?}");
     }
 
     #[test]
@@ -366,9 +407,9 @@ mod tests {
         world.wrote_labels(&"pine".parse().unwrap(), "u-1", &written, Some(41));
         let pine = "pine".parse().unwrap();
         see(DeserializeGuard(Ok(node(5, false))), &world);
-        assert!(world.are_labels_doubted(&pine), "it may have set out before our write");
+        assert!(world.is_node_doubted(&pine), "it may have set out before our write");
         assert!(is_ready(&world));
-        world.node_read(world.node_version(&pine), node(5, false));
+        world.node_read(&pine, world.node_version(&pine), Some(node(5, false)));
         assert!(!is_ready(&world), "the cluster was restored from a backup");
         follow_one(node(6, true), &world);
         assert!(is_ready(&world));

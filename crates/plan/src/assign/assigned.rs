@@ -88,6 +88,15 @@ impl<'a> Assigned<'a> {
         order.wish(key) != Some(&Wish::Removed) && (self.node.labels.contains_key(&label) || is_answered())
     }
 
+    /// Whether the node may have something of the Module by an order that is not proven ours, and has not said otherwise.
+    pub(super) fn may_follow(&self, order: Option<&Order>, key: &ModuleKey) -> bool {
+        let follows = |order: &&Order| {
+            let is_answered = self.reported_generation() >= order.generation.0;
+            self.store() == Some(order.store) && !is_answered
+        };
+        order.filter(follows).is_some_and(|order| order.wish(key).is_some())
+    }
+
     /// What the order in force has the node load.
     pub(super) fn told(&self, key: &ModuleKey) -> Option<&'a Load> {
         match self.in_force()?.wish(key)? {

@@ -10,6 +10,9 @@ use crate::resolve::load_settings;
 
 /// The order that fits the entries: replaced only when it says something else, withdrawn when nothing is left to say.
 ///
+/// A node whose object shows no order goes on by the last one that it was given. So where that names a Module that is not
+/// there any more (its node was made anew, or the cluster restored), it is given one that names nothing.
+///
 /// A removal that the node has confirmed stays in the order until the order changes anyhow: taking it out alone would
 /// cost two writes for nothing.
 pub(super) fn order(
@@ -18,7 +21,7 @@ pub(super) fn order(
     generation: u64,
     wishes: &Wishes,
 ) -> OrderChange {
-    let Wishes { entries, removals, held } = wishes;
+    let Wishes { entries, removals, held, forgets, may_keep } = wishes;
     let present = assigned.config.and_then(|config| config.spec.order.as_ref()).is_some();
     let loads = entries.iter().filter_map(|(key, entry)| {
         let load = if held.contains(key) {
@@ -32,8 +35,9 @@ pub(super) fn order(
     let removed = removals.iter().map(|key| OrderedModule { key: key.clone(), wish: Wish::Removed });
     let mut modules: Vec<_> = loads.chain(removed).collect();
     modules.sort_by(|one, other| one.key.cmp(&other.key));
-    if modules.is_empty() {
-        return if present { OrderChange::Withdraw } else { OrderChange::Keep };
+    let is_told_nothing = assigned.in_force().is_some_and(|known| known.modules.is_empty());
+    if modules.is_empty() && (*may_keep || !*forgets) {
+        return if present && !is_told_nothing { OrderChange::Withdraw } else { OrderChange::Keep };
     }
     // A node that does not take the present order gets it signed anew.
     let says_so = assigned.in_force().is_some_and(|known| {

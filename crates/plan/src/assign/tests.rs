@@ -168,9 +168,65 @@ fn a_module_that_is_simply_not_there_is_forgotten_and_never_ordered_away() {
     let mut play = Play::registered();
     play.settle();
     play.module = None;
-    let decided = play.decide();
-    assert_eq!(decided.order, OrderChange::Withdraw);
+    let decided = play.decide_and_apply();
+    assert!(matches!(&decided.order, OrderChange::Replace(order) if order.modules.is_empty()), "{decided:?}");
     assert!(decided.config.unwrap().spec.modules.is_empty());
+    assert_eq!(play.decide(), Assignment::default(), "until the node has heard of it");
+    let generation = play.order.as_ref().and_then(|order| i64::try_from(order.generation.0).ok());
+    play.status().order_generation = generation;
+    play.status().modules.iter_mut().for_each(|module| module.phase = Some(ModulePhase::Orphaned));
+    assert_eq!(play.decide(), Assignment::default(), "that is how it stays");
+}
+
+#[test]
+fn a_node_made_anew_that_follows_an_order_about_a_module_that_is_gone_is_told_that_nothing_is_ordered() {
+    let mut play = Play::registered();
+    play.settle();
+    // With its Node the object went, with it the order; the machine has them both yet.
+    play.order = None;
+    let config = play.config.as_mut().unwrap();
+    (config.spec.order, config.spec.modules) = (None, Vec::new());
+    let image = play.image.take();
+    assert_eq!(
+        play.decide().order,
+        OrderChange::Keep,
+        "what is loaded is the Module's, whose image is looked for"
+    );
+    play.image = image;
+    play.module = None;
+    let decided = play.decide();
+    assert!(matches!(&decided.order, OrderChange::Replace(order) if order.modules.is_empty()), "{decided:?}");
+}
+
+#[test]
+fn a_removal_under_a_key_that_is_gone_is_ordered_anew_as_long_as_there_is_a_module_that_wants_it() {
+    let mut play = Play::registered();
+    play.settle();
+    play.delete_module();
+    play.decide_and_apply();
+    let former = play.order.clone().unwrap();
+    play.status().modules.clear();
+    play.is_unproven = true;
+    play.now += 1_000;
+    let decided = play.decide();
+    let OrderChange::Replace(order) = &decided.order else { panic!("{decided:?}") };
+    assert_eq!(order.wish(&Play::key()), Some(&Wish::Removed));
+    assert!(order.generation > former.generation);
+    let module = play.module.take();
+    assert_eq!(play.decide().order, OrderChange::Withdraw, "on its word alone nothing is removed");
+    play.status().order_generation = i64::try_from(former.generation.0).ok();
+    play.delete_module_of(module.unwrap());
+    assert_eq!(play.decide().order, OrderChange::Withdraw, "the node has followed it");
+}
+
+#[test]
+fn labels_go_before_others_come() {
+    let mut play = Play::registered();
+    play.decide_and_apply();
+    play.obey();
+    play.node.labels.insert("kmm.node.kubernetes.io/lab.former.ready".to_owned(), String::new());
+    assert_eq!(play.decide_and_apply().labels.into_values().collect::<Vec<_>>(), [None]);
+    assert_eq!(play.decide_and_apply().labels.into_values().collect::<Vec<_>>(), [Some(String::new())]);
 }
 
 #[test]
@@ -181,11 +237,10 @@ fn a_discovered_label_is_missed_only_after_its_grace_period() {
     play.node.labels.insert(discovered.to_owned(), "true".to_owned());
     play.settle();
     play.node.labels.remove(discovered);
-    play.undiscovered_since = Some(NOW);
-    play.now = NOW + DISCOVERY_GRACE - 1_000;
+    play.undiscovered_for = Some(DISCOVERY_GRACE - 1_000);
     let decided = play.decide();
     assert_eq!((decided.order, decided.again_after), (OrderChange::Keep, Some(1_000)));
-    play.now = NOW + DISCOVERY_GRACE;
+    play.undiscovered_for = Some(DISCOVERY_GRACE);
     play.decide_and_apply();
     assert_eq!(wish(&play), Some(Wish::Removed));
 }

@@ -29,7 +29,7 @@ use crate::api::{Answer, Change, Write};
 use crate::clock;
 use crate::planted::Bug;
 use crate::registry::{self, Registry};
-use crate::seal::{self, Key, Seals};
+use crate::seal::{self, Seals};
 
 /// How often a deleted Module is looked at that waits for its nodes: `modules::LEAVING_AGAIN`.
 const LEAVING_AGAIN: Duration = Duration::from_secs(30);
@@ -219,14 +219,8 @@ impl Replica {
 
     /// `nodes::Nodes::reconcile`, from what is known to what is to be written.
     fn decide_node(&self, key: &NodeName, seals: &mut Seals) -> Option<(VecDeque<Call>, Next)> {
-        let read_own = |text: &str| {
-            let mut order = (*seals.verify(text, &self.keys)?).clone();
-            if self.bug == Some(Bug::DropsRemovals) {
-                order.modules.retain(|module| module.wish != Wish::Removed);
-            }
-            Some(order)
-        };
-        let observed = Node::of(&self.world.read(), key, read_own, self.world.now())?;
+        let read_own = |text: &str| Some((*seals.verify(text, &self.keys)?).clone());
+        let observed = Node::of(&self.world, key, read_own)?;
         let before = observed.view().order;
         let (mut assignment, given_back) = if self.bug == Some(Bug::TurnsNotReserved) {
             self.decide_unreserved(&observed)
@@ -235,6 +229,9 @@ impl Replica {
         };
         let again = assignment.again_after.map(Duration::from_millis).into_iter().chain(given_back).min();
         let mut calls = VecDeque::new();
+        if self.bug == Some(Bug::DropsRemovals) && assignment.config.is_none() {
+            calls.extend(dropped_removals(&observed, before.as_ref()));
+        }
         if self.bug == Some(Bug::KeepsReadyLabels) {
             let status = observed.config.as_ref().and_then(|config| config.status.as_ref());
             let booted = status.and_then(|status| status.boot_id.as_ref()) != Some(&observed.facts.boot_id);
@@ -243,7 +240,8 @@ impl Replica {
         if !assignment.labels.is_empty() {
             let uid = (self.bug != Some(Bug::LabelsWithoutUid)).then(|| observed.facts.uid.clone());
             let labels = std::mem::take(&mut assignment.labels);
-            calls.push_back(Call::Write(Write::Labels { node: key.clone(), uid, labels }));
+            let version = observed.labels_version(&labels);
+            calls.push_back(Call::Write(Write::Labels { node: key.clone(), uid, version, labels }));
         }
         if let Some(mut config) = assignment.config {
             let known = observed.config.as_ref().and_then(|config| config.spec.order.clone());
@@ -333,7 +331,7 @@ impl Replica {
             let Some(call) = task.calls.pop_front() else {
                 let undecided = std::mem::take(&mut task.undecided);
                 let decided = match task.key.clone() {
-                    Job::Node(node) if undecided && self.world.are_labels_doubted(&node) => {
+                    Job::Node(node) if undecided && self.world.is_node_doubted(&node) => {
                         task.undecided = true;
                         task.node_before = self.world.node_version(&node);
                         return Some(Call::GetNode(node));
@@ -355,7 +353,7 @@ impl Replica {
                 }
                 (Call::ListConfigs, Job::Module(key)) => {
                     // First by what is known, which costs nothing.
-                    let holds = |config: &NodeModulesConfig| is_held(&key, config, seals, &self.keys);
+                    let holds = |config: &NodeModulesConfig| is_held(&key, config, seals);
                     let by_stale_list = self.bug == Some(Bug::FinalizerByStaleList);
                     let held = if by_stale_list {
                         self.told.values().any(|config| holds(config))
@@ -398,11 +396,8 @@ impl Replica {
                 let config = config.map(|config| (*config).clone());
                 self.world.config_read(name, task.before.as_deref(), config);
             }
-            (Call::GetNode(_), Heard::Nodes(nodes)) => {
-                let before = task.node_before;
-                for node in nodes.iter().filter_map(node_of) {
-                    self.world.node_read(before, node);
-                }
+            (Call::GetNode(name), Heard::Nodes(nodes)) => {
+                self.world.node_read(name, task.node_before, nodes.iter().find_map(node_of));
             }
             (Call::ListNodes, Heard::Nodes(nodes)) => {
                 task.listed.0 = nodes.iter().filter_map(node_of).collect();
@@ -412,7 +407,7 @@ impl Replica {
             }
             (Call::ListConfigs, Heard::Listed(configs)) => {
                 if let Job::Module(key) = task.key.clone() {
-                    let held = configs.iter().any(|config| is_held(&key, config, seals, &self.keys));
+                    let held = configs.iter().any(|config| is_held(&key, config, seals));
                     if let Some(module) = task.leaving.take().filter(|_| !held) {
                         task.calls.push_back(Call::Write(finalizers(&key, &module, false)));
                     }
@@ -455,7 +450,7 @@ impl Replica {
             _ => None,
         };
         if let Some(name) = labels_doubted {
-            self.world.doubt_labels(name);
+            self.world.doubt_node(name);
         }
         self.finish(number, Some(Next::Backoff));
     }
@@ -504,6 +499,14 @@ impl Replica {
     }
 }
 
+/// A planted bug: the next write takes an order to remove away, answered or not.
+fn dropped_removals(observed: &Node, order: Option<&Order>) -> Option<Call> {
+    let removes = order?.modules.iter().any(|module| module.wish == Wish::Removed);
+    let mut config = (**observed.config.as_ref().filter(|_| removes)?).clone();
+    config.spec.order = None;
+    Some(Call::Write(Write::Config(Box::new(config))))
+}
+
 /// What is listed before a replica leads.
 fn lists() -> VecDeque<Call> {
     VecDeque::from([Call::ListNodes, Call::ListModules, Call::ListConfigs])
@@ -533,7 +536,7 @@ fn finalizers(key: &ModuleKey, module: &Module, present: bool) -> Write {
 }
 
 /// As `modules/apply.rs` asks it.
-fn is_held(key: &ModuleKey, config: &NodeModulesConfig, seals: &Seals, keys: &[Key]) -> bool {
-    let order = config.spec.order.as_deref().and_then(|order| seals.verify(order, keys));
+fn is_held(key: &ModuleKey, config: &NodeModulesConfig, seals: &Seals) -> bool {
+    let order = config.spec.order.as_deref().and_then(|order| seals.read(order));
     removal::is_held(key, config, order.as_deref())
 }

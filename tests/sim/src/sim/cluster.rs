@@ -121,7 +121,6 @@ impl Sim {
                 if kept {
                     self.keys.push(next);
                 } else {
-                    self.lost_key = true;
                     self.keys = vec![next];
                 }
                 self.spread_keys();
@@ -279,12 +278,7 @@ impl Sim {
         }
         self.collected_at = self.api.writes;
         for garbage in self.api.garbage() {
-            let uid = match &garbage {
-                crate::api::Change::Config(_, Some(config), _) => config.metadata.uid.clone(),
-                crate::api::Change::Image(_, Some(image), _) => image.metadata.uid.clone(),
-                _ => None,
-            };
-            if uid.is_some_and(|uid| self.noticed.insert(uid)) {
+            if super::uid_of(&garbage).is_some_and(|uid| self.noticed.insert(uid)) {
                 let delay = self.rng.between(10, 2000) + self.latency();
                 self.after(delay, Event::Collect(garbage));
             }
