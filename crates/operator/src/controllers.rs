@@ -7,7 +7,6 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Node;
 use tenon_api::node_modules_config::NodeModulesConfig;
 use tenon_api::{Module, ModuleImage};
 use tokio::sync::watch;
@@ -20,7 +19,7 @@ use crate::images::Images;
 use crate::metrics::{Controller, Outcome};
 use crate::queue::{Next, Queue};
 use crate::run::Context;
-use crate::world::{Kind, Listed, World, catch_up, follow, follow_facts};
+use crate::world::{Kind, Listed, Node, World, catch_up, follow, follow_facts};
 use crate::{facts_images, modules, nodes, status};
 
 /// How often the depth of the queues is read.

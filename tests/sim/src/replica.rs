@@ -13,14 +13,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node as NodeObject, NodeSpec, NodeStatus, NodeSystemInfo};
 use kube::core::ObjectMeta;
 use tenon_api::node_modules_config::NodeModulesConfig;
 use tenon_api::{Module, ModuleImage};
 use tenon_operator::depot::Assignments;
 use tenon_operator::images::misses::Misses;
 use tenon_operator::lease::election::{Election, Timing};
-use tenon_operator::world::{ImageKey, Kind as _, World};
+use tenon_operator::world::{ImageKey, Kind as _, Node as NodeObject, NodeInfo, NodeSpec, NodeStatus, World};
 use tenon_order::{Digest, NodeName, StoreId};
 use tenon_plan::node::NodeFacts;
 
@@ -272,16 +271,14 @@ fn node_object(facts: &NodeFacts, version: u64) -> NodeObject {
             labels: Some(facts.labels.clone()),
             ..ObjectMeta::default()
         },
-        spec: Some(NodeSpec { taints: Some(facts.taints.clone()), ..NodeSpec::default() }),
+        spec: Some(NodeSpec { taints: Some(facts.taints.clone()) }),
         status: Some(NodeStatus {
-            node_info: Some(NodeSystemInfo {
+            node_info: Some(NodeInfo {
                 architecture: facts.architecture.clone(),
                 boot_id: facts.boot_id.clone(),
                 kernel_version: facts.kernel.to_string(),
                 operating_system: "linux".to_owned(),
-                ..NodeSystemInfo::default()
             }),
-            ..NodeStatus::default()
         }),
     }
 }

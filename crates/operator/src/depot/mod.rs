@@ -34,6 +34,7 @@ mod cache;
 mod index;
 mod issuer;
 mod kernels;
+mod places;
 mod range;
 mod server;
 mod stall;

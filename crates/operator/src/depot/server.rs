@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tenon_order::{Digest, NodeName};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,7 @@ use super::assignments::{Assignments, Verdict};
 use super::cache::{BundleCache, CachedBundle};
 use super::issuer::{TokenError, TokenVerifier};
 use super::kernels::{Build, Demand, Kernels};
+use super::places::{Place, Places};
 use super::stall::Stalling;
 use super::token::Refusal;
 use super::transfer::{self, Transfers};
@@ -38,8 +39,6 @@ use crate::metrics::{Metrics, Rejection};
 
 const PATH: &str = "/v1/bundles/";
 const KERNELS: &str = "/v1/kernels/";
-/// Connections at once; about 40 KiB each. More wait to be accepted.
-const CONNECTIONS: usize = 1024;
 /// Nothing read and nothing written for so long ends a connection.
 const STALL: Duration = Duration::from_secs(20);
 /// For the TLS handshake, and for a request's headers.
@@ -100,7 +99,7 @@ impl Server {
     /// Serves until `shutdown`, then lets running transfers end.
     pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) {
         let server = Arc::new(self);
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let places = Places::new();
         while let Some(accepted) = shutdown.run_until_cancelled(accept(&listener, &places)).await {
             let Some((stream, place)) = accepted else { continue };
             let (server, shutdown) = (server.clone(), shutdown.clone());
@@ -110,9 +109,8 @@ impl Server {
             });
         }
         drop(listener);
-        let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
         // All places free means that no connection is left.
-        let _ = places.acquire_many(all).await;
+        places.all_free().await;
     }
 
     async fn connection(self: Arc<Self>, stream: TcpStream, shutdown: CancellationToken) {
@@ -235,13 +233,16 @@ fn unreadable(bundle: &Digest, error: &dyn std::fmt::Display) -> Refused {
 }
 
 /// The next connection, once there is a place for it.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> Option<(TcpStream, OwnedSemaphorePermit)> {
-    let place = places.clone().acquire_owned().await.ok()?;
+async fn accept(listener: &TcpListener, places: &Places) -> Option<(TcpStream, Place)> {
+    let free = places.free().await?;
     match listener.accept().await {
-        Ok((stream, _)) => Some((stream, place)),
+        Ok((stream, peer)) => {
+            let place = places.give(free, peer.ip());
+            if place.is_none() {
+                debug!(%peer, "has as many connections as one address may have");
+            }
+            Some((stream, place?))
+        }
         Err(error) => {
             // Out of descriptors, mostly: some will be free again soon.
             warn!(%error, "a connection could not be accepted");

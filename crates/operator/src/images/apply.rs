@@ -18,7 +18,7 @@ use crate::controllers::WriteError;
 use crate::events::{Notice, Severity};
 use crate::metrics::{Resource, Verb};
 use crate::run::Context;
-use crate::world::World;
+use crate::world::{Guarded, World};
 
 /// Writes the status that follows from the finding, if it differs; returns whether it did.
 pub(super) async fn apply(
@@ -36,7 +36,7 @@ pub(super) async fn apply(
     if image.status.as_ref() == Some(&status) {
         return Ok(false);
     }
-    let images: Api<ModuleImage> =
+    let images: Api<Guarded<ModuleImage>> =
         Api::namespaced(context.client.clone(), &image.namespace().unwrap_or_default());
     let patch = json!({
         "apiVersion": "tenon.dev/v1alpha1",
@@ -46,9 +46,8 @@ pub(super) async fn apply(
     });
     let params = PatchParams::apply(field_manager::IMAGES).force();
     let (name, patch) = (image.name_any(), Patch::Apply(patch));
-    let call = images.patch_status(&name, &params, &patch);
-    let mut written = context.writes.make(Resource::ModuleImage, Verb::Patch, call).await?;
-    written.metadata.managed_fields = None;
+    let call = async { images.patch_status(&name, &params, &patch).await?.object() };
+    let written = context.writes.make(Resource::ModuleImage, Verb::Patch, call).await?;
     world.wrote_image(written);
     announce_refusal(context, image, &status);
     match finding {

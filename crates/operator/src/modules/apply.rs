@@ -16,7 +16,7 @@ use super::observe::Provision;
 use crate::controllers::{Failure, WriteError};
 use crate::metrics::{Resource, Verb};
 use crate::run::Context;
-use crate::world::World;
+use crate::world::{Guarded, World};
 
 /// Node objects per page of the list that is read before a finalizer goes.
 const PAGE: u32 = 500;
@@ -127,9 +127,8 @@ async fn write_finalizers(context: &Context, module: &Module, present: bool) -> 
 async fn write_image(context: &Context, world: &World, image: &ModuleImage) -> Result<(), WriteError> {
     let params = PatchParams::apply(field_manager::MODULES).force();
     let (images, name, patch) = (images(context, image), image.name_any(), Patch::Apply(image));
-    let call = images.patch(&name, &params, &patch);
-    let mut written = context.writes.make(Resource::ModuleImage, Verb::Patch, call).await?;
-    written.metadata.managed_fields = None;
+    let call = async { images.patch(&name, &params, &patch).await?.object() };
+    let written = context.writes.make(Resource::ModuleImage, Verb::Patch, call).await?;
     world.wrote_image(written);
     Ok(())
 }
@@ -145,7 +144,7 @@ async fn delete_image(context: &Context, image: &ModuleImage) -> Result<(), Writ
     }
 }
 
-fn images(context: &Context, image: &ModuleImage) -> Api<ModuleImage> {
+fn images(context: &Context, image: &ModuleImage) -> Api<Guarded<ModuleImage>> {
     Api::namespaced(context.client.clone(), &image.namespace().unwrap_or_default())
 }
 
@@ -157,13 +156,15 @@ async fn is_gone(context: &Context, world: &World, key: &ModuleKey) -> Result<bo
         debug!("some node still has it");
         return Ok(false);
     }
-    let configs: Api<NodeModulesConfig> = Api::all(context.client.clone());
+    let configs: Api<Guarded<NodeModulesConfig>> = Api::all(context.client.clone());
     let mut page = ListParams::default().limit(PAGE);
     loop {
-        let list =
-            configs.list(&page).await.map_err(|source| ApplyError::List { module: key.clone(), source })?;
-        if list.items.iter().any(holds) {
-            return Ok(false);
+        let failed = |source| ApplyError::List { module: key.clone(), source };
+        let list = configs.list(&page).await.map_err(failed)?;
+        for config in list.items {
+            if holds(&config.object().map_err(failed)?) {
+                return Ok(false);
+            }
         }
         match list.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => page = page.continue_token(&token),

@@ -1,8 +1,12 @@
 //! Writes what was decided for one node.
 
-use k8s_openapi::api::core::v1::{Node as NodeObject, ObjectReference};
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Patch, PatchParams};
-use kube::{Api, ResourceExt as _};
+use kube::core::Request;
+use kube::{Api, Resource as _, ResourceExt as _};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tenon_api::labels::{LabelKind, ModuleLabel, field_manager};
 use tenon_api::node_modules_config::NodeModulesConfig;
@@ -17,7 +21,7 @@ use crate::events::{Notice, Severity};
 use crate::identity::order_keys::OrderKeys;
 use crate::metrics::{Resource, Verb};
 use crate::run::Context;
-use crate::world::{World, version};
+use crate::world::{Guarded, Node as NodeObject, World, version};
 
 /// Why a node could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -122,22 +126,49 @@ pub(super) async fn apply(
     Ok(changed)
 }
 
+/// The metadata of a patch of labels. A null among the labels takes one away; a null for a version would, too.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LabelsPatch<'a> {
+    uid: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource_version: Option<String>,
+    labels: &'a BTreeMap<String, Option<String>>,
+}
+
+/// Of the answer to it.
+#[derive(Deserialize)]
+struct Written {
+    metadata: WrittenMetadata,
+}
+
+/// Of its metadata.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WrittenMetadata {
+    resource_version: Option<String>,
+}
+
 /// A merge patch of these labels alone; the uid makes sure that it is still the same node, the version that it is as it was
 /// seen. Gives the node's new version.
 async fn write_labels(
     context: &Context,
     node: &Node,
-    labels: &std::collections::BTreeMap<String, Option<String>>,
+    labels: &BTreeMap<String, Option<String>>,
 ) -> Result<Option<u64>, WriteError> {
-    let nodes: Api<NodeObject> = Api::all(context.client.clone());
-    let mut patch = json!({ "metadata": { "uid": node.facts.uid, "labels": labels } });
-    if let Some(version) = node.labels_version(labels) {
-        patch["metadata"]["resourceVersion"] = version.to_string().into();
-    }
+    let metadata = LabelsPatch {
+        uid: &node.facts.uid,
+        resource_version: node.labels_version(labels).map(|version| version.to_string()),
+        labels,
+    };
+    let patch = json!({ "metadata": metadata });
     let params =
         PatchParams { field_manager: Some(field_manager::NODES.to_owned()), ..PatchParams::default() };
-    let patch = Patch::Merge(&patch);
-    let call = nodes.patch_metadata(node.facts.name.as_ref(), &params, &patch);
+    let request = Request::new(NodeObject::url_path(&(), None));
+    let request = request
+        .patch_metadata(node.facts.name.as_ref(), &params, &Patch::Merge(&patch))
+        .map_err(kube::Error::BuildRequest)?;
+    let call = context.client.request::<Written>(request);
     let written = context.writes.make(Resource::Node, Verb::Patch, call).await?;
     Ok(version(written.metadata.resource_version.as_deref()))
 }
@@ -148,14 +179,14 @@ async fn write_config(
     world: &World,
     config: &NodeModulesConfig,
 ) -> Result<(), WriteError> {
-    let configs: Api<NodeModulesConfig> = Api::all(context.client.clone());
+    let configs: Api<Guarded<NodeModulesConfig>> = Api::all(context.client.clone());
     let name = config.metadata.name.as_deref().unwrap_or_default();
     let params = PatchParams::apply(field_manager::NODES).force();
     let patch = Patch::Apply(config);
-    let call = configs.patch(name, &params, &patch);
+    let call = async { configs.patch(name, &params, &patch).await?.object() };
     match context.writes.make(Resource::NodeModulesConfig, Verb::Patch, call).await {
         Ok(written) => {
-            world.wrote_config(without_managed_fields(written));
+            world.wrote_config(written);
             Ok(())
         }
         Err(error) => {
@@ -174,10 +205,11 @@ async fn write_config(
 /// Reads the node's object, as it is now.
 pub(super) async fn read_config(context: &Context, world: &World, name: &NodeName) -> Result<(), ApplyError> {
     let before = world.read().config(name).and_then(|config| config.resource_version());
-    let configs: Api<NodeModulesConfig> = Api::all(context.client.clone());
-    match configs.get_opt(name.as_ref()).await {
+    let configs: Api<Guarded<NodeModulesConfig>> = Api::all(context.client.clone());
+    let read = async { configs.get_opt(name.as_ref()).await?.map(Guarded::object).transpose() };
+    match read.await {
         Ok(config) => {
-            world.config_read(name, before.as_deref(), config.map(without_managed_fields));
+            world.config_read(name, before.as_deref(), config);
             Ok(())
         }
         Err(source) => {
@@ -190,8 +222,9 @@ pub(super) async fn read_config(context: &Context, world: &World, name: &NodeNam
 /// Reads the Node, as it is now.
 pub(super) async fn read_node(context: &Context, world: &World, name: &NodeName) -> Result<(), ApplyError> {
     let before = world.node_version(name);
-    let nodes: Api<NodeObject> = Api::all(context.client.clone());
-    match nodes.get_opt(name.as_ref()).await {
+    let nodes: Api<Guarded<NodeObject>> = Api::all(context.client.clone());
+    let read = async { nodes.get_opt(name.as_ref()).await?.map(Guarded::object).transpose() };
+    match read.await {
         Ok(node) => {
             world.node_read(name, before, node);
             Ok(())
@@ -201,11 +234,6 @@ pub(super) async fn read_node(context: &Context, world: &World, name: &NodeName)
             Err(ApplyError::ReadNode { node: name.to_string(), source })
         }
     }
-}
-
-fn without_managed_fields(mut config: NodeModulesConfig) -> NodeModulesConfig {
-    config.metadata.managed_fields = None;
-    config
 }
 
 /// The Node, as an event refers to it.
@@ -220,7 +248,7 @@ pub(super) fn reference(node: &Node) -> ObjectReference {
 }
 
 /// An event on the Node for each module that became ready or ceased to be.
-fn announce(context: &Context, node: &Node, labels: &std::collections::BTreeMap<String, Option<String>>) {
+fn announce(context: &Context, node: &Node, labels: &BTreeMap<String, Option<String>>) {
     for (key, value) in labels {
         let Some(label) = ModuleLabel::parse(key).filter(|label| label.kind == LabelKind::Ready) else {
             continue;

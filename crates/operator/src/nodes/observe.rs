@@ -58,7 +58,7 @@ impl Node {
         keys.extend(unproven.iter().flat_map(|order| &order.modules).map(|module| &module.key));
         let candidates = keys.into_iter().map(|key| held(&index, key, &facts, world.steady())).collect();
         let now = world.now();
-        Some(Self { version, order, unproven, facts, config, candidates, now })
+        Some(Self { facts, config, version, order, unproven, candidates, now })
     }
 
     /// The same, as the decision takes it.

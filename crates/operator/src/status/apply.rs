@@ -9,7 +9,7 @@ use tenon_api::{Module, ModuleStatus};
 use crate::controllers::WriteError;
 use crate::metrics::{Resource, Verb};
 use crate::run::Context;
-use crate::world::World;
+use crate::world::{Guarded, World};
 
 /// Server-side apply of the whole status, to the Module that was summed up and no other of its name.
 pub(super) async fn apply(
@@ -18,7 +18,7 @@ pub(super) async fn apply(
     module: &Module,
     status: ModuleStatus,
 ) -> Result<(), WriteError> {
-    let modules: Api<Module> =
+    let modules: Api<Guarded<Module>> =
         Api::namespaced(context.client.clone(), &module.namespace().unwrap_or_default());
     let name = module.name_any();
     let patch = json!({
@@ -29,7 +29,7 @@ pub(super) async fn apply(
     });
     let params = PatchParams::apply(field_manager::MODULES).force();
     let patch = Patch::Apply(patch);
-    let call = modules.patch_status(&name, &params, &patch);
+    let call = async { modules.patch_status(&name, &params, &patch).await?.object() };
     let written = context.writes.make(Resource::Module, Verb::Patch, call).await?;
     world.wrote_status(written);
     Ok(())

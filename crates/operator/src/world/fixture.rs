@@ -1,7 +1,8 @@
 //! Objects as a watch or a list brings them.
 
-use k8s_openapi::api::core::v1::Node;
 use tenon_api::node_modules_config::NodeModulesConfig;
+
+use super::Node;
 
 /// A Node at a version, with a label or without.
 pub(super) fn node(version: u64, ready: bool) -> Node {

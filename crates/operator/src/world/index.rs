@@ -122,6 +122,11 @@ impl Index {
         self.nodes_of.get(key).into_iter().flatten()
     }
 
+    /// How many these are.
+    pub fn count_nodes_of(&self, key: &ModuleKey) -> usize {
+        self.nodes_of.get(key).map_or(0, BTreeSet::len)
+    }
+
     /// Modules that select the node or that its object names.
     pub fn modules_of(&self, name: &NodeName) -> impl Iterator<Item = &ModuleKey> {
         self.modules_of.get(name).into_iter().flatten()
@@ -339,7 +344,7 @@ impl Index {
     }
 
     fn allowed(&self, key: &ModuleKey) -> usize {
-        let nodes = self.nodes_of.get(key).map_or(0, BTreeSet::len);
+        let nodes = self.count_nodes_of(key);
         self.modules.get(key).map_or(0, |module| rollout::allowed(module, nodes))
     }
 

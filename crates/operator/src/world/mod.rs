@@ -10,6 +10,7 @@ mod fixture;
 mod flight;
 mod index;
 mod node;
+mod object;
 mod takeover;
 mod watch;
 
@@ -18,7 +19,6 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use tenon_api::node_modules_config::NodeModulesConfig;
 use tenon_api::{Module, ModuleImage};
@@ -30,7 +30,8 @@ use tokio::time::Instant;
 
 pub use facts::{FactsIndex, KnownFacts, follow_facts};
 pub use index::Index;
-pub use node::project;
+pub use node::{Node, NodeInfo, NodeSpec, NodeStatus};
+pub use object::{Guarded, Unreadable};
 pub use takeover::{catch_up, take_in};
 pub use watch::{Kind, Listed, follow, now};
 
@@ -38,8 +39,13 @@ use crate::depot::{Assignments, Build, Kernels, RunningKernel};
 use crate::queue::Queue;
 use flight::{Ends, Orders};
 
-/// Changes of one Module that come this close together are rolled up once.
+/// Changes of one Module that come this close together are rolled up once, where it has few nodes.
 const ROLL_UP_WITHIN: Duration = Duration::from_millis(300);
+/// So much longer for each node that it has, so that what its status costs does not grow with them: while all of them load
+/// it, they report for as long as there are nodes.
+const ROLL_UP_PER_NODE: Duration = Duration::from_millis(1);
+/// Nobody is to wait longer for a status.
+const ROLL_UP_AT_MOST: Duration = Duration::from_secs(5);
 /// New kernels that appear this close together are provisioned for at once.
 const PROVISION_WITHIN: Duration = Duration::from_millis(100);
 
@@ -216,7 +222,7 @@ impl World {
         let same = self.read().module(key).is_some_and(|known| known.status == module.status);
         self.write().refresh_module(key, Arc::new(module));
         if !same {
-            self.queues.status.add_within(key.clone(), ROLL_UP_WITHIN);
+            self.roll_up(key.clone());
         }
     }
 
@@ -252,7 +258,7 @@ impl World {
         self.queues.images.add(key.clone());
         for module in touched.modules {
             self.queues.modules.add_within(module.clone(), PROVISION_WITHIN);
-            self.queues.status.add_within(module, ROLL_UP_WITHIN);
+            self.roll_up(module);
         }
         for node in touched.nodes {
             self.queues.nodes.add(node);
@@ -500,6 +506,14 @@ impl World {
         }
     }
 
+    /// The Module's status may differ.
+    fn roll_up(&self, module: ModuleKey) {
+        let nodes = u32::try_from(self.read().count_nodes_of(&module)).unwrap_or(u32::MAX);
+        let within =
+            ROLL_UP_WITHIN.saturating_add(ROLL_UP_PER_NODE.saturating_mul(nodes)).min(ROLL_UP_AT_MOST);
+        self.queues.status.add_within(module, within);
+    }
+
     fn touch(&self, node: Option<&NodeName>, modules: BTreeSet<ModuleKey>, targets: BTreeSet<ModuleKey>) {
         if let Some(node) = node {
             self.queues.nodes.add(node.clone());
@@ -511,7 +525,7 @@ impl World {
             if self.read().module(&module).is_none_or(|module| module.metadata.deletion_timestamp.is_some()) {
                 self.queues.modules.add_within(module.clone(), PROVISION_WITHIN);
             }
-            self.queues.status.add_within(module, ROLL_UP_WITHIN);
+            self.roll_up(module);
         }
     }
 

@@ -1,11 +1,55 @@
 //! From a Node object, tens of kilobytes, to the few facts that count.
 
-use k8s_openapi::api::core::v1::Node;
-use kube::ResourceExt;
+use k8s_openapi::api::core::v1::Taint;
+use kube::core::ObjectMeta;
+use kube::{Resource, ResourceExt};
+use serde::Deserialize;
 use tenon_plan::node::NodeFacts;
 
+/// Of a Node (`k8s.io/api/core/v1`) what is read here. Its images, conditions and addresses are passed over.
+#[derive(Debug, Clone, Default, Resource, Deserialize)]
+#[resource(inherit = k8s_openapi::api::core::v1::Node)]
+pub struct Node {
+    /// What names it, and its labels.
+    pub metadata: ObjectMeta,
+    /// What is wished of it.
+    pub spec: Option<NodeSpec>,
+    /// What its kubelet says.
+    pub status: Option<NodeStatus>,
+}
+
+/// Of a Node's spec.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct NodeSpec {
+    /// What keeps pods away.
+    pub taints: Option<Vec<Taint>>,
+}
+
+/// Of a Node's status.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    /// What runs there.
+    pub node_info: Option<NodeInfo>,
+}
+
+/// Of what a kubelet says about its machine (`NodeSystemInfo`).
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeInfo {
+    /// As Go names it.
+    pub architecture: String,
+    /// The running boot.
+    #[serde(rename = "bootID")]
+    pub boot_id: String,
+    /// `uname -r`.
+    pub kernel_version: String,
+    /// As Go names it.
+    pub operating_system: String,
+}
+
 /// The facts of a Linux node whose kubelet has reported its kernel; `None` for all others.
-pub fn project(node: Node) -> Option<NodeFacts> {
+pub(super) fn project(node: Node) -> Option<NodeFacts> {
     let info = node.status?.node_info?;
     let name = node.metadata.name.as_deref()?.parse().ok()?;
     (info.operating_system == "linux").then_some(())?;

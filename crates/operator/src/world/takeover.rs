@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Node;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 use tenon_api::Module;
@@ -13,7 +12,7 @@ use tenon_order::NodeName;
 use tracing::{info, warn};
 
 use super::watch::Kind;
-use super::{World, is_newer};
+use super::{Guarded, Node, World, is_newer};
 
 /// Objects per page.
 const PAGE: u32 = 500;
@@ -36,7 +35,7 @@ pub async fn catch_up(client: &Client, world: &World) {
 async fn list(client: &Client, world: &World) -> Result<(), kube::Error> {
     let nodes: Vec<Node> = pages(&Api::all(client.clone())).await?;
     let modules: Vec<Module> = pages(&Api::all(client.clone())).await?;
-    let configs: Api<NodeModulesConfig> = Api::all(client.clone());
+    let configs: Api<Guarded<NodeModulesConfig>> = Api::all(client.clone());
     let unclear = take_in(world, nodes, modules, pages(&configs).await?);
     for name in &unclear {
         reread(&configs, world, name).await?;
@@ -66,8 +65,7 @@ pub fn take_in(
         }
     }
     let mut unclear: BTreeSet<NodeName> = world.read().configs().filter_map(|config| name(config)).collect();
-    for mut config in configs {
-        config.metadata.managed_fields = None;
+    for config in configs {
         let Some(name) = name(&config) else { continue };
         let known = world.read().config(&name).cloned();
         let is_clear = match known {
@@ -87,12 +85,13 @@ pub fn take_in(
     unclear
 }
 
-async fn reread(configs: &Api<NodeModulesConfig>, world: &World, name: &NodeName) -> Result<(), kube::Error> {
+async fn reread(
+    configs: &Api<Guarded<NodeModulesConfig>>,
+    world: &World,
+    name: &NodeName,
+) -> Result<(), kube::Error> {
     let before = world.read().config(name).and_then(|config| config.resource_version());
-    let mut config = configs.get_opt(name.as_ref()).await?;
-    if let Some(config) = &mut config {
-        config.metadata.managed_fields = None;
-    }
+    let config = configs.get_opt(name.as_ref()).await?.map(Guarded::object).transpose()?;
     world.config_read(name, before.as_deref(), config);
     Ok(())
 }
@@ -102,7 +101,7 @@ fn name(config: &NodeModulesConfig) -> Option<NodeName> {
 }
 
 /// A consistent list, page by page.
-async fn pages<K>(api: &Api<K>) -> Result<Vec<K>, kube::Error>
+async fn pages<K>(api: &Api<Guarded<K>>) -> Result<Vec<K>, kube::Error>
 where
     K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
@@ -110,7 +109,9 @@ where
     let mut all = Vec::new();
     loop {
         let list = api.list(&page).await?;
-        all.extend(list.items);
+        for object in list.items {
+            all.push(object.object()?);
+        }
         match list.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => page = page.continue_token(&token),
             None => return Ok(all),

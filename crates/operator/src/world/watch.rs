@@ -6,8 +6,6 @@ use std::hash::Hash;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::Node;
-use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
@@ -20,7 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{ImageKey, World, is_older, node, version};
+use super::{Guarded, ImageKey, Node, World, is_older, node, version};
 
 /// Whether a kind has been listed once.
 pub type Listed = watch::Receiver<bool>;
@@ -82,8 +80,7 @@ impl Kind for Module {
         ModuleKey::new(metadata.namespace.as_deref()?, metadata.name.as_deref()?).ok()
     }
 
-    fn seen(mut self, key: &ModuleKey, world: &World) {
-        self.metadata.managed_fields = None;
+    fn seen(self, key: &ModuleKey, world: &World) {
         let same = world.read().module(key).is_some_and(|known| {
             // Our own status writes come back as events; nodes are not decided about by them.
             known.spec == self.spec
@@ -115,8 +112,7 @@ impl Kind for ModuleImage {
         Some(ImageKey { namespace: metadata.namespace.clone()?, name: metadata.name.clone()? })
     }
 
-    fn seen(mut self, key: &ImageKey, world: &World) {
-        self.metadata.managed_fields = None;
+    fn seen(self, key: &ImageKey, world: &World) {
         if world
             .read()
             .image(key)
@@ -142,8 +138,7 @@ impl Kind for NodeModulesConfig {
         metadata.name.as_deref()?.parse().ok()
     }
 
-    fn seen(mut self, key: &NodeName, world: &World) {
-        self.metadata.managed_fields = None;
+    fn seen(self, key: &NodeName, world: &World) {
         world.config_seen(key, self);
     }
 
@@ -172,7 +167,7 @@ pub async fn follow<K: Kind>(
 ) {
     // A consistent list: what a restarted operator sees is never older than what it saw before.
     let config = watcher::Config::default().timeout(WATCH_SECONDS);
-    let api: Api<DeserializeGuard<K>> = Api::all(client);
+    let api: Api<Guarded<K>> = Api::all(client);
     let mut events = Box::pin(watcher(api, config).default_backoff());
     let mut known: HashSet<K::Key> = HashSet::new();
     let mut relisted: HashSet<K::Key> = HashSet::new();
@@ -204,7 +199,7 @@ pub async fn follow<K: Kind>(
     }
 }
 
-fn key<K: Kind>(object: &DeserializeGuard<K>) -> Option<K::Key> {
+fn key<K: Kind>(object: &Guarded<K>) -> Option<K::Key> {
     match &object.0 {
         Ok(object) => K::key(object.meta()),
         Err(invalid) => K::key(&invalid.metadata),
@@ -212,7 +207,7 @@ fn key<K: Kind>(object: &DeserializeGuard<K>) -> Option<K::Key> {
 }
 
 /// Also that of an object that cannot be read.
-fn version_of<K: Kind>(object: &DeserializeGuard<K>) -> Option<u64> {
+fn version_of<K: Kind>(object: &Guarded<K>) -> Option<u64> {
     let metadata = match &object.0 {
         Ok(object) => object.meta(),
         Err(invalid) => &invalid.metadata,
@@ -220,12 +215,12 @@ fn version_of<K: Kind>(object: &DeserializeGuard<K>) -> Option<u64> {
     version(metadata.resource_version.as_deref())
 }
 
-fn is_outdated<K: Kind>(object: &DeserializeGuard<K>, world: &World) -> bool {
+fn is_outdated<K: Kind>(object: &Guarded<K>, world: &World) -> bool {
     let known = object.0.as_ref().ok().zip(key(object));
     known.is_some_and(|(object, key)| object.is_outdated(&key, world))
 }
 
-fn see<K: Kind>(object: DeserializeGuard<K>, world: &World) -> Option<K::Key> {
+fn see<K: Kind>(object: Guarded<K>, world: &World) -> Option<K::Key> {
     let key = key(&object)?;
     match object.0 {
         Ok(object) => object.seen(&key, world),
@@ -274,7 +269,7 @@ mod tests {
 
     /// As an event of the watch, not as part of a list.
     fn follow_one(object: Node, world: &World) {
-        let object = DeserializeGuard(Ok(object));
+        let object = Guarded(Ok(object));
         if !is_outdated(&object, world) {
             see(object, world);
         }
@@ -406,7 +401,7 @@ mod tests {
         let written: BTreeMap<_, _> = [("ready".to_owned(), Some(String::new()))].into();
         world.wrote_labels(&"pine".parse().unwrap(), "u-1", &written, Some(41));
         let pine = "pine".parse().unwrap();
-        see(DeserializeGuard(Ok(node(5, false))), &world);
+        see(Guarded(Ok(node(5, false))), &world);
         assert!(world.is_node_doubted(&pine), "it may have set out before our write");
         assert!(is_ready(&world));
         world.node_read(&pine, world.node_version(&pine), Some(node(5, false)));

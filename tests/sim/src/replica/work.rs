@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::ResourceExt as _;
 use tenon_api::labels::finalizer;
 use tenon_api::module_image::BundleStatus;
@@ -16,7 +15,7 @@ use tenon_operator::modules::{self, Modules, Provision};
 use tenon_operator::nodes::{self, Node, Nodes};
 use tenon_operator::queue::Next;
 use tenon_operator::status::{Rollup, Status};
-use tenon_operator::world::{ImageKey, take_in};
+use tenon_operator::world::{ImageKey, Node as NodeObject, take_in};
 use tenon_order::{Digest, ModuleKey, NodeName, Order, Wish};
 use tenon_plan::assign::{Assignment, OrderChange, assign};
 use tenon_plan::provision::{self, Finding};
