@@ -93,8 +93,14 @@ pub(super) fn write(
     sorted.sort_by(|((one, _), _), ((other, _), _)| one.cmp(other));
 
     let mut target = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;
-    let mut tar = compressor(target.as_file_mut()).map_err(failed)?;
-    write_manifest(&mut tar, &manifest).map_err(failed)?;
+    let list = manifest.emit();
+    let list_header = ustar::header(Kind::File, MANIFEST, list.len() as u64)
+        .map_err(|source| failed(io::Error::other(source)))?;
+    let padded = |header: &[u8], size: u64| header.len() as u64 + size + ustar::padding(size) as u64;
+    let contents: u64 = sorted.iter().map(|((_, spooled), header)| padded(header, spooled.size)).sum();
+    let total = padded(&list_header, list.len() as u64) + contents + TRAILER.len() as u64;
+    let mut tar = compressor(target.as_file_mut(), total).map_err(failed)?;
+    write_manifest(&mut tar, &list_header, &list).map_err(failed)?;
     for ((_, spooled), header) in sorted {
         write_file(&mut tar, &header, spooled).map_err(failed)?;
     }
@@ -106,18 +112,18 @@ pub(super) fn write(
     Ok((path, size, manifest))
 }
 
-fn compressor(file: &mut File) -> io::Result<zstd::Encoder<'static, &mut File>> {
+/// For `total` bytes exactly. Told beforehand, zstd takes no more memory for its tables than so much needs.
+fn compressor(file: &mut File, total: u64) -> io::Result<zstd::Encoder<'static, &mut File>> {
     let mut encoder = zstd::Encoder::new(file, LEVEL)?;
     encoder.window_log(WINDOW_LOG)?;
+    encoder.set_pledged_src_size(Some(total))?;
     Ok(encoder)
 }
 
-fn write_manifest(tar: &mut impl Write, manifest: &BundleManifest) -> io::Result<()> {
-    let text = manifest.emit();
-    let size = text.len() as u64;
-    tar.write_all(&ustar::header(Kind::File, MANIFEST, size).map_err(io::Error::other)?)?;
+fn write_manifest(tar: &mut impl Write, header: &[u8], text: &str) -> io::Result<()> {
+    tar.write_all(header)?;
     tar.write_all(text.as_bytes())?;
-    pad(tar, size)
+    pad(tar, text.len() as u64)
 }
 
 fn write_file(tar: &mut impl Write, header: &[u8], spooled: &Spooled) -> io::Result<()> {
