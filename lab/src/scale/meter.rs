@@ -168,9 +168,10 @@ impl Meter {
     pub async fn stop(self, plane: &ControlPlane, processes: Processes) -> Result<Bill, ScaleError> {
         let seconds = self.begin.elapsed().as_secs_f64();
         let usages = processes.usages().map_err(ScaleError::Proc)?.since(&self.usages);
-        let changes = revision(plane.client()).await?.saturating_sub(self.revision);
         let audit = plane.audit();
         let counted = tokio::task::spawn_blocking(move || audit.requests_since(self.mark)).await??;
+        // Afterwards: a lease or an event that is written meanwhile must not look like a write without a change.
+        let changes = revision(plane.client()).await?.saturating_sub(self.revision);
         let kept: u64 =
             counted.iter().filter(|(request, _)| changes_etcd(request)).map(|(_, count)| count).sum();
         let mut requests: BTreeMap<Party, BTreeMap<String, u64>> = BTreeMap::new();

@@ -1,10 +1,13 @@
 //! The definitions and admission policies in `deploy/`, against a real API server: what it takes, what it refuses and in
-//! which words, what it adds, and who may write what.
+//! which words, what it adds, who may write what, and what is served first.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
 #[cfg(test)]
 #[path = "crds/fixtures.rs"]
 mod fixtures;
+#[cfg(test)]
+#[path = "crds/priorities.rs"]
+mod priorities;
 #[cfg(test)]
 #[path = "crds/setup.rs"]
 mod setup;

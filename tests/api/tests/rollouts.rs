@@ -201,11 +201,12 @@ async fn one_node_after_the_other_by_default_and_a_lost_node_does_not_hold_the_o
         .map(|(_, count)| *count)
         .sum();
     assert_eq!(ours, 4 * 3, "a change costs what it costs without a limit: {writes:#?}");
-    cluster
-        .plane
-        .kubectl(&["taint", "node", "ash", "node.kubernetes.io/unreachable-"])
-        .await
-        .expect("it is back");
+    let back = cluster.plane.kubectl(&["taint", "node", "ash", "node.kubernetes.io/unreachable-"]).await;
+    // The controller of nodes may have been first: it takes from a Ready node what says that it is not.
+    back.or_else(
+        |error| if format!("{error:?}").contains("not found") { Ok(String::new()) } else { Err(error) },
+    )
+    .expect("it is back");
     finish(&cluster).await;
     assert_eq!(witness.says(), 1);
     cluster.stop_operator().await;

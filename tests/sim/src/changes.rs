@@ -18,6 +18,8 @@ use crate::sim::Sim;
 #[derive(Debug, Default)]
 pub struct Changes {
     changing: BTreeSet<(ModuleKey, NodeName)>,
+    /// Nodes that were deleted in the midst of a change: one that comes back goes on with it, whoever is being changed by now.
+    left: BTreeSet<(ModuleKey, NodeName)>,
     /// What each Module's limit was, and since when.
     limits: BTreeMap<ModuleKey, Vec<(u64, usize)>>,
 }
@@ -94,7 +96,8 @@ pub fn ordered(sim: &mut Sim, config: &NodeModulesConfig) {
         if !wished.is_some_and(|wished| gives_up(&config, &key, wished, &facts)) {
             continue;
         }
-        let is_new = sim.changes.changing.insert(place);
+        let came_back = sim.changes.left.remove(&place);
+        let is_new = sim.changes.changing.insert(place) && !came_back;
         let (count, allowed) = (sim.changes.count(&key), sim.changes.allowed_lately(&key, sim.now));
         if is_new && count > allowed && !sim.restored {
             let nodes: Vec<_> = sim.changes.changing.iter().map(|(_, node)| node.to_string()).collect();
@@ -112,6 +115,7 @@ pub fn settle(sim: &mut Sim) {
     let mut changing = std::mem::take(&mut sim.changes.changing);
     changing.retain(|(key, name)| {
         let (Some(config), Some(facts)) = (sim.api.configs.get(name), sim.api.nodes.get(name)) else {
+            sim.changes.left.insert((key.clone(), name.clone()));
             return false;
         };
         let order = order_of(sim, config);

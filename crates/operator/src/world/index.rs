@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 use tenon_api::node_modules_config::{NodeModule, NodeModulesConfig};
-use tenon_api::{Module, ModuleImage, ModuleStatus};
+use tenon_api::{Module, ModuleImage};
 use tenon_order::{Digest, ModuleKey, NodeName};
 use tenon_plan::inspect;
 use tenon_plan::node::{NodeFacts, Selection, select};
@@ -215,13 +215,6 @@ impl Index {
     /// Replaces a Module by one with the same selector.
     pub(super) fn refresh_module(&mut self, key: &ModuleKey, module: Arc<Module>) {
         self.modules.insert(key.clone(), module);
-    }
-
-    /// A Module's status alone is another.
-    pub(super) fn refresh_status(&mut self, key: &ModuleKey, status: Option<ModuleStatus>) {
-        if let Some(known) = self.modules.get_mut(key) {
-            Arc::make_mut(known).status = status;
-        }
     }
 
     pub(super) fn set_image(&mut self, key: &ImageKey, image: Option<&Arc<ModuleImage>>) -> Touched {

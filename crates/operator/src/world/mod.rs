@@ -105,7 +105,7 @@ pub struct World {
     assignments: Assignments,
     /// Nodes whose objects are to be read before they are decided about.
     doubted: Mutex<HashSet<NodeName>>,
-    /// Nodes that are themselves.
+    /// Nodes that are themselves to be read before that.
     nodes_doubted: Mutex<HashSet<NodeName>>,
     /// Which node runs which build of a kernel: follows what agents report.
     kernels: Kernels,
@@ -229,9 +229,15 @@ impl World {
     /// As [`Self::wrote_config`], of a Module's status.
     pub fn wrote_status(&self, module: Module) {
         let Some(key) = Index::key_of(&module) else { return };
-        let newer = self.read().module(&key).is_some_and(|known| is_later(&module, &**known));
-        if newer {
-            self.write().refresh_status(&key, module.status);
+        let Some(known) = self.read().module(&key).filter(|known| is_later(&module, &***known)).cloned()
+        else {
+            return;
+        };
+        // With its version, so that no late event brings the former status back, to be replaced once more.
+        if watch::is_same_wish(&known, &module) {
+            self.write().refresh_module(&key, Arc::new(module));
+        } else {
+            self.module(&key, Some(module));
         }
     }
 

@@ -81,14 +81,8 @@ impl Kind for Module {
     }
 
     fn seen(self, key: &ModuleKey, world: &World) {
-        let same = world.read().module(key).is_some_and(|known| {
-            // Our own status writes come back as events; nodes are not decided about by them.
-            known.spec == self.spec
-                && retry(known) == retry(&self)
-                && known.metadata.uid == self.metadata.uid
-                && known.metadata.deletion_timestamp == self.metadata.deletion_timestamp
-                && known.metadata.finalizers == self.metadata.finalizers
-        });
+        // Our own status writes come back as events; nodes are not decided about by them.
+        let same = world.read().module(key).is_some_and(|known| is_same_wish(known, &self));
         if same {
             world.refresh_module(key, self);
         } else {
@@ -149,6 +143,15 @@ impl Kind for NodeModulesConfig {
     fn gone(key: &NodeName, version: Option<u64>, world: &World) {
         world.config_gone(key, version);
     }
+}
+
+/// Whether two states of a Module wish the same.
+pub(super) fn is_same_wish(one: &Module, other: &Module) -> bool {
+    one.spec == other.spec
+        && retry(one) == retry(other)
+        && one.metadata.uid == other.metadata.uid
+        && one.metadata.deletion_timestamp == other.metadata.deletion_timestamp
+        && one.metadata.finalizers == other.metadata.finalizers
 }
 
 /// A user's wish to try again.
@@ -381,6 +384,7 @@ mod tests {
         world.wrote_status(module(2, 2));
         module(2, 2).seen(&key, &world);
         assert!(!is_looked_at(), "our own");
+        assert!(module(1, 3).is_outdated(&key, &world), "what the watch tells of before is no news");
         module(3, 1).seen(&key, &world);
         assert!(is_looked_at(), "a write of ours that nobody answered, or somebody else's");
     }
