@@ -61,6 +61,15 @@ impl Change {
             Self::Config(..) => Kind::Config,
         }
     }
+
+    /// The uid of an object that may be collected.
+    pub fn uid(&self) -> Option<String> {
+        match self {
+            Self::Config(_, config, _) => config.as_ref()?.uid(),
+            Self::Image(_, image, _) => image.as_ref()?.uid(),
+            Self::Node(..) | Self::Module(..) => None,
+        }
+    }
 }
 
 /// A write.
@@ -331,16 +340,7 @@ impl ApiServer {
     /// Collects an object that [`garbage`](Self::garbage) named, if it still is.
     pub fn collect(&mut self, garbage: &Change) {
         // The collector looks at the object and its owners once more (`attemptToDeleteItem` of kube-controller-manager).
-        let is_it = |other: &Change| match (garbage, other) {
-            (Change::Config(one, Some(seen), _), Change::Config(other, Some(object), _)) => {
-                one == other && seen.uid() == object.uid()
-            }
-            (Change::Image(one, Some(seen), _), Change::Image(other, Some(object), _)) => {
-                one == other && seen.uid() == object.uid()
-            }
-            _ => false,
-        };
-        if !self.garbage().iter().any(is_it) {
+        if !self.garbage().iter().any(|other| other.uid() == garbage.uid()) {
             return;
         }
         match garbage {

@@ -407,7 +407,7 @@ impl Sim {
             Event::Collect(garbage) => {
                 self.tell(|| format!("collected {}", name_of(&garbage)));
                 self.api.collect(&garbage);
-                self.noticed.remove(&uid_of(&garbage).unwrap_or_default());
+                self.noticed.remove(&garbage.uid().unwrap_or_default());
             }
             _ => self.node_event(event),
         }
@@ -449,15 +449,6 @@ const fn replica_of(event: &Event) -> Option<usize> {
 }
 
 /// For people.
-/// The uid of an object that may be collected.
-pub(crate) fn uid_of(change: &Change) -> Option<String> {
-    match change {
-        Change::Config(_, config, _) => config.as_ref()?.metadata.uid.clone(),
-        Change::Image(_, image, _) => image.as_ref()?.metadata.uid.clone(),
-        Change::Node(..) | Change::Module(..) => None,
-    }
-}
-
 pub(crate) fn name_of(change: &Change) -> String {
     match change {
         Change::Node(name, ..) => format!("Node {name}"),

@@ -37,6 +37,7 @@ mod kernels;
 mod places;
 mod range;
 mod server;
+mod shares;
 mod stall;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -1,36 +1,37 @@
 //! Places for connections: so many in all, and of these so many for one address.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::shares::{Share, Shares};
 
 /// Connections at once; about 40 KiB each. More wait to be accepted.
 const CONNECTIONS: u32 = 256;
 /// Of one address: an agent opens one, and one more where it sends facts about its kernel.
 const PER_ADDRESS: usize = 8;
 
-/// Who has how many.
+/// Those that are free, and who has the others.
 #[derive(Debug)]
 pub(super) struct Places {
     free: Arc<Semaphore>,
-    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    shares: Shares<IpAddr>,
 }
 
 /// A place; free again when this is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     _permit: OwnedSemaphorePermit,
-    address: IpAddr,
-    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    /// None of who comes by way of the loopback.
+    _share: Option<Share<IpAddr>>,
 }
 
 impl Places {
     /// All are free.
     pub(super) fn new() -> Self {
         let free = Arc::new(Semaphore::new(usize::try_from(CONNECTIONS).unwrap_or(usize::MAX)));
-        Self { free, taken: Arc::default() }
+        Self { free, shares: Shares::new(PER_ADDRESS) }
     }
 
     /// Waits until one is free, for whoever comes next. `None`: there will be no more.
@@ -42,30 +43,13 @@ impl Places {
     pub(super) fn give(&self, permit: OwnedSemaphorePermit, address: IpAddr) -> Option<Place> {
         // An IPv4 address on a socket for both is one of ::ffff:0:0/96.
         let address = address.to_canonical();
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = taken.get(&address).copied().unwrap_or_default();
-        if count >= PER_ADDRESS && !address.is_loopback() {
-            return None;
-        }
-        taken.insert(address, count + 1);
-        Some(Place { _permit: permit, address, taken: self.taken.clone() })
+        let share = if address.is_loopback() { None } else { Some(self.shares.take(&address)?) };
+        Some(Place { _permit: permit, _share: share })
     }
 
     /// Waits until all are free.
     pub(super) async fn all_free(&self) {
         let _ = self.free.acquire_many(CONNECTIONS).await;
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = taken.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                taken.remove(&self.address);
-            }
-        }
     }
 }
 
@@ -87,7 +71,7 @@ mod tests {
         held.remove(0);
         held.push(places.give(places.free().await.unwrap(), one).unwrap());
         drop(held);
-        assert!(places.taken.lock().unwrap().is_empty());
+        assert_eq!(places.shares.holders(), 0);
         places.all_free().await;
     }
 

@@ -1,9 +1,8 @@
 //! Leave to send a bundle, and the sending of it.
 
-use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -14,6 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use super::shares::{Share, Shares};
 use crate::metrics::{Metrics, Rejection, Transfer};
 
 /// A node may fetch so many bundles at once.
@@ -29,22 +29,22 @@ const GRACE: Duration = Duration::from_secs(30);
 const SLOWEST: u64 = 64 * 1024;
 
 /// The bound on transfers.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Transfers {
     all: Arc<Semaphore>,
-    nodes: Arc<Mutex<HashMap<NodeName, usize>>>,
+    nodes: Shares<NodeName>,
     metrics: Arc<Metrics>,
 }
 
 impl Transfers {
     pub(super) fn new(limit: u16, metrics: Arc<Metrics>) -> Self {
-        Transfers { all: Arc::new(Semaphore::new(usize::from(limit))), nodes: Arc::default(), metrics }
+        Transfers { all: Arc::new(Semaphore::new(usize::from(limit))), nodes: Shares::new(PER_NODE), metrics }
     }
 
     /// A place for one transfer to `node`, given back when it is dropped. Those who come first are served first.
     pub(super) async fn admit(&self, node: &NodeName) -> Result<Place, Rejection> {
         // The node's share first: it must not depend on how busy others keep the depot.
-        let share = Share::take(&self.nodes, node)?;
+        let share = self.nodes.take(node).ok_or(Rejection::NodeBusy)?;
         let permit = tokio::time::timeout(LINE, self.all.clone().acquire_owned()).await;
         let permit = permit.ok().and_then(Result::ok).ok_or(Rejection::Busy)?;
         self.metrics.transferring.inc();
@@ -52,43 +52,11 @@ impl Transfers {
     }
 }
 
-/// One of a node's transfers.
-#[derive(Debug)]
-struct Share {
-    nodes: Arc<Mutex<HashMap<NodeName, usize>>>,
-    node: NodeName,
-}
-
-impl Share {
-    fn take(nodes: &Arc<Mutex<HashMap<NodeName, usize>>>, node: &NodeName) -> Result<Self, Rejection> {
-        // Nothing panics while it holds the lock, here and below.
-        let mut counts = nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(node.clone()).or_default();
-        if *count >= PER_NODE {
-            return Err(Rejection::NodeBusy);
-        }
-        *count += 1;
-        Ok(Share { nodes: nodes.clone(), node: node.clone() })
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        let mut counts = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.node) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.node);
-            }
-        }
-    }
-}
-
 /// Leave to send one bundle.
 #[derive(Debug)]
 pub(super) struct Place {
     _permit: OwnedSemaphorePermit,
-    _share: Share,
+    _share: Share<NodeName>,
     metrics: Arc<Metrics>,
     complete: bool,
 }
@@ -164,6 +132,6 @@ mod tests {
             drop(second);
             transfers.admit(&pine).await.unwrap()
         }];
-        assert_eq!(transfers.nodes.lock().unwrap().len(), 2, "a refusal leaves no share behind");
+        assert_eq!(transfers.nodes.holders(), 2, "a refusal leaves no share behind");
     }
 }

@@ -1,7 +1,5 @@
 //! Facts that a node sends about the kernel that it runs: checked here, kept by whoever takes them from the queue.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,9 +12,12 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::answer::Refused;
 use super::kernels::RunningKernel;
+use super::shares::Shares;
 
 /// Uploads at once: each is held in memory, packed and unpacked.
 const AT_ONCE: usize = 2;
+/// Of one node.
+const PER_NODE: usize = 1;
 /// How long an upload may take, so that nobody keeps a turn by sending a byte now and then.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -38,39 +39,12 @@ pub struct Upload {
 pub(super) struct Uploads {
     queue: mpsc::Sender<Upload>,
     turns: Semaphore,
-    sending: Senders,
-}
-
-/// Who is sending something.
-#[derive(Clone, Debug, Default)]
-struct Senders(Arc<Mutex<HashSet<NodeName>>>);
-
-impl Senders {
-    fn begin(&self, node: &NodeName) -> Option<Sender> {
-        self.lock().insert(node.clone()).then(|| Sender { senders: self.clone(), node: node.clone() })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashSet<NodeName>> {
-        // Nothing panics while it holds the lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A node's only upload.
-struct Sender {
-    senders: Senders,
-    node: NodeName,
-}
-
-impl Drop for Sender {
-    fn drop(&mut self) {
-        self.senders.lock().remove(&self.node);
-    }
+    nodes: Shares<NodeName>,
 }
 
 impl Uploads {
     pub(super) fn new(queue: mpsc::Sender<Upload>) -> Self {
-        Self { queue, turns: Semaphore::new(AT_ONCE), sending: Senders::default() }
+        Self { queue, turns: Semaphore::new(AT_ONCE), nodes: Shares::new(PER_NODE) }
     }
 
     /// Reads the body, checks that it is facts about what the node runs, and has it kept.
@@ -81,7 +55,7 @@ impl Uploads {
         body: Incoming,
     ) -> Result<(), Refused> {
         // The node's own first: nobody takes two of the turns.
-        let _sender = self.sending.begin(&node).ok_or(Refused::NodeBusy)?;
+        let _share = self.nodes.take(&node).ok_or(Refused::NodeBusy)?;
         let _turn = self.turns.try_acquire().map_err(|_| Refused::Busy)?;
         let body = tokio::time::timeout(PATIENCE, Limited::new(body, MAX_BYTES).collect());
         let body = body.await.map_err(|_| Refused::TooSlow)?.map_err(|_| Refused::Facts)?;

@@ -4,10 +4,9 @@ use k8s_openapi::api::flowcontrol::v1::PriorityLevelConfiguration;
 use kube::client::Body;
 use kube::{Api, Client, ResourceExt};
 use tenon_api::node_pod::{NAMESPACE, SERVICE_ACCOUNT};
-use tenon_lab::control_plane::{Binding, Credential};
-use tenon_lab::{ControlPlane, wait};
+use tenon_lab::wait;
 
-use crate::setup::{HEED, apply, deploy, plane_with_definitions};
+use crate::setup::{HEED, apply, deploy, plane_with_definitions, unbound};
 
 /// The service account of `deploy/operator.yaml`.
 const OPERATOR: &str = "tenon-operator";
@@ -21,7 +20,7 @@ async fn the_operators_lease_is_served_with_elections_and_a_fleets_reports_are_n
     }
     let levels: Api<PriorityLevelConfiguration> = Api::all(plane.client());
     let elections = levels.get("leader-election").await.expect("a level of every cluster").uid();
-    let (operator, agent) = (account(&plane, OPERATOR).await, account(&plane, SERVICE_ACCOUNT).await);
+    let (operator, agent) = (unbound(&plane, OPERATOR).await, unbound(&plane, SERVICE_ACCOUNT).await);
     let lease = format!("/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/tenon");
     wait::until("the schema is heeded", HEED, async || {
         (level(&operator, &lease).await == elections).then_some(())
@@ -32,11 +31,6 @@ async fn the_operators_lease_is_served_with_elections_and_a_fleets_reports_are_n
         let level = level(who, path).await;
         assert!(level.is_some() && level != elections, "{path}: {level:?}");
     }
-}
-
-async fn account(plane: &ControlPlane, name: &str) -> Client {
-    let token = plane.token(NAMESPACE, name, None, &Binding::None).await.expect("a token");
-    plane.client_as(&Credential::Token(token)).await.expect("a client")
 }
 
 /// The uid of the priority level at which a request was served, as the answer says it

@@ -7,10 +7,11 @@ use std::time::Duration;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::DynamicObject;
 use kube::core::ApiResource;
-use kube::{Api, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
 use tenon_api::Module;
-use tenon_lab::control_plane::Extent;
+use tenon_api::node_pod::NAMESPACE;
+use tenon_lab::control_plane::{Binding, Credential, Extent};
 use tenon_lab::{ControlPlane, wait};
 
 /// How long the API server may take to serve a new kind or to heed a new policy.
@@ -53,6 +54,12 @@ pub(crate) fn deploy(relative: &str) -> PathBuf {
 pub(crate) async fn apply(plane: &ControlPlane, path: &Path) {
     let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
     plane.apply(&text).await.unwrap_or_else(|error| panic!("apply {}: {error:?}", path.display()));
+}
+
+/// A client with a token of Tenon's service account that is bound to nothing: it names no node.
+pub(crate) async fn unbound(plane: &ControlPlane, account: &str) -> Client {
+    let token = plane.token(NAMESPACE, account, None, &Binding::None).await.expect("a token");
+    plane.client_as(&Credential::Token(token)).await.expect("a client")
 }
 
 /// Modules in the default namespace, as plain JSON: what Tenon's types cannot say must be sayable too.

@@ -10,7 +10,7 @@ use tenon_api::node_pod::{NAMESPACE, SERVICE_ACCOUNT};
 use tenon_lab::control_plane::{Binding, Credential};
 use tenon_lab::{ControlPlane, wait};
 
-use crate::setup::{HEED, apply, deploy, plane_with_definitions};
+use crate::setup::{HEED, apply, deploy, plane_with_definitions, unbound};
 
 const OWN: &str = "node-a";
 const OTHER: &str = "node-b";
@@ -79,8 +79,7 @@ async fn even_with_every_right_an_agent_is_held_to_its_status() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_names_no_node_writes_nothing() {
     let plane = guarded_plane().await;
-    let token = plane.token(NAMESPACE, SERVICE_ACCOUNT, None, &Binding::None).await.expect("a token");
-    let agent = plane.client_as(&Credential::Token(token)).await.expect("a client");
+    let agent = unbound(&plane, SERVICE_ACCOUNT).await;
     assert_forbidden(report(&agent, OWN).await, "this token names no node");
 }
 
@@ -139,8 +138,7 @@ async fn guarded_plane() -> ControlPlane {
 
 /// A policy is heeded some time after it was created, and each on its own.
 async fn wait_for_policies(plane: &ControlPlane) {
-    let unbound = plane.token(NAMESPACE, SERVICE_ACCOUNT, None, &Binding::None).await.expect("a token");
-    let unbound = plane.client_as(&Credential::Token(unbound)).await.expect("a client");
+    let unbound = unbound(plane, SERVICE_ACCOUNT).await;
     let dry = PostParams { dry_run: true, ..PostParams::default() };
     let configs: Api<NodeModulesConfig> = Api::all(plane.client());
     let heeded = wait::until("the admission policies are heeded", HEED, async || {

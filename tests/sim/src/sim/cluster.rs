@@ -278,7 +278,7 @@ impl Sim {
         }
         self.collected_at = self.api.writes;
         for garbage in self.api.garbage() {
-            if super::uid_of(&garbage).is_some_and(|uid| self.noticed.insert(uid)) {
+            if garbage.uid().is_some_and(|uid| self.noticed.insert(uid)) {
                 let delay = self.rng.between(10, 2000) + self.latency();
                 self.after(delay, Event::Collect(garbage));
             }
