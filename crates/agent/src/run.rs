@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use kube::core::DeserializeGuard;
 use kube::{Api, Client};
-use tenon_api::NodeModulesConfig;
 use tenon_api::node_modules_config::NodeModulesConfigStatus;
+use tenon_api::{Guarded, NodeModulesConfig};
 use tenon_order::{Digest, NodeName, NodeReport, Phase};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch::{Receiver, Sender};
@@ -51,7 +50,7 @@ pub async fn serve(args: Args) -> anyhow::Result<()> {
 /// The agent of one node.
 #[derive(Debug)]
 pub struct Agent {
-    api: Api<NodeModulesConfig>,
+    api: Api<Guarded<NodeModulesConfig>>,
     socket: PathBuf,
     depot: Depot,
     cycle: Cycle,
@@ -94,7 +93,7 @@ impl Agent {
     pub fn new(client: Client, node: NodeName, socket: PathBuf, depot: Depot) -> Self {
         let (sender, seen): (Sender<Sighting>, _) = tokio::sync::watch::channel(Sighting::default());
         let mut aside = JoinSet::new();
-        let watched: Api<DeserializeGuard<NodeModulesConfig>> = Api::all(client.clone());
+        let watched: Api<Guarded<NodeModulesConfig>> = Api::all(client.clone());
         aside.spawn(follow(watched, node, sender));
         let mut cycle = Cycle::new(Instant::now(), Dice::new(roll()));
         let build_id = kernel::build_id();

@@ -6,6 +6,7 @@ use kube::api::{Patch, PatchParams};
 use kube::core::Resource as _;
 use kube::{Api, ResourceExt as _};
 use serde_json::json;
+use tenon_api::Guarded;
 use tenon_api::node_modules_config::{NodeModulesConfig, NodeModulesConfigStatus};
 use tokio::time::timeout;
 
@@ -55,7 +56,7 @@ pub enum WriteError {
 
 /// Writes `status` to the very object that it was computed from.
 pub async fn write(
-    api: &Api<NodeModulesConfig>,
+    api: &Api<Guarded<NodeModulesConfig>>,
     object: &NodeModulesConfig,
     status: &NodeModulesConfigStatus,
 ) -> Result<Outcome, WriteError> {
@@ -67,7 +68,7 @@ pub async fn write(
 }
 
 async fn patch(
-    api: &Api<NodeModulesConfig>,
+    api: &Api<Guarded<NodeModulesConfig>>,
     name: &str,
     object: &NodeModulesConfig,
     status: &NodeModulesConfigStatus,
@@ -84,19 +85,20 @@ async fn patch(
         "status": status,
     });
     let params = PatchParams::apply(MANAGER).force();
-    match api.patch_status(name, &params, &Patch::Apply(body)).await {
-        Ok(written) => Ok(Outcome::Written(trim(written))),
+    let patch = Patch::Apply(body);
+    let write = async { readable(api.patch_status(name, &params, &patch).await?) };
+    match write.await {
+        Ok(written) => Ok(Outcome::Written(written)),
         Err(kube::Error::Api(problem)) if problem.is_conflict() || problem.is_not_found() => {
-            let current = api.get_opt(name).await;
-            let current = current
-                .map_err(|source| WriteError::Read { name: name.to_owned(), source: Box::new(source) })?;
-            Ok(Outcome::Outdated(current.map(trim)))
+            let read = async { api.get_opt(name).await?.map(readable).transpose() };
+            let failed = |source| WriteError::Read { name: name.to_owned(), source: Box::new(source) };
+            Ok(Outcome::Outdated(read.await.map_err(failed)?))
         }
         Err(source) => Err(WriteError::Write { name: name.to_owned(), source: Box::new(source) }),
     }
 }
 
-fn trim(mut object: NodeModulesConfig) -> Box<NodeModulesConfig> {
-    object.managed_fields_mut().clear();
-    Box::new(object)
+/// An object that cannot be read tells nothing of what became of it.
+fn readable(object: Guarded<NodeModulesConfig>) -> Result<Box<NodeModulesConfig>, kube::Error> {
+    object.object().map(Box::new).map_err(kube::Error::SerdeError)
 }

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::Stream;
-use kube::core::DeserializeGuard;
+use kube::Api;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, ResourceExt as _};
-use tenon_api::NodeModulesConfig;
+use tenon_api::{Guarded, NodeModulesConfig};
 use tenon_order::NodeName;
 use tokio::sync::watch::Sender;
 use tracing::{debug, error, info, warn};
@@ -50,7 +49,7 @@ const GONE: u16 = 410;
 ///
 /// When a watch's time is over, the object is read anew and not only followed further: when a cluster was restored from a
 /// backup, its versions begin anew further down, and a watch from a version of before has nothing to say for a long time.
-pub async fn follow(api: Api<DeserializeGuard<NodeModulesConfig>>, node: NodeName, seen: Sender<Sighting>) {
+pub async fn follow(api: Api<Guarded<NodeModulesConfig>>, node: NodeName, seen: Sender<Sighting>) {
     let watch = |period: Duration| {
         let config = watcher::Config::default()
             .fields(&format!("metadata.name={node}"))
@@ -66,7 +65,7 @@ pub async fn follow(api: Api<DeserializeGuard<NodeModulesConfig>>, node: NodeNam
 /// Watches for one period.
 async fn watch_once<S>(watch: impl FnOnce(Duration) -> S, seen: &Sender<Sighting>, reading: &mut u64)
 where
-    S: Stream<Item = watcher::Result<Event<DeserializeGuard<NodeModulesConfig>>>>,
+    S: Stream<Item = watcher::Result<Event<Guarded<NodeModulesConfig>>>>,
 {
     // Agents that were started together shall not renew their watches together.
     let period = spread(Duration::from_mins(5), Duration::from_mins(10), roll());
@@ -76,7 +75,7 @@ where
 
 async fn read<S>(events: S, seen: &Sender<Sighting>, reading: &mut u64)
 where
-    S: Stream<Item = watcher::Result<Event<DeserializeGuard<NodeModulesConfig>>>>,
+    S: Stream<Item = watcher::Result<Event<Guarded<NodeModulesConfig>>>>,
 {
     let mut events = std::pin::pin!(events);
     let mut failures = 0;
@@ -113,7 +112,7 @@ where
 }
 
 /// What an event says; `found` is whether the list that is being read has held the object.
-fn understand(event: Event<DeserializeGuard<NodeModulesConfig>>, found: &mut bool) -> Option<Seen> {
+fn understand(event: Event<Guarded<NodeModulesConfig>>, found: &mut bool) -> Option<Seen> {
     match event {
         Event::Init => {
             *found = false;
@@ -129,13 +128,9 @@ fn understand(event: Event<DeserializeGuard<NodeModulesConfig>>, found: &mut boo
     }
 }
 
-fn judge(object: DeserializeGuard<NodeModulesConfig>) -> Seen {
+fn judge(object: Guarded<NodeModulesConfig>) -> Seen {
     match object.0 {
-        Ok(mut object) => {
-            // Who wrote which field is most of the object's size and of no interest here.
-            object.managed_fields_mut().clear();
-            Seen::Present(Box::new(object))
-        }
+        Ok(object) => Seen::Present(Box::new(object)),
         Err(problem) => {
             error!(
                 error = problem.error,
@@ -165,24 +160,23 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kube::core::error_boundary::InvalidObject;
+    use kube::ResourceExt as _;
+    use tenon_api::Unreadable;
     use tokio::sync::watch;
 
-    fn object(version: &str) -> DeserializeGuard<NodeModulesConfig> {
+    fn object(version: &str) -> Guarded<NodeModulesConfig> {
         let mut object = NodeModulesConfig::new("node-7", tenon_api::NodeModulesConfigSpec::default());
         object.metadata.resource_version = Some(version.to_owned());
-        DeserializeGuard(Ok(object))
+        Guarded(Ok(object))
     }
 
-    async fn sighted_after(
-        events: Vec<watcher::Result<Event<DeserializeGuard<NodeModulesConfig>>>>,
-    ) -> Sighting {
+    async fn sighted_after(events: Vec<watcher::Result<Event<Guarded<NodeModulesConfig>>>>) -> Sighting {
         let (sender, receiver) = watch::channel(Sighting::default());
         read(futures::stream::iter(events), &sender, &mut 0).await;
         receiver.borrow().clone()
     }
 
-    async fn seen_after(events: Vec<watcher::Result<Event<DeserializeGuard<NodeModulesConfig>>>>) -> String {
+    async fn seen_after(events: Vec<watcher::Result<Event<Guarded<NodeModulesConfig>>>>) -> String {
         match sighted_after(events).await.seen {
             Seen::Present(object) => object.resource_version().unwrap(),
             other => format!("{other:?}"),
@@ -263,10 +257,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_unreadable_object_does_not_end_the_watch() {
         let broken = || {
-            DeserializeGuard(Err(InvalidObject {
-                error: "no".to_owned(),
-                metadata: kube::core::ObjectMeta::default(),
-            }))
+            Guarded(Err(Unreadable { error: "no".to_owned(), metadata: kube::core::ObjectMeta::default() }))
         };
         assert_eq!(seen_after(vec![Ok(Event::Apply(broken()))]).await, "Malformed");
         assert_eq!(seen_after(vec![Ok(Event::Apply(broken())), Ok(Event::Apply(object("9")))]).await, "9");

@@ -15,6 +15,7 @@ pub mod module;
 pub mod module_image;
 pub mod node_modules_config;
 pub mod node_pod;
+mod object;
 pub mod reasons;
 mod serde_forms;
 
@@ -23,3 +24,4 @@ pub use message::ShortMessage;
 pub use module::{Module, ModuleSpec, ModuleStatus};
 pub use module_image::{ModuleImage, ModuleImageSpec, ModuleImageStatus};
 pub use node_modules_config::{NodeModulesConfig, NodeModulesConfigSpec, NodeModulesConfigStatus};
+pub use object::{Guarded, Unreadable};

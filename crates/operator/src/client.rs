@@ -6,6 +6,7 @@ use std::time::Duration;
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use tenon_api::Guarded;
 
 use crate::deadline::Deadline;
 
@@ -35,6 +36,11 @@ pub async fn config(kubeconfig: Option<&Path>) -> Result<Config, ClientError> {
     let error = |source| ClientError::Kubeconfig { path: path.to_owned(), source };
     let kubeconfig = Kubeconfig::read_from(path).map_err(error)?;
     Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(error)
+}
+
+/// An object whose reader has no use for one that cannot be read.
+pub(crate) fn readable<K>(object: Guarded<K>) -> Result<K, kube::Error> {
+    object.object().map_err(kube::Error::SerdeError)
 }
 
 /// A client for everything but the lease: a request whose answer has not begun within `patience` has failed.

@@ -9,16 +9,17 @@ use serde_json::json;
 use tenon_api::labels::field_manager;
 use tenon_api::module::Predicted;
 use tenon_api::module_image::{KernelVerdict, ModuleImageStatus};
-use tenon_api::{ModuleImage, reasons};
+use tenon_api::{Guarded, ModuleImage, reasons};
 use tenon_plan::inspect::{self, verdict};
 use tenon_plan::provision::{self, Finding};
 use tracing::info;
 
+use crate::client::readable;
 use crate::controllers::WriteError;
 use crate::events::{Notice, Severity};
 use crate::metrics::{Resource, Verb};
 use crate::run::Context;
-use crate::world::{Guarded, World};
+use crate::world::World;
 
 /// Writes the status that follows from the finding, if it differs; returns whether it did.
 pub(super) async fn apply(
@@ -46,7 +47,7 @@ pub(super) async fn apply(
     });
     let params = PatchParams::apply(field_manager::IMAGES).force();
     let (name, patch) = (image.name_any(), Patch::Apply(patch));
-    let call = async { images.patch_status(&name, &params, &patch).await?.object() };
+    let call = async { readable(images.patch_status(&name, &params, &patch).await?) };
     let written = context.writes.make(Resource::ModuleImage, Verb::Patch, call).await?;
     world.wrote_image(written);
     announce_refusal(context, image, &status);

@@ -3,20 +3,21 @@
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
 use kube::{Api, ResourceExt};
 use serde_json::json;
-use tenon_api::Module;
 use tenon_api::labels::{field_manager, finalizer};
 use tenon_api::module_image::ModuleImage;
 use tenon_api::node_modules_config::NodeModulesConfig;
+use tenon_api::{Guarded, Module};
 use tenon_order::{ModuleKey, read_unverified};
 use tenon_plan::provision::Images;
 use tenon_plan::removal::{self, Finalizer};
 use tracing::{debug, info};
 
 use super::observe::Provision;
+use crate::client::readable;
 use crate::controllers::{Failure, WriteError};
 use crate::metrics::{Resource, Verb};
 use crate::run::Context;
-use crate::world::{Guarded, World};
+use crate::world::World;
 
 /// Node objects per page of the list that is read before a finalizer goes.
 const PAGE: u32 = 500;
@@ -127,7 +128,7 @@ async fn write_finalizers(context: &Context, module: &Module, present: bool) -> 
 async fn write_image(context: &Context, world: &World, image: &ModuleImage) -> Result<(), WriteError> {
     let params = PatchParams::apply(field_manager::MODULES).force();
     let (images, name, patch) = (images(context, image), image.name_any(), Patch::Apply(image));
-    let call = async { images.patch(&name, &params, &patch).await?.object() };
+    let call = async { readable(images.patch(&name, &params, &patch).await?) };
     let written = context.writes.make(Resource::ModuleImage, Verb::Patch, call).await?;
     world.wrote_image(written);
     Ok(())
@@ -162,7 +163,7 @@ async fn is_gone(context: &Context, world: &World, key: &ModuleKey) -> Result<bo
         let failed = |source| ApplyError::List { module: key.clone(), source };
         let list = configs.list(&page).await.map_err(failed)?;
         for config in list.items {
-            if holds(&config.object().map_err(failed)?) {
+            if holds(&readable(config).map_err(failed)?) {
                 return Ok(false);
             }
         }

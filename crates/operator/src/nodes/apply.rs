@@ -8,6 +8,7 @@ use kube::core::Request;
 use kube::{Api, Resource as _, ResourceExt as _};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tenon_api::Guarded;
 use tenon_api::labels::{LabelKind, ModuleLabel, field_manager};
 use tenon_api::node_modules_config::NodeModulesConfig;
 use tenon_api::reasons::event;
@@ -16,12 +17,13 @@ use tenon_plan::assign::{Assignment, OrderChange};
 use tracing::info;
 
 use super::observe::Node;
+use crate::client::readable;
 use crate::controllers::{Failure, WriteError};
 use crate::events::{Notice, Severity};
 use crate::identity::order_keys::OrderKeys;
 use crate::metrics::{Resource, Verb};
 use crate::run::Context;
-use crate::world::{Guarded, Node as NodeObject, World, version};
+use crate::world::{Node as NodeObject, World, version};
 
 /// Why a node could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -183,7 +185,7 @@ async fn write_config(
     let name = config.metadata.name.as_deref().unwrap_or_default();
     let params = PatchParams::apply(field_manager::NODES).force();
     let patch = Patch::Apply(config);
-    let call = async { configs.patch(name, &params, &patch).await?.object() };
+    let call = async { readable(configs.patch(name, &params, &patch).await?) };
     match context.writes.make(Resource::NodeModulesConfig, Verb::Patch, call).await {
         Ok(written) => {
             world.wrote_config(written);
@@ -206,7 +208,7 @@ async fn write_config(
 pub(super) async fn read_config(context: &Context, world: &World, name: &NodeName) -> Result<(), ApplyError> {
     let before = world.read().config(name).and_then(|config| config.resource_version());
     let configs: Api<Guarded<NodeModulesConfig>> = Api::all(context.client.clone());
-    let read = async { configs.get_opt(name.as_ref()).await?.map(Guarded::object).transpose() };
+    let read = async { configs.get_opt(name.as_ref()).await?.map(readable).transpose() };
     match read.await {
         Ok(config) => {
             world.config_read(name, before.as_deref(), config);
@@ -223,7 +225,7 @@ pub(super) async fn read_config(context: &Context, world: &World, name: &NodeNam
 pub(super) async fn read_node(context: &Context, world: &World, name: &NodeName) -> Result<(), ApplyError> {
     let before = world.node_version(name);
     let nodes: Api<Guarded<NodeObject>> = Api::all(context.client.clone());
-    let read = async { nodes.get_opt(name.as_ref()).await?.map(Guarded::object).transpose() };
+    let read = async { nodes.get_opt(name.as_ref()).await?.map(readable).transpose() };
     match read.await {
         Ok(node) => {
             world.node_read(name, before, node);

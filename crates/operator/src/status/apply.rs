@@ -4,12 +4,13 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use tenon_api::labels::field_manager;
-use tenon_api::{Module, ModuleStatus};
+use tenon_api::{Guarded, Module, ModuleStatus};
 
+use crate::client::readable;
 use crate::controllers::WriteError;
 use crate::metrics::{Resource, Verb};
 use crate::run::Context;
-use crate::world::{Guarded, World};
+use crate::world::World;
 
 /// Server-side apply of the whole status, to the Module that was summed up and no other of its name.
 pub(super) async fn apply(
@@ -29,7 +30,7 @@ pub(super) async fn apply(
     });
     let params = PatchParams::apply(field_manager::MODULES).force();
     let patch = Patch::Apply(patch);
-    let call = async { modules.patch_status(&name, &params, &patch).await?.object() };
+    let call = async { readable(modules.patch_status(&name, &params, &patch).await?) };
     let written = context.writes.make(Resource::Module, Verb::Patch, call).await?;
     world.wrote_status(written);
     Ok(())

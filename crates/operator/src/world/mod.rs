@@ -10,7 +10,6 @@ mod fixture;
 mod flight;
 mod index;
 mod node;
-mod object;
 mod takeover;
 mod watch;
 
@@ -31,7 +30,6 @@ use tokio::time::Instant;
 pub use facts::{FactsIndex, KnownFacts, follow_facts};
 pub use index::Index;
 pub use node::{Node, NodeInfo, NodeSpec, NodeStatus};
-pub use object::{Guarded, Unreadable};
 pub use takeover::{catch_up, take_in};
 pub use watch::{Kind, Listed, follow, now};
 

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
-use tenon_api::Module;
 use tenon_api::node_modules_config::NodeModulesConfig;
+use tenon_api::{Guarded, Module};
 use tenon_order::NodeName;
 use tracing::{info, warn};
 
 use super::watch::Kind;
-use super::{Guarded, Node, World, is_newer};
+use super::{Node, World, is_newer};
+use crate::client::readable;
 
 /// Objects per page.
 const PAGE: u32 = 500;
@@ -91,7 +92,7 @@ async fn reread(
     name: &NodeName,
 ) -> Result<(), kube::Error> {
     let before = world.read().config(name).and_then(|config| config.resource_version());
-    let config = configs.get_opt(name.as_ref()).await?.map(Guarded::object).transpose()?;
+    let config = configs.get_opt(name.as_ref()).await?.map(readable).transpose()?;
     world.config_read(name, before.as_deref(), config);
     Ok(())
 }
@@ -110,7 +111,7 @@ where
     loop {
         let list = api.list(&page).await?;
         for object in list.items {
-            all.push(object.object()?);
+            all.push(readable(object)?);
         }
         match list.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => page = page.continue_token(&token),

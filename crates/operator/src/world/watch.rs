@@ -12,13 +12,13 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use tenon_api::labels::annotation;
 use tenon_api::node_modules_config::NodeModulesConfig;
-use tenon_api::{Module, ModuleImage};
+use tenon_api::{Guarded, Module, ModuleImage};
 use tenon_order::{ModuleKey, NodeName};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{Guarded, ImageKey, Node, World, is_older, node, version};
+use super::{ImageKey, Node, World, is_older, node, version};
 
 /// Whether a kind has been listed once.
 pub type Listed = watch::Receiver<bool>;

@@ -1,4 +1,4 @@
-//! Objects as the API server sends them, without what nobody here reads.
+//! Objects of any kind as the API server sends them, without what nobody here reads.
 //!
 //! Four fifths of what it cost to follow a fleet were trees of JSON values: those of `managedFields`, which every object has
 //! and no type describes, and those in which an object is kept for the case that it cannot be read (kube's
@@ -41,8 +41,8 @@ impl<'de, K: DeserializeOwned> Deserialize<'de> for Guarded<K> {
 
 impl<K> Guarded<K> {
     /// The object, for whoever has no use for one that cannot be read.
-    pub fn object(self) -> Result<K, kube::Error> {
-        self.0.map_err(|unreadable| kube::Error::SerdeError(serde_json::Error::custom(unreadable.error)))
+    pub fn object(self) -> Result<K, serde_json::Error> {
+        self.0.map_err(|unreadable| serde_json::Error::custom(unreadable.error))
     }
 }
 
@@ -104,11 +104,10 @@ impl<K: Resource> Resource for Guarded<K> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use crate::Module;
     use kube::core::{ObjectList, WatchEvent};
     use serde_json::json;
-    use tenon_api::Module;
-
-    use super::*;
 
     /// As the API server sends it: the writer's names hold what looks like the end of them.
     fn text(selector: &serde_json::Value) -> serde_json::Value {
