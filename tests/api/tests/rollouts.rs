@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cluster::{Cluster, READY_LABEL, SOON, condition, order};
+use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt as _;
 use kube::api::ListParams;
 use serde_json::{Value, json};
@@ -22,6 +23,7 @@ use tenon_lab::wait;
 use tenon_order::Wish;
 use tokio::task::JoinHandle;
 
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const NODES: [&str; 5] = ["ash", "elm", "fir", "oak", "yew"];
 
 /// Whether the node was told to replace what it had, and has not reported the new content as loaded since.
@@ -172,8 +174,12 @@ async fn one_node_after_the_other_by_default_and_a_lost_node_does_not_hold_the_o
     let mut cluster = Cluster::start().await;
     fleet(&cluster, json!({})).await;
     // Its kubelet has fallen silent: it would be told, and nobody would answer.
-    let taint = ["taint", "node", "ash", "node.kubernetes.io/unreachable=:NoExecute"];
-    cluster.plane.kubectl(&taint).await.expect("a taint");
+    let is_unreachable = |node: &Node| {
+        let taints = node.spec.iter().filter_map(|spec| spec.taints.as_ref()).flatten();
+        taints.filter(|taint| taint.effect == "NoExecute").any(|taint| taint.key == UNREACHABLE)
+    };
+    cluster.say_ready("ash", "Unknown").await;
+    cluster.node_where("ash", "the controller of nodes taints it", is_unreachable).await;
     let witness = Witness::of(&cluster);
     let mark = cluster.plane.audit().mark();
     cluster.apply_module("gauge", "gauge:v2", json!({"spec": {"rollout": {"maxUnavailable": "10%"}}})).await;
@@ -201,12 +207,7 @@ async fn one_node_after_the_other_by_default_and_a_lost_node_does_not_hold_the_o
         .map(|(_, count)| *count)
         .sum();
     assert_eq!(ours, 4 * 3, "a change costs what it costs without a limit: {writes:#?}");
-    let back = cluster.plane.kubectl(&["taint", "node", "ash", "node.kubernetes.io/unreachable-"]).await;
-    // The controller of nodes may have been first: it takes from a Ready node what says that it is not.
-    back.or_else(
-        |error| if format!("{error:?}").contains("not found") { Ok(String::new()) } else { Err(error) },
-    )
-    .expect("it is back");
+    cluster.say_ready("ash", "True").await;
     finish(&cluster).await;
     assert_eq!(witness.says(), 1);
     cluster.stop_operator().await;

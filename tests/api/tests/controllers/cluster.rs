@@ -168,6 +168,7 @@ impl Cluster {
             .patch_status(name, &PatchParams::default(), &Patch::Merge(status))
             .await
             .expect("a node's status");
+        self.say_ready(name, "True").await;
         self.config_where(name, "the operator makes the node's object", |_| true).await;
         self.report(name, |status| {
             status.store_id = Some("000102030405060708090a0b0c0d0e0f".to_owned());
@@ -175,6 +176,16 @@ impl Cluster {
             status.kernel_version = Some(self.kernel.clone());
         })
         .await;
+    }
+
+    /// Says of a node what its kubelet would (`True`), or what is said of one that is silent (`Unknown`). The controller of
+    /// nodes takes from a node whatever taint contradicts it, and from all nodes when none of them is ready.
+    pub(crate) async fn say_ready(&self, name: &str, status: &str) {
+        let now = k8s_openapi::jiff::Timestamp::now().to_string();
+        let ready = json!({"type": "Ready", "status": status, "reason": "Test", "message": "",
+            "lastHeartbeatTime": now, "lastTransitionTime": now});
+        let patch = Patch::Merge(json!({"status": {"conditions": [ready]}}));
+        self.nodes().patch_status(name, &PatchParams::default(), &patch).await.expect("a node's condition");
     }
 
     /// Writes a node's report as its agent would.
