@@ -2,10 +2,12 @@
 //! so.
 
 use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::time::Duration;
 
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
+use serde::de::DeserializeOwned;
 use tenon_api::node_modules_config::NodeModulesConfig;
 use tenon_api::{Guarded, Module};
 use tenon_order::NodeName;
@@ -15,7 +17,7 @@ use super::watch::Kind;
 use super::{Node, World, is_newer};
 use crate::client::readable;
 
-/// Objects per page.
+/// Objects per page: what is in memory twice for a moment.
 const PAGE: u32 = 500;
 /// After a list that failed.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -34,14 +36,24 @@ pub async fn catch_up(client: &Client, world: &World) {
 }
 
 async fn list(client: &Client, world: &World) -> Result<(), kube::Error> {
-    let nodes: Vec<Node> = pages(&Api::all(client.clone())).await?;
-    let modules: Vec<Module> = pages(&Api::all(client.clone())).await?;
+    let mut nodes = Pages::of(Api::<Guarded<Node>>::all(client.clone()));
+    while let Some(page) = nodes.next().await? {
+        take_nodes(world, page);
+    }
+    let mut modules = Pages::of(Api::<Guarded<Module>>::all(client.clone()));
+    while let Some(page) = modules.next().await? {
+        take_modules(world, page);
+    }
     let configs: Api<Guarded<NodeModulesConfig>> = Api::all(client.clone());
-    let unclear = take_in(world, nodes, modules, pages(&configs).await?);
-    for name in &unclear {
+    let mut unclear = Unclear::before(world);
+    let mut pages = Pages::of(configs.clone());
+    while let Some(page) = pages.next().await? {
+        unclear.take(world, page);
+    }
+    for name in &unclear.0 {
         reread(&configs, world, name).await?;
     }
-    info!(read = unclear.len(), "everything has been listed anew");
+    info!(read = unclear.0.len(), "everything has been listed anew");
     Ok(())
 }
 
@@ -54,10 +66,21 @@ pub fn take_in(
     modules: Vec<Module>,
     configs: Vec<NodeModulesConfig>,
 ) -> BTreeSet<NodeName> {
-    for node in nodes {
+    take_nodes(world, nodes);
+    take_modules(world, modules);
+    let mut unclear = Unclear::before(world);
+    unclear.take(world, configs);
+    unclear.0
+}
+
+fn take_nodes(world: &World, page: Vec<Node>) {
+    for node in page {
         world.node_listed(node);
     }
-    for module in modules {
+}
+
+fn take_modules(world: &World, page: Vec<Module>) {
+    for module in page {
         let Some(key) = Module::key(&module.metadata) else { continue };
         // One that is not known is new, and its event is on its way, or it is gone by now.
         let newer = world.read().module(&key).is_some_and(|known| is_newer(&module, &**known));
@@ -65,25 +88,37 @@ pub fn take_in(
             module.seen(&key, world);
         }
     }
-    let mut unclear: BTreeSet<NodeName> = world.read().configs().filter_map(|config| name(config)).collect();
-    for config in configs {
-        let Some(name) = name(&config) else { continue };
-        let known = world.read().config(&name).cloned();
-        let is_clear = match known {
-            Some(known) if known.resource_version() == config.resource_version() => true,
-            Some(known) if is_newer(&config, &*known) => {
-                world.wrote_config(config);
-                true
+}
+
+/// The nodes of whose objects a list has not shown what they are.
+struct Unclear(BTreeSet<NodeName>);
+
+impl Unclear {
+    /// Before the list: all that are known.
+    fn before(world: &World) -> Self {
+        Self(world.read().configs().filter_map(|config| name(config)).collect())
+    }
+
+    /// With a page of it.
+    fn take(&mut self, world: &World, page: Vec<NodeModulesConfig>) {
+        for config in page {
+            let Some(name) = name(&config) else { continue };
+            let known = world.read().config(&name).cloned();
+            let is_clear = match known {
+                Some(known) if known.resource_version() == config.resource_version() => true,
+                Some(known) if is_newer(&config, &*known) => {
+                    world.wrote_config(config);
+                    true
+                }
+                _ => false,
+            };
+            if is_clear {
+                self.0.remove(&name);
+            } else {
+                self.0.insert(name);
             }
-            _ => false,
-        };
-        if is_clear {
-            unclear.remove(&name);
-        } else {
-            unclear.insert(name);
         }
     }
-    unclear
 }
 
 async fn reread(
@@ -102,21 +137,22 @@ fn name(config: &NodeModulesConfig) -> Option<NodeName> {
 }
 
 /// A consistent list, page by page.
-async fn pages<K>(api: &Api<Guarded<K>>) -> Result<Vec<K>, kube::Error>
-where
-    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
-{
-    let mut page = ListParams::default().limit(PAGE);
-    let mut all = Vec::new();
-    loop {
-        let list = api.list(&page).await?;
-        for object in list.items {
-            all.push(readable(object)?);
-        }
-        match list.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => page = page.continue_token(&token),
-            None => return Ok(all),
-        }
+struct Pages<K> {
+    api: Api<Guarded<K>>,
+    next: Option<ListParams>,
+}
+
+impl<K: Clone + Debug + DeserializeOwned> Pages<K> {
+    fn of(api: Api<Guarded<K>>) -> Self {
+        Self { api, next: Some(ListParams::default().limit(PAGE)) }
+    }
+
+    async fn next(&mut self) -> Result<Option<Vec<K>>, kube::Error> {
+        let Some(params) = self.next.take() else { return Ok(None) };
+        let page = self.api.list(&params).await?;
+        let token = page.metadata.continue_.filter(|token| !token.is_empty());
+        self.next = token.map(|token| params.continue_token(&token));
+        page.items.into_iter().map(readable).collect::<Result<_, _>>().map(Some)
     }
 }
 
