@@ -14,6 +14,7 @@ use crate::repository;
 const OWN: &[(&str, &[&str])] = &[
     ("tenon-order", &[]),
     ("tenon-kmod", &[]),
+    ("tenon-sign", &["tenon-kmod"]),
     ("tenon-api", &["tenon-order"]),
     ("tenon-image", &["tenon-order", "tenon-kmod"]),
     ("tenon-plan", &["tenon-api", "tenon-kmod", "tenon-order"]),
@@ -38,6 +39,7 @@ const NO_NETWORK_NO_KUBERNETES: &[&str] =
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("tenon-order", NO_NETWORK_NO_KUBERNETES),
     ("tenon-kmod", NO_NETWORK_NO_KUBERNETES),
+    ("tenon-sign", NO_NETWORK_NO_KUBERNETES),
     ("tenon-loader", NO_NETWORK_NO_KUBERNETES),
     ("tenon-api", NO_IO),
     ("tenon-plan", NO_IO),

@@ -3,6 +3,7 @@
 //! written down anywhere: the metapackages name the current ones.
 
 mod disk;
+mod trust;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tenon_kmod::facts::boot_image::{self, BootImageError};
 
 pub use disk::{DiskError, ext4, ext4_from};
+pub use trust::TrustError;
 
 use crate::cache::{Cache, CacheError};
 use crate::command::{self, CommandError};
@@ -103,6 +105,15 @@ pub enum KernelError {
     /// The disk with its modules.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// The certificates that it is to trust.
+    #[error("make {release} trust other certificates")]
+    Trust {
+        /// Which.
+        release: String,
+        /// Why it cannot.
+        #[source]
+        source: TrustError,
+    },
 }
 
 const IMAGE: &str = "linux-image-cloud-amd64";
@@ -126,6 +137,26 @@ impl Kernel {
             Ok(())
         })?;
         Ok(Self { origin, release, folder })
+    }
+
+    /// The same kernel, in another folder, which trusts these certificates (DER) in place of the one that it was built with.
+    pub fn trusting(&self, certificates: &[&[u8]], folder: &Path) -> Result<Self, KernelError> {
+        let mut vmlinux = fs::read(self.vmlinux()).map_err(at("read", &self.vmlinux()))?;
+        trust::replace_certificate(&mut vmlinux, certificates)
+            .map_err(|source| KernelError::Trust { release: self.release.clone(), source })?;
+        for shared in ["root", "modules.img"] {
+            let link = folder.join(shared);
+            symlink(self.folder.join(shared), &link).map_err(at("link", &link))?;
+        }
+        let kernel = Self { folder: folder.to_owned(), ..self.clone() };
+        fs::write(kernel.vmlinux(), vmlinux).map_err(at("write", &kernel.vmlinux()))?;
+        Ok(kernel)
+    }
+
+    /// The kernel's own program that signs modules, of its headers' packages.
+    pub fn sign_file(&self) -> Result<PathBuf, KernelError> {
+        let program = self.headers().join("scripts/sign-file");
+        fs::canonicalize(&program).map_err(at("find", &program))
     }
 
     /// The decompressed kernel: QEMU boots it, and it holds the exported symbols.
