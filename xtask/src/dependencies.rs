@@ -21,7 +21,7 @@ const OWN: &[(&str, &[&str])] = &[
     ("tenon-operator", &["tenon-plan", "tenon-image", "tenon-kmod", "tenon-api", "tenon-order"]),
     ("tenon-agent", &["tenon-api", "tenon-image", "tenon-kmod", "tenon-order"]),
     ("tenon-loader", &["tenon-kmod", "tenon-order"]),
-    ("kubectl-tenon", &["tenon-plan", "tenon-image", "tenon-kmod", "tenon-api", "tenon-order"]),
+    ("kubectl-tenon", &["tenon-plan", "tenon-image", "tenon-kmod", "tenon-api", "tenon-order", "tenon-sign"]),
 ];
 
 /// Packages that stand outside: they put the others to the test, or write what they say.

@@ -8,6 +8,7 @@ mod facts;
 mod failure;
 mod image;
 mod retry;
+mod sign;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,8 @@ enum Command {
     Check(check::Args),
     /// Read what is known about a kernel, and write it to a file
     Facts(facts::Args),
+    /// Sign modules for kernels that load only signed ones
+    Sign(sign::Args),
     /// Try again what failed
     Retry(retry::Args),
 }
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::Image(command) => image::run(command).map(|()| ExitCode::SUCCESS),
         Command::Check(args) => check::run(&args).map_err(check::CheckError::into_failure),
         Command::Facts(args) => facts::run(&args).map_err(facts::FactsError::into_failure),
+        Command::Sign(args) => sign::run(&args).map_err(sign::SignError::into_failure),
         Command::Retry(args) => {
             retry::run(&args).map(|()| ExitCode::SUCCESS).map_err(retry::RetryError::into_failure)
         }

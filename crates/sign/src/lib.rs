@@ -9,6 +9,7 @@
 //! The private key is behind [`Signer`]: a key in memory is one, a key that never leaves its device can be another.
 
 mod certificate;
+mod file;
 mod key;
 mod message;
 mod module;
@@ -18,6 +19,7 @@ mod verify;
 mod fixture;
 
 pub use certificate::{Certificate, CertificateError, KeyKind};
+pub use file::{FileError, Signed, sign_file};
 pub use key::{KeyError, LocalKey};
 pub use message::{Hash, UnknownHash};
 pub use module::{Identity, IdentityError, SignError, Signer, sign};
