@@ -12,8 +12,8 @@ use tenon_sign::{
 };
 use zeroize::Zeroizing;
 
-use crate::failure::Failure;
 use crate::facts::{MODULE_LIMIT, SourceError, module_files};
+use crate::failure::Failure;
 
 const LONG_ABOUT: &str = "Sign modules for kernels that load only signed ones.
 
@@ -109,11 +109,7 @@ fn identity(args: &Args) -> Result<Identity, SignError> {
 fn targets(args: &Args) -> Result<Vec<(PathBuf, PathBuf)>, SignError> {
     let mut targets: Vec<(PathBuf, PathBuf)> = Vec::new();
     for named in &args.files {
-        let found = if named.is_dir() {
-            module_files(named)?
-        } else {
-            vec![named.clone()]
-        };
+        let found = if named.is_dir() { module_files(named)? } else { vec![named.clone()] };
         if found.is_empty() {
             return Err(SignError::Nothing { path: named.clone() });
         }

@@ -84,7 +84,12 @@ fn where_one_thing_is_wrong_nothing_is_written() {
         ("nothing", "rsa.pem", &["drivers"], "testdata/nothing: "),
         ("rsa.key", "rsa.pem", &["empty"], "no modules are below it"),
         ("rsa.key", "rsa.pem", &["absent.ko"], "read absent.ko"),
-        ("rsa.key", "rsa.pem", &["-o", "out", "one.ko", "drivers/one.ko"], "would both be written to out/one.ko"),
+        (
+            "rsa.key",
+            "rsa.pem",
+            &["-o", "out", "one.ko", "drivers/one.ko"],
+            "would both be written to out/one.ko",
+        ),
     ] {
         let (code, out, err) = desk.sign(key, certificate, files);
         assert_eq!((code, out.as_str()), (Some(1), ""), "{err}");

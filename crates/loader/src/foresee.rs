@@ -37,7 +37,10 @@ impl Refused {
             }
             Cause::ModulesDisabled => Reason::ModulesDisabled,
             Cause::Blacklisted => Reason::Blacklisted,
-            Cause::SignatureRejected { .. } | Cause::SignatureMalformed { .. } => Reason::SignatureRejected,
+            Cause::SignatureRejected { .. }
+            | Cause::SignatureMalformed { .. }
+            | Cause::SignatureBad
+            | Cause::SignatureAlgorithm { .. } => Reason::SignatureRejected,
             Cause::StructModuleSize { .. } => Reason::StructModuleSize,
             Cause::ModuleLayout { .. } | Cause::SymbolVersion { .. } => Reason::SymbolVersion,
             Cause::VermagicMismatch { .. } | Cause::NoVermagic => Reason::VersionMagic,

@@ -4,8 +4,8 @@ use std::fmt;
 
 use cms::cert::IssuerAndSerialNumber;
 use const_oid::db::rfc5912::{ID_EC_PUBLIC_KEY, RSA_ENCRYPTION, SECP_256_R_1, SECP_384_R_1};
-use der::asn1::ObjectIdentifier;
 use der::Decode as _;
+use der::asn1::ObjectIdentifier;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use x509_cert::ext::pkix::SubjectKeyIdentifier;
@@ -41,7 +41,9 @@ pub enum CertificateError {
     #[error("read the X.509 certificate")]
     Malformed(#[source] der::Error),
     /// A key with which no kernel verifies modules.
-    #[error("the certificate's key is of a kind ({0}) that module signatures do not have: use RSA, P-256 or P-384")]
+    #[error(
+        "the certificate's key is of a kind ({0}) that module signatures do not have: use RSA, P-256 or P-384"
+    )]
     Key(ObjectIdentifier),
 }
 

@@ -47,12 +47,7 @@ pub enum FileError {
 
 /// Signs a module file of at most `limit` bytes, unpacked, and packs it as it was. The signature is checked before anybody
 /// sees it.
-pub fn sign_file(
-    file: &[u8],
-    identity: &Identity,
-    hash: Hash,
-    limit: usize,
-) -> Result<Signed, FileError> {
+pub fn sign_file(file: &[u8], identity: &Identity, hash: Hash, limit: usize) -> Result<Signed, FileError> {
     let module = decompress(file, limit)?;
     ModuleObject::parse(&module)?;
     let by = std::slice::from_ref(identity.certificate());
@@ -104,9 +99,8 @@ mod tests {
 
     #[rstest]
     fn a_packed_module_stays_packed_and_is_signed_once(
-        #[values(None, Some(Compression::Gzip), Some(Compression::Xz), Some(Compression::Zstd))] packed: Option<
-            Compression,
-        >,
+        #[values(None, Some(Compression::Gzip), Some(Compression::Xz), Some(Compression::Zstd))]
+        packed: Option<Compression>,
     ) {
         let identity = fixture::RSA.identity();
         let file = packed.map_or_else(module, |compression| pack(compression, &module()).unwrap());

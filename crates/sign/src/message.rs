@@ -117,7 +117,7 @@ pub(crate) fn write(certificate: &Certificate, hash: Hash, signature: Vec<u8>) -
         signature: OctetString::new(signature)?,
         unsigned_attrs: None,
     };
-    let signed = SignedData {
+    let content = SignedData {
         version: CmsVersion::V1,
         digest_algorithms: SetOfVec::from_iter([digest])?,
         encap_content_info: EncapsulatedContentInfo { econtent_type: ID_DATA, econtent: None },
@@ -125,7 +125,7 @@ pub(crate) fn write(certificate: &Certificate, hash: Hash, signature: Vec<u8>) -
         crls: None,
         signer_infos: SignerInfos(SetOfVec::from_iter([signer])?),
     };
-    ContentInfo { content_type: ID_SIGNED_DATA, content: Any::encode_from(&signed)? }.to_der()
+    ContentInfo { content_type: ID_SIGNED_DATA, content: Any::encode_from(&content)? }.to_der()
 }
 
 /// What a message says of its one signer; `None` where it is in no form that a kernel accepts.
@@ -134,7 +134,7 @@ pub(crate) fn read(message: &[u8]) -> Option<SignerInfo> {
     if envelope.content_type != ID_SIGNED_DATA {
         return None;
     }
-    let signed: SignedData = envelope.content.decode_as().ok()?;
-    let [signer] = signed.signer_infos.0.as_slice() else { return None };
+    let content: SignedData = envelope.content.decode_as().ok()?;
+    let [signer] = content.signer_infos.0.as_slice() else { return None };
     Some(signer.clone())
 }

@@ -10,6 +10,7 @@ use ring::signature::{
 };
 use tenon_kmod::object::Signature;
 use tenon_kmod::object::signature::{SignatureError, SignatureType};
+use tenon_kmod::predict::SignatureCheck;
 
 use crate::certificate::{Certificate, KeyKind, describe};
 use crate::message::{self, Hash};
@@ -44,6 +45,23 @@ pub enum Verdict {
         /// With which hash.
         hash: Hash,
     },
+}
+
+impl Verdict {
+    /// For a prediction: what it means to a kernel that trusts the same certificates.
+    pub fn check(&self, trusted: &[Certificate]) -> SignatureCheck {
+        match self {
+            // Of these the prediction knows more by itself.
+            Self::Unsigned | Self::Malformed(_) => SignatureCheck::Unread,
+            Self::Unsupported => SignatureCheck::Unsupported,
+            Self::UnknownSigner(_) => SignatureCheck::UnknownSigner,
+            Self::Bad(_) => SignatureCheck::Bad,
+            Self::Good { certificate, hash } => SignatureCheck::Good {
+                elliptic: trusted.get(*certificate).is_some_and(|by| by.kind() != KeyKind::Rsa),
+                long_hash: *hash != Hash::Sha256,
+            },
+        }
+    }
 }
 
 /// Checks a decompressed module's last signature against those who are trusted.

@@ -40,8 +40,8 @@ pub(super) fn replace_certificate(vmlinux: &mut [u8], certificates: &[&[u8]]) ->
 
 /// Where the certificate begins and how long it is: a DER sequence around the name, with its length behind it twice.
 fn find(vmlinux: &[u8]) -> Option<(usize, usize)> {
-    let names = memchr::memmem::find_iter(vmlinux, BUILT_IN);
-    names.filter_map(|name| (name.saturating_sub(256)..name).find_map(|start| sequence(vmlinux, start))).next()
+    let mut names = memchr::memmem::find_iter(vmlinux, BUILT_IN);
+    names.find_map(|name| (name.saturating_sub(256)..name).find_map(|start| sequence(vmlinux, start)))
 }
 
 fn sequence(vmlinux: &[u8], start: usize) -> Option<(usize, usize)> {

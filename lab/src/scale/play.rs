@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tenon_api::NodeModulesConfig;
 use tenon_api::labels::LabelKind;
+use tenon_image::publish::FIRMWARE_PATH;
 use tenon_order::ModuleKey;
 
 use super::meter::{self, Bill};
@@ -296,7 +297,7 @@ pub async fn heavy(field: &mut Field, image: &str, bytes: usize) -> Result<Figur
     let (meter, deeds) = (field.meter().await?, field.deeds());
     let mut wish = spec(image, (LABEL, "all"), None);
     if let Some(modprobe) = wish.pointer_mut("/moduleLoader/container/modprobe") {
-        *modprobe = json!({ "moduleName": "simple-kmod", "firmwarePath": crate::drivers::FIRMWARE_PATH });
+        *modprobe = json!({ "moduleName": "simple-kmod", "firmwarePath": FIRMWARE_PATH });
     }
     field.apply("heavy", &wish).await?;
     let sent = |text: &str| meter::series(text, "tenon_depot_sent_bytes_total");

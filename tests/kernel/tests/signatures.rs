@@ -10,13 +10,15 @@ use std::path::Path;
 use std::process::Command;
 
 use rstest::rstest;
+use tenon_kmod::KernelFacts;
 use tenon_kmod::object::Signature;
+use tenon_kmod::predict::{Circumstances, Enforcement, SignatureCheck, Verdict, predict_file};
+use tenon_lab::Trial;
 use tenon_lab::command;
 use tenon_lab::kernel::{Kernel, Origin};
 use tenon_lab::setup::Supplies;
 use tenon_lab::trial::{Load, Tried};
-use tenon_lab::Trial;
-use tenon_sign::{Certificate, Hash, Identity, LocalKey, Verdict, sign, verify};
+use tenon_sign::{Certificate, Hash, Identity, LocalKey, sign, verify};
 use tenon_test_kernel::shelf::Shelf;
 
 const EKEYREJECTED: i32 = 129;
@@ -84,8 +86,8 @@ fn signed_by_the_kernels_program(program: &Path, party: &Party, hash: Hash, modu
 /// What OpenSSL says of the last signature.
 fn is_good_for_openssl(party: &Party, signed: &[u8]) -> bool {
     let Signature::Appended(signature) = Signature::parse(signed) else { panic!("no signature") };
-    fs::write(party.path("content"), &signed[..signature.signed_length]).unwrap();
-    fs::write(party.path("message"), &signed[signature.signature]).unwrap();
+    fs::write(party.path("content"), signed.get(..signature.signed_length).unwrap()).unwrap();
+    fs::write(party.path("message"), signed.get(signature.signature).unwrap()).unwrap();
     let arguments = ["cms", "-verify", "-binary", "-inform", "DER", "-noverify", "-nointern"];
     let mut openssl = Command::new("openssl");
     openssl.args(arguments).args(["-content", &party.path("content"), "-in", &party.path("message")]);
@@ -108,7 +110,7 @@ fn the_bytes_are_those_of_the_kernels_own_program(
         let theirs = signed_by_the_kernels_program(&program, &party, hash, &module);
         if algorithm == Algorithm::P384 {
             // Theirs differs from one time to the next.
-            assert_eq!(verify(&theirs, &trusted), Verdict::Good { certificate: 0, hash });
+            assert_eq!(verify(&theirs, &trusted), tenon_sign::Verdict::Good { certificate: 0, hash });
         } else {
             assert!(ours == theirs, "{hash}: {} and {} bytes differ", ours.len(), theirs.len());
         }
@@ -127,7 +129,8 @@ fn the_bytes_are_those_of_the_kernels_own_program(
 #[tokio::test]
 async fn a_kernel_loads_what_we_sign_and_nothing_else(#[case] origin: Origin, #[case] algorithm: Algorithm) {
     let stock = Supplies::get().unwrap().kernel(origin).unwrap().clone();
-    let module = Shelf::fill(stock.clone()).driver("simple-kmod").unwrap().file.clone();
+    let shelf = Shelf::fill(stock.clone());
+    let module = shelf.driver("simple-kmod").unwrap().file.clone();
     let (ours, other) = (Party::new(algorithm, "1"), Party::new(algorithm, "2"));
     let folder = tempfile::tempdir().unwrap();
     let kernel = stock.trusting(&[ours.identity.certificate().der()], folder.path()).unwrap();
@@ -153,12 +156,13 @@ async fn a_kernel_loads_what_we_sign_and_nothing_else(#[case] origin: Origin, #[
     let trusted = [ours.identity.certificate().clone()];
     for (name, file, loads) in &loads {
         match verify(file, &trusted) {
-            Verdict::Good { hash, .. } => assert_eq!(*loads, knows(hash), "{name}"),
+            tenon_sign::Verdict::Good { hash, .. } => assert_eq!(*loads, knows(hash), "{name}"),
             _ => assert!(!loads, "{name}"),
         }
     }
     for tried in try_each(&kernel, "module.sig_enforce=1", &loads).await {
         tried.assert(EKEYREJECTED);
+        tried.assert_predicted(&shelf.facts, Enforcement::Enforced, &trusted);
     }
     if !knows(Hash::Sha256) {
         return;
@@ -167,6 +171,7 @@ async fn a_kernel_loads_what_we_sign_and_nothing_else(#[case] origin: Origin, #[
     loads.retain(|(name, ..)| *name != "changed afterwards");
     for tried in try_each(&kernel, "lockdown=integrity", &loads).await {
         tried.assert(EPERM);
+        tried.assert_predicted(&shelf.facts, Enforcement::Lockdown, &trusted);
     }
 }
 
@@ -179,6 +184,7 @@ fn knows(origin: Origin, algorithm: Algorithm, hash: Hash) -> bool {
 /// What came of a load, beside what should have come of it.
 struct Judged {
     name: String,
+    file: Vec<u8>,
     loads: bool,
     tried: Tried,
 }
@@ -190,6 +196,23 @@ impl Judged {
         let tainted = self.tried.log.iter().any(|line| line.contains("module verification failed"));
         assert!(!tainted, "{}: {:?}", self.name, self.tried.log);
     }
+
+    /// What `kubectl tenon check --trust` says is what came of it; of a hash that is in a module it may say nothing.
+    fn assert_predicted(&self, facts: &KernelFacts, enforcement: Enforcement, trusted: &[Certificate]) {
+        let signature = verify(&self.file, trusted).check(trusted);
+        let circumstances = Circumstances { enforcement, signature, ..Circumstances::default() };
+        let prediction = predict_file(&self.file, facts, &circumstances);
+        match prediction.verdict {
+            Verdict::Loads => assert_eq!(self.tried.errno, 0, "{}: {prediction:?}", self.name),
+            Verdict::Fails { errno } => {
+                assert_eq!(self.tried.errno, errno.0, "{}: {prediction:?}", self.name);
+            }
+            Verdict::Unknown => {
+                let unknown = matches!(signature, SignatureCheck::Good { long_hash: true, .. });
+                assert!(unknown && facts.policy.sha512.is_none(), "{}: {prediction:?}", self.name);
+            }
+        }
+    }
 }
 
 async fn try_each(kernel: &Kernel, argument: &str, loads: &[(&str, Vec<u8>, bool)]) -> Vec<Judged> {
@@ -199,9 +222,9 @@ async fn try_each(kernel: &Kernel, argument: &str, loads: &[(&str, Vec<u8>, bool
     }
     let folder = tempfile::tempdir().unwrap();
     let outcomes = trial.run(kernel, &[argument], folder.path()).await.unwrap();
-    let judged = loads.iter().zip(outcomes).map(|((name, _, loads), mut outcome)| {
+    let judged = loads.iter().zip(outcomes).map(|((name, file, loads), mut outcome)| {
         let name = format!("{name}, {}, {argument}", kernel.release);
-        Judged { name, loads: *loads, tried: outcome.tried.remove(0) }
+        Judged { name, file: file.clone(), loads: *loads, tried: outcome.tried.remove(0) }
     });
     judged.collect()
 }

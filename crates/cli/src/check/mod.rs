@@ -11,8 +11,11 @@ use std::process::ExitCode;
 use tenon_kmod::compression::{self, DecompressError};
 use tenon_kmod::dependency::load_sequence;
 use tenon_kmod::parameters::{Parameter, ParameterError};
-use tenon_kmod::predict::{Circumstances, Enforcement, Prediction, Verdict, predict, predict_file};
+use tenon_kmod::predict::{
+    Circumstances, Enforcement, Prediction, SignatureCheck, Verdict, predict, predict_file,
+};
 use tenon_kmod::{KernelFacts, ModuleName, ModuleObject};
+use tenon_sign::{Certificate, CertificateError, verify};
 
 use crate::facts::{SourceError, WHAT, module_files, read_kernel};
 use crate::failure::Failure;
@@ -50,6 +53,9 @@ pub(crate) struct Args {
     /// The kernel is locked down
     #[arg(long)]
     lockdown: bool,
+    /// A certificate that the kernel trusts, PEM or DER: signed modules are compared with it; may be given several times
+    #[arg(long, value_name = "FILE")]
+    trust: Vec<PathBuf>,
     /// In which form to answer
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
@@ -70,6 +76,8 @@ pub(crate) enum CheckError {
     Read { path: PathBuf, source: io::Error },
     #[error("unpack {path}", path = path.display())]
     Unpack { path: PathBuf, source: DecompressError },
+    #[error("read the certificate {path}", path = path.display())]
+    Certificate { path: PathBuf, source: CertificateError },
     #[error("find modules in {path}: there are none", path = path.display())]
     NoModules { path: PathBuf },
     #[error("check {0} modules: more than {MAX_FILES}")]
@@ -100,7 +108,8 @@ struct Checked {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, CheckError> {
     let facts = read_kernel(&args.kernel)?;
-    let files = files(&args.paths)?;
+    let trusted = args.trust.iter().map(|path| certificate(path)).collect::<Result<Vec<_>, _>>()?;
+    let files = files(&args.paths, &trusted)?;
     let circumstances = circumstances(args, files.len())?;
     let checked = check(files, &facts, circumstances);
     let text = match args.output {
@@ -128,13 +137,19 @@ struct File {
     path: PathBuf,
     bytes: Vec<u8>,
     module: Option<ModuleObject>,
+    signature: SignatureCheck,
 }
 
-fn files(paths: &[PathBuf]) -> Result<Vec<File>, CheckError> {
+fn certificate(path: &Path) -> Result<Certificate, CheckError> {
+    let bytes = fs::read(path).map_err(|source| CheckError::Read { path: path.to_owned(), source })?;
+    Certificate::read(&bytes).map_err(|source| CheckError::Certificate { path: path.to_owned(), source })
+}
+
+fn files(paths: &[PathBuf], trusted: &[Certificate]) -> Result<Vec<File>, CheckError> {
     let mut files = Vec::new();
     for path in paths {
         if !path.is_dir() {
-            files.push(read(path)?);
+            files.push(read(path, trusted)?);
             continue;
         }
         let found = module_files(path)?;
@@ -144,13 +159,13 @@ fn files(paths: &[PathBuf]) -> Result<Vec<File>, CheckError> {
         if found.len() > MAX_FILES {
             return Err(CheckError::TooMany(found.len()));
         }
-        let found = found.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
+        let found = found.iter().map(|path| read(path, trusted)).collect::<Result<Vec<_>, _>>()?;
         files.extend(in_order(found));
     }
     Ok(files)
 }
 
-fn read(path: &Path) -> Result<File, CheckError> {
+fn read(path: &Path, trusted: &[Certificate]) -> Result<File, CheckError> {
     let bytes = fs::read(path).map_err(|source| CheckError::Read { path: path.to_owned(), source })?;
     // Tenon unpacks before it loads.
     let bytes = match compression::decompress(&bytes, crate::facts::MODULE_LIMIT) {
@@ -158,9 +173,12 @@ fn read(path: &Path) -> Result<File, CheckError> {
         Err(source) => return Err(CheckError::Unpack { path: path.to_owned(), source }),
     };
     let module = ModuleObject::parse(&bytes).ok();
+    // Where nobody says whom the kernel trusts, nothing is known of its opinion.
+    let signature =
+        if trusted.is_empty() { SignatureCheck::Unread } else { verify(&bytes, trusted).check(trusted) };
     // Of a file that is read, its contents are not needed any more.
     let bytes = if module.is_some() { Vec::new() } else { bytes };
-    Ok(File { path: path.to_owned(), bytes, module })
+    Ok(File { path: path.to_owned(), bytes, module, signature })
 }
 
 /// Each module behind what it needs; what is no module comes last.
@@ -213,7 +231,8 @@ fn firmware_files(root: &Path) -> Result<BTreeSet<String>, CheckError> {
 
 fn check(files: Vec<File>, facts: &KernelFacts, mut circumstances: Circumstances) -> Vec<Checked> {
     let mut checked = Vec::new();
-    for File { path, bytes, module } in files {
+    for File { path, bytes, module, signature } in files {
+        circumstances.signature = signature;
         let prediction = match &module {
             Some(module) => {
                 let prediction = predict(module, facts, &circumstances);

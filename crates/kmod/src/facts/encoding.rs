@@ -38,6 +38,8 @@ const PROVIDERS: u64 = 15;
 const NAMESPACES: u64 = 16;
 const SYMBOLS: u64 = 17;
 const TYPES_MUST_FIT: u64 = 18;
+const ECDSA: u64 = 19;
+const SHA512: u64 = 20;
 
 /// Bits of a symbol.
 const CRC_KNOWN: u8 = 1;
@@ -85,6 +87,8 @@ impl KernelFacts {
             missing_imports_allowed,
             decompression,
             types_must_fit,
+            ecdsa,
+            sha512,
         } = self.policy;
         body.flag(SIGNATURES, signatures);
         body.flag(SIGNATURES_FORCED, signatures_forced);
@@ -95,6 +99,8 @@ impl KernelFacts {
             decompression.map(decompression_code).as_ref().map(std::slice::from_ref),
         );
         body.flag(TYPES_MUST_FIT, types_must_fit);
+        body.flag(ECDSA, ecdsa);
+        body.flag(SHA512, sha512);
         body.symbols(&self.exports);
         let packed =
             ruzstd::encoding::compress_to_vec(&body.0[..], ruzstd::encoding::CompressionLevel::Fastest);
@@ -141,6 +147,8 @@ impl KernelFacts {
                 missing_imports_allowed: flag(MISSING_IMPORTS_ALLOWED)?,
                 decompression: fields.get(&DECOMPRESSION).and_then(|field| decompression_of(field)),
                 types_must_fit: flag(TYPES_MUST_FIT)?,
+                ecdsa: flag(ECDSA)?,
+                sha512: flag(SHA512)?,
             },
         })
     }

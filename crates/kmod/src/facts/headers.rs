@@ -191,6 +191,11 @@ impl<'a> Config<'a> {
         self.0.get(option) == Some(&"y")
     }
 
+    /// Whether it is built in; none where it is a module.
+    fn built_in(&self, option: &str) -> Option<bool> {
+        (self.0.get(option) != Some(&"m")).then(|| self.has(option))
+    }
+
     fn architecture(&self) -> Option<Architecture> {
         let little = self.has("CPU_LITTLE_ENDIAN");
         Some(match () {
@@ -248,6 +253,8 @@ impl<'a> Config<'a> {
             types_must_fit: Some(
                 self.has("DEBUG_INFO_BTF_MODULES") && !self.has("MODULE_ALLOW_BTF_MISMATCH"),
             ),
+            ecdsa: self.built_in("CRYPTO_ECDSA"),
+            sha512: self.built_in("CRYPTO_SHA512"),
         }
     }
 }

@@ -128,6 +128,8 @@ fn policy(constants: &[u8], facts: &KernelFacts) -> KernelPolicy {
             }
         }),
         types_must_fit: types_must_fit(has, facts),
+        ecdsa: None,
+        sha512: None,
     }
 }
 

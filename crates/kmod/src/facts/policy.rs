@@ -19,6 +19,11 @@ pub struct KernelPolicy {
     /// `CONFIG_DEBUG_INFO_BTF_MODULES` without `CONFIG_MODULE_ALLOW_BTF_MISMATCH`: a module whose type information does not
     /// fit the kernel's is refused.
     pub types_must_fit: Option<bool>,
+    /// `CONFIG_CRYPTO_ECDSA=y`: signatures of elliptic keys are verified. None also where it is a module, which may be there
+    /// when it is needed.
+    pub ecdsa: Option<bool>,
+    /// `CONFIG_CRYPTO_SHA512=y`: signatures over SHA-384 and SHA-512 are verified. None also where it is a module.
+    pub sha512: Option<bool>,
 }
 
 /// Whether a kernel unpacks modules itself.
@@ -45,6 +50,8 @@ impl KernelPolicy {
                 (told, _) => told,
             },
             types_must_fit: self.types_must_fit.or(other.types_must_fit),
+            ecdsa: self.ecdsa.or(other.ecdsa),
+            sha512: self.sha512.or(other.sha512),
         }
     }
 }

@@ -18,6 +18,8 @@ pub struct Circumstances {
     pub prerequisites: Prerequisites,
     /// What decides over unsigned modules.
     pub enforcement: Enforcement,
+    /// What the module's last signature is worth.
+    pub signature: SignatureCheck,
     /// Whether `/proc/sys/kernel/modules_disabled` is 1.
     pub modules_disabled: bool,
     /// The kernel command line's `module_blacklist`.
@@ -48,6 +50,27 @@ pub enum Enforcement {
     Enforced,
     /// `lockdown=integrity` or more, without the former: `EPERM`.
     Lockdown,
+}
+
+/// What a module's last signature is worth, as far as somebody has compared it with the certificates that the kernel trusts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SignatureCheck {
+    /// Nobody has.
+    #[default]
+    Unread,
+    /// It is good, and by a key that the kernel trusts.
+    Good {
+        /// An elliptic key's: not every kernel verifies these.
+        elliptic: bool,
+        /// Over SHA-384 or SHA-512: not every kernel verifies these.
+        long_hash: bool,
+    },
+    /// It is by a key that the kernel does not trust.
+    UnknownSigner,
+    /// It names a key that the kernel trusts, and is not that key's over these bytes.
+    Bad,
+    /// Its message has a form that no kernel accepts.
+    Unsupported,
 }
 
 /// A module that is there already.

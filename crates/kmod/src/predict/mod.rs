@@ -14,7 +14,7 @@ mod symbols;
 #[cfg(test)]
 mod tests;
 
-pub use circumstances::{Circumstances, Enforcement, LoadedModule, Prerequisites};
+pub use circumstances::{Circumstances, Enforcement, LoadedModule, Prerequisites, SignatureCheck};
 pub use format::predict_file;
 pub use reason::{Cause, Effect, Reason};
 

@@ -46,6 +46,10 @@ pub enum Cause {
     SignatureMalformed { error: object::signature::SignatureError },
     /// Signed, but whether by a key that the kernel trusts is not known.
     SignatureUnverified,
+    /// It names a key that the kernel trusts, and something was changed since it was made.
+    SignatureBad,
+    /// Signed in a way that the kernel was built without, or has in a module.
+    SignatureAlgorithm { algorithm: &'static str },
     /// It was compiled for another machine.
     Architecture { module: object::Architecture, kernel: object::Architecture },
     /// Its `struct module` has another size: another series or configuration.
@@ -118,6 +122,8 @@ impl Reason {
             Cause::SignatureRejected { .. } => "SignatureRejected",
             Cause::SignatureMalformed { .. } => "SignatureMalformed",
             Cause::SignatureUnverified => "SignatureUnverified",
+            Cause::SignatureBad => "SignatureBad",
+            Cause::SignatureAlgorithm { .. } => "SignatureAlgorithm",
             Cause::Architecture { .. } => "Architecture",
             Cause::StructModuleSize { .. } => "StructModuleSize",
             Cause::StructModuleSizeUnknown => "StructModuleSizeUnknown",
@@ -165,6 +171,12 @@ impl Reason {
             Cause::SignatureRejected { .. } => "sign the module with a key that the kernel trusts",
             Cause::SignatureMalformed { .. } => "sign the module again; strip it before, never after",
             Cause::SignatureUnverified => "compare the signer with the keys that the kernel trusts",
+            Cause::SignatureBad => {
+                "sign the module again, as the last step: what strips or changes it comes before"
+            }
+            Cause::SignatureAlgorithm { .. } => {
+                "sign it with an RSA key and SHA-256, which every kernel verifies"
+            }
             Cause::Architecture { .. } => "build it for the kernel's architecture",
             Cause::StructModuleSize { .. }
             | Cause::ModuleLayout { .. }
@@ -240,6 +252,15 @@ impl fmt::Display for Reason {
             }
             Cause::SignatureUnverified => {
                 f.write_str("signatures are enforced; whether the kernel trusts this one's key is not known")
+            }
+            Cause::SignatureBad => f.write_str(
+                "the signature names a key that the kernel trusts, and is not that key's over this file",
+            ),
+            Cause::SignatureAlgorithm { algorithm } if self.effect == Effect::Unknown => {
+                write!(f, "whether the kernel verifies signatures with {algorithm} by itself is not known")
+            }
+            Cause::SignatureAlgorithm { algorithm } => {
+                write!(f, "the kernel was built without {algorithm}: it cannot verify the signature")
             }
             Cause::Architecture { module, kernel } => {
                 write!(f, "compiled for {module}, the kernel is for {kernel}")

@@ -1,6 +1,6 @@
-//! `module_sig_check` of `kernel/module/signing.c`, as far as it is about the frame of a signature.
+//! `module_sig_check` of `kernel/module/signing.c`: the frame of a signature, and what its message was found to be worth.
 
-use super::{Cause, Circumstances, Effect, Enforcement, Judgement, Reason};
+use super::{Cause, Circumstances, Effect, Enforcement, Judgement, Reason, SignatureCheck};
 use crate::facts::KernelFacts;
 use crate::failure::Errno;
 use crate::object::Signature;
@@ -44,11 +44,33 @@ pub(super) fn finding(
         Signature::Appended(signature) if signature.id_type != SignatureType::Pkcs7 => {
             rejected("module with unsupported crypto")
         }
-        // Where nobody enforces signatures, only one that is wrong and made by a trusted key is refused.
-        Signature::Appended(_) => {
-            let effect = if refusal.is_some() { Effect::Unknown } else { Effect::Note };
-            Some(Reason { cause: Cause::SignatureUnverified, effect })
-        }
+        Signature::Appended(_) => match circumstances.signature {
+            // Where nobody enforces signatures, only one that is wrong and made by a trusted key is refused.
+            SignatureCheck::Unread => {
+                let effect = if refusal.is_some() { Effect::Unknown } else { Effect::Note };
+                Some(Reason { cause: Cause::SignatureUnverified, effect })
+            }
+            SignatureCheck::UnknownSigner => rejected("module with unavailable key"),
+            SignatureCheck::Unsupported => rejected("module with unsupported crypto"),
+            SignatureCheck::Bad => {
+                let effect =
+                    if looks.is_some() { Effect::Fails(Errno::EKEYREJECTED) } else { Effect::Unknown };
+                Some(Reason { cause: Cause::SignatureBad, effect })
+            }
+            SignatureCheck::Good { elliptic, long_hash } => {
+                let policy = &facts.policy;
+                let needs =
+                    [(elliptic, policy.ecdsa, "ECDSA"), (long_hash, policy.sha512, "SHA-384 or SHA-512")];
+                needs.into_iter().filter(|(needed, ..)| *needed).find_map(|(_, known, algorithm)| {
+                    let effect = match (known, refusal) {
+                        (Some(true), _) | (_, None) => return None,
+                        (Some(false), Some(errno)) => Effect::Fails(errno),
+                        (None, Some(_)) => Effect::Unknown,
+                    };
+                    Some(Reason { cause: Cause::SignatureAlgorithm { algorithm }, effect })
+                })
+            }
+        },
     }
 }
 

@@ -374,6 +374,36 @@ fn the_frame_of_a_signature_is_judged(
     assert_eq!(verdict(&ignorant, Enforcement::Permissive), Verdict::Loads);
 }
 
+#[rstest]
+#[case::good(SignatureCheck::Good { elliptic: false, long_hash: false }, Verdict::Loads, Verdict::Loads)]
+#[case::of_a_kind_that_it_lacks(
+    SignatureCheck::Good { elliptic: true, long_hash: false },
+    Verdict::Loads,
+    fails(Errno::EKEYREJECTED)
+)]
+#[case::of_a_kind_that_it_may_lack(
+    SignatureCheck::Good { elliptic: false, long_hash: true },
+    Verdict::Loads,
+    Verdict::Unknown
+)]
+#[case::by_a_stranger(SignatureCheck::UnknownSigner, Verdict::Loads, fails(Errno::EKEYREJECTED))]
+#[case::in_another_form(SignatureCheck::Unsupported, Verdict::Loads, fails(Errno::EKEYREJECTED))]
+#[case::bad(SignatureCheck::Bad, fails(Errno::EKEYREJECTED), fails(Errno::EKEYREJECTED))]
+fn what_a_signature_is_worth_decides_where_signatures_are_enforced(
+    #[case] signature: SignatureCheck,
+    #[case] permissive: Verdict,
+    #[case] enforced: Verdict,
+) {
+    let module = signed([0, 0, 2, 0, 0, 0, 0, 0], 3);
+    let mut facts = kernel();
+    (facts.policy.ecdsa, facts.policy.sha512) = (Some(false), None);
+    let verdict = |enforcement| {
+        let circumstances = Circumstances { enforcement, signature, ..Circumstances::default() };
+        predict(&module, &facts, &circumstances).verdict
+    };
+    assert_eq!((verdict(Enforcement::Permissive), verdict(Enforcement::Enforced)), (permissive, enforced));
+}
+
 #[test]
 fn a_switched_off_loader_and_a_blacklist_refuse_everything() {
     let disabled = Circumstances { modules_disabled: true, ..Circumstances::default() };

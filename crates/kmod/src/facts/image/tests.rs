@@ -213,6 +213,8 @@ fn messages_tell_the_rules_and_silence_tells_nothing() {
         missing_imports_allowed: Some(true),
         decompression: Some(Decompression::None),
         types_must_fit: Some(false),
+        ecdsa: None,
+        sha512: None,
     };
     assert_eq!(policy(constants, &facts), expected);
 }
