@@ -71,13 +71,15 @@ impl Certificate {
 
     fn from_der(der: Vec<u8>) -> Result<Self, CertificateError> {
         let malformed = CertificateError::Malformed;
-        let parsed = x509_cert::Certificate::from_der(&der).map_err(malformed)?.tbs_certificate;
-        let info = &parsed.subject_public_key_info;
+        let certificate = x509_cert::Certificate::from_der(&der).map_err(malformed)?;
+        let signed = certificate.tbs_certificate();
+        let info = signed.subject_public_key_info();
         let kind = kind_of(info).map_err(malformed)?.map_err(CertificateError::Key)?;
-        let key_id = parsed.get::<SubjectKeyIdentifier>().map_err(malformed)?.map(|(_, id)| id);
+        let key_id = signed.get_extension::<SubjectKeyIdentifier>().map_err(malformed)?.map(|(_, id)| id);
         let public_key = info.subject_public_key.raw_bytes().to_vec();
-        let subject = parsed.subject.to_string();
-        let name = IssuerAndSerialNumber { issuer: parsed.issuer, serial_number: parsed.serial_number };
+        let subject = signed.subject().to_string();
+        let (issuer, serial_number) = (signed.issuer().clone(), signed.serial_number().clone());
+        let name = IssuerAndSerialNumber { issuer, serial_number };
         Ok(Self { der, name, key_id, subject, kind, public_key })
     }
 

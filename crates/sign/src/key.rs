@@ -102,8 +102,8 @@ impl Signer for LocalKey {
     fn public_key(&self) -> Vec<u8> {
         match &self.0 {
             Kind::Rsa(key) => key.public_key().as_ref().to_vec(),
-            Kind::P256(key) => key.verifying_key().to_encoded_point(false).as_bytes().to_vec(),
-            Kind::P384(key) => key.verifying_key().to_encoded_point(false).as_bytes().to_vec(),
+            Kind::P256(key) => key.verifying_key().to_sec1_point(false).as_bytes().to_vec(),
+            Kind::P384(key) => key.verifying_key().to_sec1_point(false).as_bytes().to_vec(),
         }
     }
 
