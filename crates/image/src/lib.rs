@@ -3,7 +3,8 @@
 //! In comes an image's name, a kernel and an architecture; out goes a [`bundle`]: the few files that a node needs,
 //! named by their content. On the way lie [`mod@reference`] (names), [`keyring`] (pull secrets), [`registry`] (the
 //! client), [`platform`] (which manifest of an index), [`layers`] (what files an image has), [`kernel`] (what it tells of a
-//! kernel) and, in the other direction, [`publish`] (a directory of modules becomes an image).
+//! kernel) and, in the other direction, [`publish`] (a directory of modules becomes an image) and [`revise`] (an image is
+//! published again with some files changed).
 //!
 //! Everything but the client is values, bytes and files; nothing from an image or a registry is trusted before its
 //! digest was checked, and nothing from an image is ever written under a name that the image chose. Without the
@@ -18,6 +19,8 @@ pub mod keyring;
 pub mod layers;
 #[cfg(feature = "registry")]
 pub mod manifest;
+#[cfg(feature = "registry")]
+mod new_layer;
 pub mod path;
 #[cfg(feature = "registry")]
 pub mod platform;
@@ -27,6 +30,8 @@ pub mod reference;
 #[cfg(feature = "registry")]
 pub mod registry;
 mod retry;
+#[cfg(feature = "registry")]
+pub mod revise;
 #[cfg(feature = "test-registry")]
 pub mod testing;
 mod ustar;

@@ -112,6 +112,12 @@ impl ImageReference {
         Self(Arc::new(Parts { digest: Some(digest), ..Parts::clone(&self.0) }))
     }
 
+    /// The same image by this digest alone: what is stored under it has no name yet.
+    #[must_use]
+    pub fn by_digest(&self, digest: Digest) -> Self {
+        Self(Arc::new(Parts { tag: None, digest: Some(digest), ..(*self.0).clone() }))
+    }
+
     /// What a request for the manifest names: the digest where there is one, else the tag.
     pub fn manifest_name(&self) -> String {
         match (&self.0.digest, &self.0.tag) {

@@ -80,6 +80,13 @@ pub struct Layer {
     pub file: File,
 }
 
+impl Layer {
+    /// The same file once more: whoever reads a layer begins at its beginning.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { file: self.file.try_clone()?, ..*self })
+    }
+}
+
 /// Why an image's files could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LayersError {

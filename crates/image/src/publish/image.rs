@@ -9,6 +9,7 @@ use tenon_order::Digest;
 use super::contents::Contents;
 use super::layer;
 use crate::manifest::{Descriptor, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST};
+use crate::new_layer::WrittenLayer;
 use crate::platform::Architecture;
 use crate::ustar::UstarError;
 
@@ -50,9 +51,7 @@ pub enum PackError {
 /// An image that is ready to be pushed.
 #[derive(Debug)]
 pub struct Packed {
-    pub(super) layer: tempfile::NamedTempFile,
-    pub(super) layer_digest: Digest,
-    pub(super) layer_size: u64,
+    pub(super) layer: WrittenLayer,
     pub(super) config: Vec<u8>,
     pub(super) manifest: Vec<u8>,
 }
@@ -65,7 +64,7 @@ impl Packed {
 
     /// Of the layer, in bytes.
     pub fn layer_size(&self) -> u64 {
-        self.layer_size
+        self.layer.size
     }
 }
 
@@ -91,7 +90,7 @@ pub fn pack(contents: &Contents, architecture: &Architecture, work: &Path) -> Re
         config: descriptor(OCI_CONFIG, Digest::of(&config), config.len() as u64),
         layers: [descriptor(OCI_LAYER_GZIP, layer.digest, layer.size)],
     });
-    Ok(Packed { layer: layer.file, layer_digest: layer.digest, layer_size: layer.size, config, manifest })
+    Ok(Packed { layer, config, manifest })
 }
 
 /// Fields in the order of the types below: an image's digest must not depend on how a map happens to be sorted.

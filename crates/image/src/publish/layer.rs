@@ -1,73 +1,40 @@
-//! The one layer of a published image: a tar of plain files and their directories, compressed with gzip.
+//! The one layer of a published image: what a directory holds, and the directories above it.
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-
-use flate2::{Compression, GzBuilder};
-use tenon_order::{Digest, Hasher};
 
 use super::contents::Contents;
 use super::image::PackError;
-use crate::ustar::{self, Kind, TRAILER};
-
-/// A layer on disk.
-#[derive(Debug)]
-pub(super) struct WrittenLayer {
-    pub(super) file: tempfile::NamedTempFile,
-    /// Of the compressed bytes.
-    pub(super) digest: Digest,
-    pub(super) size: u64,
-    /// Of the archive: what the configuration calls `diff_id`.
-    pub(super) diff_id: Digest,
-}
+use crate::new_layer::{AppendError, NewLayer, WrittenLayer};
 
 /// Writes the layer into a temporary file of `work`. Blocks.
 pub(super) fn write(contents: &Contents, work: &Path) -> Result<WrittenLayer, PackError> {
     let spool = |source| PackError::Spool { directory: work.to_owned(), source };
-    let mut file = tempfile::NamedTempFile::new_in(work).map_err(spool)?;
-    let blob = Hashing::new(file.as_file_mut());
-    let mut tar = Hashing::new(GzBuilder::new().mtime(0).write(blob, Compression::best()));
+    let mut layer = NewLayer::new(work).map_err(spool)?;
     for directory in directories(contents) {
-        let header = ustar::header(Kind::Directory, &directory, 0)
-            .map_err(|source| PackError::Name { path: PathBuf::from(&directory), source })?;
-        tar.write_all(&header).map_err(spool)?;
+        layer.directory(&directory).map_err(|error| failed(error, Path::new(&directory), work))?;
     }
     for (name, path) in &contents.files {
-        append(&mut tar, name, path, &spool)?;
+        let read = |source| PackError::Read { path: path.clone(), source };
+        let mut file = File::open(path).map_err(read)?;
+        let size = file.metadata().map_err(read)?.len();
+        layer.file(name, size, &mut file).map_err(|error| failed(error, path, work))?;
     }
-    tar.write_all(&TRAILER).map_err(spool)?;
-    let (gzip, diff_id, _) = tar.finish();
-    let (_, digest, size) = gzip.finish().map_err(spool)?.finish();
-    file.as_file_mut().flush().map_err(spool)?;
-    Ok(WrittenLayer { file, digest, size, diff_id })
+    layer.finish().map_err(spool)
 }
 
-fn append(
-    tar: &mut impl Write,
-    name: &str,
-    path: &Path,
-    spool: &impl Fn(io::Error) -> PackError,
-) -> Result<(), PackError> {
-    let read = |source| PackError::Read { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(read)?;
-    let size = file.metadata().map_err(read)?.len();
-    let header = ustar::header(Kind::File, name, size)
-        .map_err(|source| PackError::Name { path: path.to_owned(), source })?;
-    tar.write_all(&header).map_err(spool)?;
-    let mut left = size;
-    let mut buffer = vec![0; 64 * 1024];
-    while left > 0 {
-        let want = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        let got = file.read(buffer.get_mut(..want).unwrap_or_default()).map_err(read)?;
-        if got == 0 {
-            return Err(PackError::Changed { path: path.to_owned() });
+fn failed(error: AppendError, path: &Path, work: &Path) -> PackError {
+    let (path, directory): (PathBuf, PathBuf) = (path.to_owned(), work.to_owned());
+    match error {
+        AppendError::Name(source) => PackError::Name { path, source },
+        AppendError::Read(source) if source.kind() == io::ErrorKind::UnexpectedEof => {
+            PackError::Changed { path }
         }
-        tar.write_all(buffer.get(..got).unwrap_or_default()).map_err(spool)?;
-        left -= got as u64;
+        AppendError::Read(source) => PackError::Read { path, source },
+        AppendError::Spool(source) => PackError::Spool { directory, source },
     }
-    tar.write_all(TRAILER.get(..ustar::padding(size)).unwrap_or_default()).map_err(spool)
 }
 
 /// Every directory of every file, parents first, each ending in a slash.
@@ -78,34 +45,4 @@ fn directories(contents: &Contents) -> BTreeSet<String> {
             .collect()
     };
     contents.files.keys().flat_map(parents).collect()
-}
-
-/// Counts and hashes what is written.
-struct Hashing<W> {
-    inner: W,
-    hasher: Hasher,
-    size: u64,
-}
-
-impl<W> Hashing<W> {
-    fn new(inner: W) -> Self {
-        Self { inner, hasher: Hasher::new(), size: 0 }
-    }
-
-    fn finish(self) -> (W, Digest, u64) {
-        (self.inner, self.hasher.finish(), self.size)
-    }
-}
-
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.inner.write(bytes)?;
-        self.hasher.update(bytes.get(..written).unwrap_or_default());
-        self.size += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
 }

@@ -8,8 +8,6 @@ mod contents;
 mod image;
 mod layer;
 
-use std::path::PathBuf;
-
 pub use contents::{Contents, ContentsError, FIRMWARE_PATH, KernelModules, Layout};
 pub use image::{PackError, Packed, pack};
 
@@ -40,7 +38,7 @@ pub async fn push(
     image: &Packed,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<ImageReference, RegistryError> {
-    for blob in [layer_blob(image), Blob::Bytes(image.config.clone())] {
+    for blob in [image.layer.blob(), Blob::Bytes(image.config.clone())] {
         let size = match &blob {
             Blob::Bytes(bytes) => bytes.len() as u64,
             Blob::File { size, .. } => *size,
@@ -50,8 +48,4 @@ pub async fn push(
     }
     let digest = registry.push_manifest(to, OCI_MANIFEST, &image.manifest).await?;
     Ok(to.with_digest(digest))
-}
-
-fn layer_blob(image: &Packed) -> Blob {
-    Blob::File { path: PathBuf::from(image.layer.path()), digest: image.layer_digest, size: image.layer_size }
 }

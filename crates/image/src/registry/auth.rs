@@ -27,7 +27,7 @@ const TOKEN_LIFE: Duration = Duration::from_mins(1);
 pub(super) struct Permission {
     /// The registry.
     pub(super) origin: String,
-    /// As the token specification writes it.
+    /// As the token specification writes it; several with blanks between them.
     pub(super) scope: String,
     /// Whose.
     pub(super) access: Access,
@@ -157,7 +157,9 @@ fn token_url(asking: &Asking<'_>, realm: &str, service: Option<&str>) -> Option<
     if let Some(service) = service {
         url.query_pairs_mut().append_pair("service", service);
     }
-    url.query_pairs_mut().append_pair("scope", &asking.permission.scope);
+    for scope in asking.permission.scope.split(' ') {
+        url.query_pairs_mut().append_pair("scope", scope);
+    }
     Some(url)
 }
 

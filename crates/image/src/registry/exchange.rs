@@ -34,6 +34,8 @@ pub(super) struct Call<'a> {
     pub(super) subject: &'a Subject,
     /// Pushing needs more than pulling.
     pub(super) push: bool,
+    /// Another repository that is read from.
+    pub(super) also: Option<&'a str>,
 }
 
 /// What is sent along.
@@ -197,7 +199,8 @@ async fn attach(request: RequestBuilder, call: &Call<'_>) -> Result<RequestBuild
 
 fn scope(call: &Call<'_>) -> String {
     let actions = if call.push { "pull,push" } else { "pull" };
-    format!("repository:{}:{actions}", call.subject.image().repository())
+    let own = format!("repository:{}:{actions}", call.subject.image().repository());
+    call.also.map_or_else(|| own.clone(), |other| format!("{own} repository:{other}:pull"))
 }
 
 fn challenge(headers: &HeaderMap) -> Option<Challenge> {

@@ -28,6 +28,18 @@ pub struct PlatformImage {
 }
 
 impl PlatformImage {
+    /// From its manifest, as it was read.
+    pub(super) fn new(
+        reference: ImageReference,
+        digest: Digest,
+        manifest: ImageManifest,
+        access: Access,
+    ) -> Self {
+        Self { reference, digest, manifest, access }
+    }
+}
+
+impl PlatformImage {
     /// As it was asked for, pinned to what it was then: the index's digest where there is an index.
     pub fn reference(&self) -> &ImageReference {
         &self.reference
@@ -38,6 +50,11 @@ impl PlatformImage {
         self.digest
     }
 
+    /// Names its configuration.
+    pub fn config(&self) -> &Descriptor {
+        &self.manifest.config
+    }
+
     /// The layers, the lowest first.
     pub fn layers(&self) -> &[Descriptor] {
         &self.manifest.layers
@@ -45,9 +62,10 @@ impl PlatformImage {
 }
 
 /// A manifest or index whose digest was computed from its bytes.
-struct Fetched {
-    digest: Digest,
-    document: Document,
+pub(super) struct Fetched {
+    pub(super) digest: Digest,
+    pub(super) bytes: Vec<u8>,
+    pub(super) document: Document,
 }
 
 impl Registry {
@@ -106,31 +124,37 @@ impl Registry {
         manifest.check_layers().map_err(|error| RegistryError::invalid(&subject, error.into()))?;
         // An index may say anything; what the image was built for stands in its configuration.
         let config = self.config(image, &manifest.config, access).await?;
+        let config = manifest::read_platform(&config).map_err(|error| {
+            RegistryError::invalid(&Subject::blob(image, manifest.config.digest), error.into())
+        })?;
         platform::check(&config, architecture).map_err(other_platform)?;
         Ok(PlatformImage { reference, digest, manifest, access: access.clone() })
     }
 
-    async fn config(
+    /// An image's configuration, as it is.
+    pub(super) async fn config(
         &self,
         image: &ImageReference,
         config: &Descriptor,
         access: &Access,
-    ) -> Result<manifest::Platform, RegistryError> {
+    ) -> Result<Vec<u8>, RegistryError> {
         let subject = Subject::blob(image, config.digest);
         if config.size > MAX_MANIFEST {
             return Err(RegistryError::invalid(&subject, Violation::TooLarge(MAX_MANIFEST)));
         }
-        let bytes = self
-            .persist(&subject, self.timing.manifest, async || {
-                let url = self.url(image, &format!("blobs/{}", config.digest), &subject)?;
-                let response = self.exchange(&get(url, &subject), access).await?;
-                checked(read_bounded(response, MAX_MANIFEST, &subject).await?, config.digest, &subject)
-            })
-            .await?;
-        manifest::read_platform(&bytes).map_err(|error| RegistryError::invalid(&subject, error.into()))
+        self.persist(&subject, self.timing.manifest, async || {
+            let url = self.url(image, &format!("blobs/{}", config.digest), &subject)?;
+            let response = self.exchange(&get(url, &subject), access).await?;
+            checked(read_bounded(response, MAX_MANIFEST, &subject).await?, config.digest, &subject)
+        })
+        .await
     }
 
-    async fn fetch(&self, image: &ImageReference, access: &Access) -> Result<Fetched, RegistryError> {
+    pub(super) async fn fetch(
+        &self,
+        image: &ImageReference,
+        access: &Access,
+    ) -> Result<Fetched, RegistryError> {
         let subject = Subject::manifest(image);
         self.persist(&subject, self.timing.manifest, async || self.fetch_once(image, &subject, access).await)
             .await
@@ -159,7 +183,7 @@ impl Registry {
         }
         let document = Document::read(&bytes, &content_type)
             .map_err(|error| RegistryError::invalid(subject, error.into()))?;
-        Ok(Fetched { digest: found, document })
+        Ok(Fetched { digest: found, bytes, document })
     }
 
     async fn head(
@@ -183,7 +207,8 @@ impl Registry {
 }
 
 pub(super) fn get(url: reqwest::Url, subject: &Subject) -> Call<'_> {
-    Call { method: Method::GET, url, headers: Vec::new(), body: Payload::None, subject, push: false }
+    let (headers, body) = (Vec::new(), Payload::None);
+    Call { method: Method::GET, url, headers, body, subject, push: false, also: None }
 }
 
 fn accepting(mut call: Call<'_>) -> Call<'_> {

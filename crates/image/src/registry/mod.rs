@@ -12,6 +12,7 @@ mod error;
 mod exchange;
 mod image;
 mod layers;
+mod original;
 mod transport;
 mod upload;
 
@@ -23,6 +24,7 @@ use crate::keyring::Keyring;
 pub use error::{RegistryError, Subject, Trouble, Violation, What};
 pub use image::PlatformImage;
 pub use layers::PullError;
+pub use original::{Original, OriginalImage};
 pub use transport::{Proxies, TlsSettings, Transport, TransportError};
 pub use upload::{Blob, Pushed};
 

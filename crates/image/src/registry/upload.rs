@@ -1,13 +1,14 @@
 //! Uploading blobs and manifests: asks first whether they are there, then sends them in one piece.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use reqwest::{Method, Url};
+use reqwest::{Method, StatusCode, Url};
 use tenon_order::Digest;
 
 use super::exchange::{Call, Payload, location};
 use super::image::{CONTENT_DIGEST, MAX_MANIFEST, get};
-use super::{Access, Registry, RegistryError, Subject, Violation};
+use super::{Access, PlatformImage, Registry, RegistryError, Subject, Violation};
+use crate::manifest::Descriptor;
 use crate::reference::ImageReference;
 
 /// A blob to upload.
@@ -50,6 +51,8 @@ pub enum Pushed {
     Uploaded,
     /// The registry had it.
     Present,
+    /// The registry had it in another repository, and put it into this one.
+    Mounted,
 }
 
 impl Registry {
@@ -67,6 +70,70 @@ impl Registry {
             .await
         };
         Ok(self.with_access(to, push).await?.0)
+    }
+
+    /// Makes sure that the repository holds a blob of another image: asks first, then has it mounted where the registry is the
+    /// same, then copies it by way of `directory`.
+    pub async fn provide_blob(
+        &self,
+        to: &ImageReference,
+        blob: &Descriptor,
+        from: (&Self, &PlatformImage),
+        directory: &Path,
+    ) -> Result<Pushed, RegistryError> {
+        let (registry, image) = from;
+        let subject = Subject::blob(to, blob.digest);
+        let source = image.reference();
+        let mounts = (source.registry() == to.registry()).then(|| source.repository());
+        let ask = async |access: Access| {
+            self.persist(&subject, self.timing.manifest, async || {
+                if self.has_blob(to, blob.digest, &subject, &access).await? {
+                    return Ok(Some(Pushed::Present));
+                }
+                match mounts {
+                    Some(repository) => self.mount(to, blob.digest, repository, &subject, &access).await,
+                    None => Ok(None),
+                }
+            })
+            .await
+        };
+        if let Some(pushed) = self.with_access(to, ask).await?.0 {
+            return Ok(pushed);
+        }
+        let disk = |source| RegistryError::Disk { subject: subject.clone(), source };
+        let aside = tempfile::NamedTempFile::new_in(directory).map_err(disk)?;
+        registry.pull_blob(image, blob, aside.reopen().map_err(disk)?).await?;
+        let path = aside.path().to_owned();
+        self.push_blob(to, &Blob::File { path, digest: blob.digest, size: blob.size }).await
+    }
+
+    /// Asks for a blob of another repository. Registries that do not mount open an upload instead, which is given up.
+    async fn mount(
+        &self,
+        to: &ImageReference,
+        digest: Digest,
+        from: &str,
+        subject: &Subject,
+        access: &Access,
+    ) -> Result<Option<Pushed>, RegistryError> {
+        let mut url = self.url(to, "blobs/uploads/", subject)?;
+        let here = url.clone();
+        url.query_pairs_mut().append_pair("mount", &digest.to_string()).append_pair("from", from);
+        let call = Call { also: Some(from), ..writing(Method::POST, url, subject) };
+        let answer = match self.exchange(&call, access).await {
+            Ok(answer) => answer,
+            // Who may write here may not have to be allowed to mount from there.
+            Err(RegistryError::Denied { .. } | RegistryError::Absent(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if answer.status() == StatusCode::CREATED {
+            return Ok(Some(Pushed::Mounted));
+        }
+        if let Some(upload) = location(&answer, &here).filter(|upload| upload.origin() == here.origin()) {
+            // An upload that nobody ends goes away by itself.
+            let _ = self.exchange(&writing(Method::DELETE, upload, subject), access).await;
+        }
+        Ok(None)
     }
 
     /// Stores a manifest under the reference's tag, or under its digest where it has no tag.

@@ -49,7 +49,7 @@ pub(super) fn answer(store: &mut Store, asked: &Asked) -> Answer {
         (Route::Manifest, &Method::GET | &Method::HEAD) => manifest(store, repository, name),
         (Route::Manifest, &Method::PUT) => put_manifest(store, asked, repository, name),
         (Route::Blob, &Method::GET | &Method::HEAD) => blob(store, asked, repository, name),
-        (Route::Upload, &Method::POST) => open_upload(store, repository),
+        (Route::Upload, &Method::POST) => open_upload(store, asked, repository),
         (Route::Upload, &Method::PUT) => put_blob(store, asked, repository),
         _ => plain(StatusCode::METHOD_NOT_ALLOWED),
     }
@@ -85,7 +85,17 @@ fn blob(store: &Store, asked: &Asked, repository: &str, name: &str) -> Answer {
     }
 }
 
-fn open_upload(store: &mut Store, repository: &str) -> Answer {
+/// An upload, or at once the blob of another repository.
+fn open_upload(store: &mut Store, asked: &Asked, repository: &str) -> Answer {
+    let parameter = |name: &str| {
+        let value = asked.query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))?;
+        Some(value.replace("%3A", ":").replace("%2F", "/"))
+    };
+    let mounted = parameter("mount").and_then(|digest| digest.parse().ok()).zip(parameter("from"));
+    if let Some(bytes) = mounted.and_then(|(digest, from)| store.blob(&from, &digest)) {
+        let digest = store.put_blob(repository, bytes);
+        return with(StatusCode::CREATED, &[(CONTENT_DIGEST, &digest.to_string())], Bytes::new());
+    }
     store.uploads += 1;
     let location = format!("/v2/{repository}/blobs/uploads/{}?state=x", store.uploads);
     with(StatusCode::ACCEPTED, &[(LOCATION.as_str(), &location)], Bytes::new())

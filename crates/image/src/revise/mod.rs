@@ -1,0 +1,265 @@
+//! An image is published again with some of its files changed: one more layer, and nothing else.
+//!
+//! Whoever signs modules changes a few small files of an image that may sit on a whole distribution. What the image has stays
+//! where it is: layers are mounted from one repository into the other, or copied where the registry is another. Only the
+//! layers that decide what the wanted files are come here: from the topmost down until all of them are found, or all layers
+//! where a pattern leaves open how many there are. Equal input makes equal bytes, so that doing it again ends in the same
+//! digest.
+
+mod documents;
+mod pattern;
+mod select;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tenon_order::Digest;
+
+use crate::ImageReference;
+use crate::layers::{LayersError, Limits};
+use crate::manifest::Descriptor;
+use crate::registry::{Blob, OriginalImage, PullError, Pushed, Registry, RegistryError};
+
+pub use documents::DocumentError;
+pub use pattern::{FilePattern, PatternError};
+
+type Any = Box<dyn std::error::Error + Send + Sync>;
+
+/// What is done to a file, given its path in the image and its bytes: it stays as it is, or becomes others.
+pub type Change = Arc<dyn Fn(&str, Vec<u8>) -> Result<Option<Vec<u8>>, Any> + Send + Sync>;
+
+/// What is to be changed.
+#[derive(Clone)]
+pub struct Revision {
+    /// Which files.
+    pub files: Vec<FilePattern>,
+    /// What is done to each.
+    pub change: Change,
+    /// What the image's history says of it.
+    pub note: String,
+    /// What the manifest is annotated with.
+    pub annotations: BTreeMap<String, String>,
+    /// How much of an image is tolerated.
+    pub limits: Limits,
+}
+
+impl std::fmt::Debug for Revision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Revision")
+            .field("files", &self.files)
+            .field("note", &self.note)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What was published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revised {
+    /// Pinned by digest.
+    pub reference: ImageReference,
+    /// The files that were changed, by platform (`linux/amd64`).
+    pub changed: BTreeMap<String, Vec<String>>,
+    /// The files that were wanted and stayed as they are.
+    pub unchanged: BTreeMap<String, Vec<String>>,
+    /// Bytes of layers that came here.
+    pub fetched: u64,
+    /// How many of the image's own blobs were sent, mounted, or there.
+    pub blobs: Blobs,
+}
+
+/// How the image's own blobs came to their new place.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Blobs {
+    /// Copied.
+    pub copied: usize,
+    /// Mounted by the registry.
+    pub mounted: usize,
+    /// There already.
+    pub present: usize,
+}
+
+impl Blobs {
+    fn count(&mut self, pushed: Pushed) {
+        match pushed {
+            Pushed::Uploaded => self.copied += 1,
+            Pushed::Mounted => self.mounted += 1,
+            Pushed::Present => self.present += 1,
+        }
+    }
+}
+
+/// Why an image was not published again. Nothing is to be seen under the new name then.
+#[derive(Debug, thiserror::Error)]
+pub enum ReviseError {
+    /// A registry's answer.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// Its layers.
+    #[error(transparent)]
+    Pull(#[from] PullError),
+    /// What is in its layers.
+    #[error(transparent)]
+    Layers(#[from] LayersError),
+    /// What was asked for is not there.
+    #[error("the image for {platform} has no file {pattern}")]
+    NoFile {
+        /// Of which image.
+        platform: String,
+        /// What was asked for.
+        pattern: String,
+    },
+    /// It is there, and no plain file.
+    #[error("{path} of the image for {platform} is no file, or a link that leads nowhere")]
+    NotAFile {
+        /// Of which image.
+        platform: String,
+        /// Where.
+        path: String,
+    },
+    /// A file larger than what is tolerated.
+    #[error("{path} has {size} bytes, more than the {limit} allowed")]
+    TooLarge {
+        /// Where.
+        path: String,
+        /// In bytes.
+        size: u64,
+        /// In bytes.
+        limit: u64,
+    },
+    /// The change itself.
+    #[error("{path}")]
+    Change {
+        /// Of which file.
+        path: String,
+        /// Why not.
+        source: Any,
+    },
+    /// A name that layers cannot hold.
+    #[error("write {path} into a layer")]
+    Name {
+        /// Of which file.
+        path: String,
+        /// Why not.
+        source: crate::UstarError,
+    },
+    /// The directory for temporary files.
+    #[error("keep files in {directory}")]
+    Spool {
+        /// Where.
+        directory: PathBuf,
+        /// What happened.
+        source: io::Error,
+    },
+    /// A manifest or a configuration.
+    #[error("write the image's documents")]
+    Documents(#[from] DocumentError),
+    /// The thread that read the image is gone.
+    #[error("read the image")]
+    Thread(#[source] tokio::task::JoinError),
+}
+
+/// Publishes `from` again as `to`, with temporary files in `work`. The name is written last.
+pub async fn revise(
+    from: (&Registry, &ImageReference),
+    to: (&Registry, &ImageReference),
+    revision: &Revision,
+    work: &Path,
+) -> Result<Revised, ReviseError> {
+    let original = from.0.original(from.1).await?;
+    let mut revised = Revised {
+        reference: to.1.clone(),
+        changed: BTreeMap::new(),
+        unchanged: BTreeMap::new(),
+        fetched: 0,
+        blobs: Blobs::default(),
+    };
+    let many = original.images.len() > 1;
+    let mut missing = None;
+    let mut made = Vec::new();
+    for image in &original.images {
+        match select::changed(from.0, image, revision, work).await {
+            Ok(files) => made.push((image, Some(files))),
+            // Of several images, some may be for others.
+            Err(error @ ReviseError::NoFile { .. }) if many => {
+                missing = Some(error);
+                made.push((image, None));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if let Some(error) = missing.filter(|_| made.iter().all(|(_, files)| files.is_none())) {
+        return Err(error);
+    }
+    let mut replaced = Vec::new();
+    for (image, files) in made {
+        let descriptor = publish(from.0, to, image, files, revision, work, &mut revised).await?;
+        replaced.push((image.image.digest(), descriptor));
+    }
+    let (media_type, document) = match (&original.index, replaced.as_slice()) {
+        (Some(index), replaced) => documents::index(index, replaced, &revision.annotations)?,
+        (None, [(_, only)]) => {
+            let digest = to.0.push_manifest(to.1, &only.media_type, &only.document).await?;
+            return Ok(Revised { reference: to.1.with_digest(digest), ..revised });
+        }
+        // An image without an index is one image.
+        (None, _) => return Err(DocumentError::Form("manifest").into()),
+    };
+    let digest = to.0.push_manifest(to.1, &media_type, &document).await?;
+    Ok(Revised { reference: to.1.with_digest(digest), ..revised })
+}
+
+/// A manifest that is ready to be stored.
+#[derive(Debug)]
+struct Made {
+    media_type: String,
+    document: Vec<u8>,
+}
+
+impl Made {
+    fn digest(&self) -> Digest {
+        Digest::of(&self.document)
+    }
+}
+
+/// Brings one image's blobs to their place, and its manifest under its digest.
+async fn publish(
+    from: &Registry,
+    (registry, to): (&Registry, &ImageReference),
+    original: &OriginalImage,
+    files: Option<select::Files>,
+    revision: &Revision,
+    work: &Path,
+    revised: &mut Revised,
+) -> Result<Made, ReviseError> {
+    let image = &original.image;
+    for layer in image.layers() {
+        revised.blobs.count(registry.provide_blob(to, layer, (from, image), work).await?);
+    }
+    let platform = select::platform(original);
+    let layer = files.and_then(|files| {
+        revised.fetched += files.fetched;
+        revised.unchanged.insert(platform.clone(), files.unchanged);
+        let (layer, changed) = files.layer?;
+        revised.changed.insert(platform.clone(), changed);
+        Some(layer)
+    });
+    let made = match layer {
+        None => {
+            let config = Descriptor { size: original.config.len() as u64, ..image.config().clone() };
+            revised.blobs.count(registry.provide_blob(to, &config, (from, image), work).await?);
+            documents::unchanged(&original.manifest)?
+        }
+        Some(layer) => {
+            registry.push_blob(to, &layer.blob()).await?;
+            let config = documents::config(&original.config, layer.diff_id, &revision.note)?;
+            let made = documents::manifest(&original.manifest, &config, &layer, &revision.annotations)?;
+            registry.push_blob(to, &Blob::Bytes(config)).await?;
+            made
+        }
+    };
+    // Found by its digest until a name leads to it.
+    registry.push_manifest(&to.by_digest(made.digest()), &made.media_type, &made.document).await?;
+    Ok(made)
+}
