@@ -27,6 +27,16 @@ pub(crate) struct Args {
     /// Modules, or directories with modules
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
+    #[command(flatten)]
+    signer: SignerArgs,
+    /// Write the signed modules into this directory and leave the others alone
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+}
+
+/// Who signs, and how.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SignerArgs {
     /// The private key: PEM, without a passphrase; RSA, P-256 or P-384
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
@@ -35,15 +45,12 @@ pub(crate) struct Args {
     cert: PathBuf,
     /// sha256, sha384 or sha512
     #[arg(long, value_name = "HASH", default_value = "sha256")]
-    hash: Hash,
-    /// Write the signed modules into this directory and leave the others alone
-    #[arg(short, long, value_name = "DIR")]
-    output: Option<PathBuf>,
+    pub(crate) hash: Hash,
 }
 
-/// Why modules were not signed.
+/// Why nobody can sign.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SignError {
+pub(crate) enum SignerError {
     #[error("read {path}", path = path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("read the key {path}", path = path.display())]
@@ -52,6 +59,15 @@ pub(crate) enum SignError {
     Certificate { path: PathBuf, source: CertificateError },
     #[error(transparent)]
     Identity(#[from] IdentityError),
+}
+
+/// Why modules were not signed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SignError {
+    #[error("read {path}", path = path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Signer(#[from] SignerError),
     #[error(transparent)]
     Folder(#[from] SourceError),
     #[error("{path} is no module, and no modules are below it", path = path.display())]
@@ -73,12 +89,12 @@ impl SignError {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, SignError> {
-    let identity = identity(args)?;
+    let identity = args.signer.identity()?;
     // Whatever can be wrong with one of them comes out before any is written.
     let mut signed = Vec::new();
     for (from, to) in targets(args)? {
         let file = read(&from)?;
-        let outcome = sign_file(&file, &identity, args.hash, MODULE_LIMIT)
+        let outcome = sign_file(&file, &identity, args.signer.hash, MODULE_LIMIT)
             .map_err(|source| SignError::File { path: from.clone(), source })?;
         signed.push((from, to, file, outcome));
     }
@@ -97,12 +113,18 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, SignError> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn identity(args: &Args) -> Result<Identity, SignError> {
-    let certificate = Certificate::read(&read(&args.cert)?)
-        .map_err(|source| SignError::Certificate { path: args.cert.clone(), source })?;
-    let key = LocalKey::try_from(Zeroizing::new(read(&args.key)?))
-        .map_err(|source| SignError::Key { path: args.key.clone(), source })?;
-    Ok(Identity::new(certificate, Box::new(key))?)
+impl SignerArgs {
+    /// Reads the key and its certificate.
+    pub(crate) fn identity(&self) -> Result<Identity, SignerError> {
+        let read = |path: &PathBuf| {
+            fs::read(path).map_err(|source| SignerError::Read { path: path.clone(), source })
+        };
+        let certificate = Certificate::read(&read(&self.cert)?)
+            .map_err(|source| SignerError::Certificate { path: self.cert.clone(), source })?;
+        let key = LocalKey::try_from(Zeroizing::new(read(&self.key)?))
+            .map_err(|source| SignerError::Key { path: self.key.clone(), source })?;
+        Ok(Identity::new(certificate, Box::new(key))?)
+    }
 }
 
 /// Each module, and where it is written to when it is signed.

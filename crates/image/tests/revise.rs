@@ -10,7 +10,7 @@ use tenon_image::ImageReference;
 use tenon_image::keyring::{Keyring, SecretFormat};
 use tenon_image::layers::{ImageFiles, Limits};
 use tenon_image::registry::{Proxies, Registry, Timing, TlsSettings, Transport};
-use tenon_image::revise::{Blobs, FilePattern, Revised, ReviseError, Revision, revise};
+use tenon_image::revise::{Blobs, FilePattern, ReviseError, Revised, Revision, revise};
 use tenon_image::testing::{Auth, Fault, Route, TestRegistry, layer};
 
 const MODULE: &str = "/opt/lib/modules/6.1/a.ko";
@@ -74,7 +74,7 @@ fn document(registry: &TestRegistry, repository: &str, name: &str) -> Value {
 #[tokio::test]
 async fn a_named_file_is_changed_and_nothing_else_moves() {
     let registry = TestRegistry::start().await.unwrap();
-    let base = layer(&[("usr/bin/tool", &[7; 100_000])]);
+    let base = layer(&[("usr/bin/tool", &vec![7; 100_000])]);
     let modules = layer(&[("opt/lib/modules/6.1/a.ko", b"a"), ("opt/lib/modules/6.1/b.ko", b"b")]);
     let top = layer(&[("etc/motd", b"hello")]);
     registry.put_image("drivers", "1", "amd64", &[base.clone(), modules, top]);
@@ -130,9 +130,8 @@ async fn a_pattern_means_whatever_is_there_and_what_was_hidden_is_not() {
 #[tokio::test]
 async fn each_image_of_an_index_is_changed_and_what_described_them_goes() {
     let registry = TestRegistry::start().await.unwrap();
-    let image = |tag, architecture, name| {
-        registry.put_image("drivers", tag, architecture, &[layer(&[(name, b"a")])])
-    };
+    let image =
+        |tag, architecture, name| registry.put_image("drivers", tag, architecture, &[layer(&[(name, b"a")])]);
     let amd64 = image("amd64", "amd64", "opt/lib/modules/6.1/a.ko");
     let arm64 = image("arm64", "arm64", "opt/lib/modules/6.1/a.ko");
     let s390x = image("s390x", "s390x", "opt/lib/modules/6.1/other.ko");

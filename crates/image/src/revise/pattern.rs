@@ -42,7 +42,7 @@ impl FilePattern {
     /// The directory below which all files of the pattern lie.
     pub(super) fn root(&self) -> ImagePath {
         let fixed = self.path.parts().take_while(|part| !part.contains(WILDCARDS));
-        let path = fixed.fold(String::new(), |path, part| path + "/" + part);
+        let path = fixed.fold("/".to_owned(), |path, part| path + part + "/");
         // What begins a path is one.
         path.parse().unwrap_or_else(|_| self.path.clone())
     }

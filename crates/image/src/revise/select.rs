@@ -4,15 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Seek as _, Write as _};
 use std::path::Path;
 
-use super::{ReviseError, Revision};
+use super::{FilePattern, ReviseError, Revision};
 use crate::layers::{FileAt, Found, ImageFiles, Layer, Tree};
 use crate::new_layer::{AppendError, NewLayer, WrittenLayer};
 use crate::registry::{OriginalImage, PullError, Registry};
 
+/// A layer, and the paths of the files in it.
+pub(super) type Changed = (WrittenLayer, Vec<String>);
+
 /// What became of an image's wanted files.
 pub(super) struct Files {
     /// The layer with those that were changed, and their paths; none where nothing was.
-    pub(super) layer: Option<(WrittenLayer, Vec<String>)>,
+    pub(super) layer: Option<Changed>,
     /// Those that stayed as they are.
     pub(super) unchanged: Vec<String>,
     /// Bytes of layers that came here.
@@ -53,7 +56,7 @@ pub(super) async fn changed(
         let step = move || step(layers, last, &platform, &revision, &work);
         match tokio::task::spawn_blocking(step).await.map_err(ReviseError::Thread)?? {
             Step::More(back) => layers = back,
-            Step::Done { layer, unchanged } => return Ok(Files { layer, unchanged, fetched }),
+            Step::Done(layer, unchanged) => return Ok(Files { layer, unchanged, fetched }),
         }
     }
 }
@@ -61,10 +64,7 @@ pub(super) async fn changed(
 enum Step {
     /// Something is not there: it may be in a layer below.
     More(Vec<Layer>),
-    Done {
-        layer: Option<(WrittenLayer, Vec<String>)>,
-        unchanged: Vec<String>,
-    },
+    Done(Option<Changed>, Vec<String>),
 }
 
 fn step(
@@ -85,7 +85,7 @@ fn step(
     match wanted(image.tree(), platform, revision) {
         Ok(wanted) => {
             let (layer, unchanged) = change(&image, &wanted, revision, work)?;
-            Ok(Step::Done { layer, unchanged })
+            Ok(Step::Done(layer, unchanged))
         }
         Err(ReviseError::NoFile { .. } | ReviseError::NotAFile { .. }) if !last => Ok(Step::More(copies)),
         Err(error) => Err(error),
@@ -96,22 +96,7 @@ fn step(
 fn wanted(tree: &Tree, platform: &str, revision: &Revision) -> Result<BTreeMap<String, FileAt>, ReviseError> {
     let mut wanted = BTreeMap::new();
     for pattern in &revision.files {
-        let found: Vec<(String, Found)> = match pattern.literal() {
-            Some(path) => tree.find(path).into_iter().map(|found| (path.to_string(), found)).collect(),
-            None => {
-                let root = pattern.root();
-                let below = tree.walk(&root, &|_| false).map_err(|error| ReviseError::Change {
-                    path: root.to_string(),
-                    source: Box::new(error),
-                })?;
-                let top = root.as_str().trim_end_matches('/').to_owned();
-                let named = below.into_iter().flatten().filter_map(|walked| {
-                    let path = format!("{top}/{}", String::from_utf8(walked.path).ok()?);
-                    pattern.matches(&path).then_some((path, walked.found))
-                });
-                named.collect()
-            }
-        };
+        let found = matching(tree, pattern)?;
         if found.is_empty() {
             let (platform, pattern) = (platform.to_owned(), pattern.to_string());
             return Err(ReviseError::NoFile { platform, pattern });
@@ -130,13 +115,29 @@ fn wanted(tree: &Tree, platform: &str, revision: &Revision) -> Result<BTreeMap<S
     Ok(wanted)
 }
 
+/// What a pattern means, links followed.
+fn matching(tree: &Tree, pattern: &FilePattern) -> Result<Vec<(String, Found)>, ReviseError> {
+    if let Some(path) = pattern.literal() {
+        return Ok(tree.find(path).into_iter().map(|found| (path.to_string(), found)).collect());
+    }
+    let root = pattern.root();
+    let failed = |error| ReviseError::Change { path: root.to_string(), source: Box::new(error) };
+    let below = tree.walk(&root, &|_| false).map_err(failed)?;
+    let top = root.as_str().trim_end_matches('/');
+    let named = below.into_iter().flatten().filter_map(|walked| {
+        let path = format!("{top}/{}", String::from_utf8(walked.path).ok()?);
+        pattern.matches(&path).then_some((path, walked.found))
+    });
+    Ok(named.collect())
+}
+
 /// Changes files, and writes those that are others now into a layer, in the order of their paths.
 fn change(
     image: &ImageFiles,
     wanted: &BTreeMap<String, FileAt>,
     revision: &Revision,
     work: &Path,
-) -> Result<(Option<(WrittenLayer, Vec<String>)>, Vec<String>), ReviseError> {
+) -> Result<(Option<Changed>, Vec<String>), ReviseError> {
     let spool = |source| ReviseError::Spool { directory: work.to_owned(), source };
     let places: BTreeSet<FileAt> = wanted.values().copied().collect();
     let mut changed: BTreeMap<&str, (std::fs::File, u64)> = BTreeMap::new();

@@ -1,0 +1,122 @@
+//! `kubectl tenon image sign`: modules inside an image are signed, and the image is published under another name, without
+//! a builder and without its layers coming here.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::sync::Arc;
+
+use tenon_image::ImageReference;
+use tenon_image::layers::Limits;
+use tenon_image::revise::{Change, FilePattern, ReviseError, Revised, Revision, revise};
+use tenon_sign::{Identity, Signed, sign_file};
+
+use super::connection::{ConnectionArgs, ConnectionError, passes, wait_for};
+use super::{bytes, counted, say};
+use crate::facts::MODULE_LIMIT;
+use crate::failure::Failure;
+use crate::sign::{SignerArgs, SignerError};
+
+const LONG_ABOUT: &str = "Sign modules of an image and publish it under another name.
+
+The new image has one small layer more, with the signed modules; everything else is mounted where both names are in one \
+registry, and copied where they are not. Every architecture of an index is signed. Modules that this certificate has \
+signed last, with this hash, stay as they are. The same image, key and hash make the same digest, which is written to \
+standard output with the name.";
+
+#[derive(Debug, clap::Args)]
+#[command(long_about = LONG_ABOUT)]
+pub(crate) struct Args {
+    /// The image whose modules are signed
+    #[arg(value_name = "FROM")]
+    from: ImageReference,
+    /// Where to: registry/name:tag
+    #[arg(value_name = "TO")]
+    to: ImageReference,
+    /// A module in the image, with an absolute path; `*`, `?` and `[…]` mean what they mean in a shell
+    #[arg(long = "file", value_name = "PATH", required = true)]
+    files: Vec<FilePattern>,
+    #[command(flatten)]
+    signer: SignerArgs,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+/// Why no signed image was published.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SignError {
+    #[error("TO {0} names a digest, but the image gets its own: give a tag instead")]
+    DigestGiven(ImageReference),
+    #[error(transparent)]
+    Signer(#[from] SignerError),
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    #[error("sign the modules of {from}")]
+    Revise { from: ImageReference, hint: Option<String>, source: Box<ReviseError> },
+    #[error("write the result to standard output")]
+    Output(#[source] io::Error),
+}
+
+impl SignError {
+    pub(crate) fn into_failure(self) -> Failure {
+        let (hint, passing) = match &self {
+            Self::Revise { hint, source, .. } => {
+                let passing = matches!(&**source, ReviseError::Registry(source) if passes(source));
+                (hint.clone(), passing)
+            }
+            _ => (None, false),
+        };
+        Failure::new(self).hint(hint).passing(passing)
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), SignError> {
+    if args.to.digest().is_some() {
+        return Err(SignError::DigestGiven(args.to.clone()));
+    }
+    let identity = args.signer.identity()?;
+    let connection = args.connection.connect(&args.to)?;
+    let registry = &connection.registry;
+    let revision = revision(args, identity);
+    let work = std::env::temp_dir();
+    let revised = wait_for(revise((registry, &args.from), (registry, &args.to), &revision, &work))?;
+    let revised = revised.map_err(|source| {
+        let hint = match &source {
+            ReviseError::Registry(error) => connection.hint(error),
+            _ => None,
+        };
+        SignError::Revise { from: args.from.clone(), hint, source: Box::new(source) }
+    })?;
+    describe(&revised);
+    writeln!(io::stdout(), "{}", revised.reference).map_err(SignError::Output)
+}
+
+fn revision(args: &Args, identity: Identity) -> Revision {
+    let hash = args.signer.hash;
+    let note = format!("kubectl tenon image sign --hash {hash} # by {}", identity.certificate().issued_as());
+    let change: Change = Arc::new(move |_, module| {
+        Ok(match sign_file(&module, &identity, hash, MODULE_LIMIT)? {
+            Signed::Anew(signed) => Some(signed),
+            Signed::Already => None,
+        })
+    });
+    let limits = Limits::default();
+    Revision { files: args.files.clone(), change, note, annotations: BTreeMap::new(), limits }
+}
+
+fn describe(revised: &Revised) {
+    for (word, files) in [("signed", &revised.changed), ("was signed:", &revised.unchanged)] {
+        for (platform, paths) in files {
+            for path in paths {
+                say(&format!("{word} {path} ({platform})"));
+            }
+        }
+    }
+    let blobs = revised.blobs;
+    say(&format!(
+        "fetched {} of layers; {} mounted, {} copied, {} there before",
+        bytes(revised.fetched),
+        counted(blobs.mounted, "blob"),
+        blobs.copied,
+        blobs.present
+    ));
+}
