@@ -121,7 +121,7 @@ impl SignerArgs {
         };
         let certificate = Certificate::read(&read(&self.cert)?)
             .map_err(|source| SignerError::Certificate { path: self.cert.clone(), source })?;
-        let key = LocalKey::try_from(Zeroizing::new(read(&self.key)?))
+        let key = LocalKey::read(&Zeroizing::new(read(&self.key)?))
             .map_err(|source| SignerError::Key { path: self.key.clone(), source })?;
         Ok(Identity::new(certificate, Box::new(key))?)
     }

@@ -19,13 +19,7 @@ const MODULE: &str = "/opt/lib/modules/6.1/a.ko";
 fn louder(files: &[&str]) -> Revision {
     Revision {
         files: files.iter().map(|file| file.parse::<FilePattern>().unwrap()).collect(),
-        change: Arc::new(|_, mut bytes| {
-            if bytes.ends_with(b"!") {
-                return Ok(None);
-            }
-            bytes.push(b'!');
-            Ok(Some(bytes))
-        }),
+        change: Arc::new(|_, bytes| Ok((!bytes.ends_with(b"!")).then(|| [bytes, b"!"].concat()))),
         note: "made louder".to_owned(),
         annotations: BTreeMap::from([("example/louder".to_owned(), "yes".to_owned())]),
         limits: Limits::default(),

@@ -93,6 +93,11 @@ impl Certificate {
         &self.subject
     }
 
+    /// By whom it was issued, and under which number, for messages.
+    pub fn issued_as(&self) -> String {
+        describe(&self.name)
+    }
+
     /// What kind of key it certifies.
     pub fn kind(&self) -> KeyKind {
         self.kind
@@ -136,13 +141,6 @@ fn kind_of(
 /// How an issuer and a number are written in messages.
 pub(crate) fn describe(name: &IssuerAndSerialNumber) -> String {
     format!("{} #{}", name.issuer, name.serial_number)
-}
-
-impl Certificate {
-    /// The name and the number, for messages.
-    pub fn issued_as(&self) -> String {
-        describe(&self.name)
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use ring::rand::SystemRandom;
 use ring::signature::{KeyPair as _, RsaKeyPair};
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject as _;
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroize as _;
 
 use crate::certificate::KeyKind;
 use crate::message::Hash;
@@ -123,15 +123,6 @@ impl Signer for LocalKey {
                 Ok(signature.to_der().as_bytes().to_vec())
             }
         }
-    }
-}
-
-/// Reads a key and wipes the text that it was read from.
-impl TryFrom<Zeroizing<Vec<u8>>> for LocalKey {
-    type Error = KeyError;
-
-    fn try_from(pem: Zeroizing<Vec<u8>>) -> Result<Self, KeyError> {
-        Self::read(&pem)
     }
 }
 

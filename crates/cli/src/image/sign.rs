@@ -94,7 +94,7 @@ fn revision(args: &Args, identity: Identity) -> Revision {
     let hash = args.signer.hash;
     let note = format!("kubectl tenon image sign --hash {hash} # by {}", identity.certificate().issued_as());
     let change: Change = Arc::new(move |_, module| {
-        Ok(match sign_file(&module, &identity, hash, MODULE_LIMIT)? {
+        Ok(match sign_file(module, &identity, hash, MODULE_LIMIT)? {
             Signed::Anew(signed) => Some(signed),
             Signed::Already => None,
         })

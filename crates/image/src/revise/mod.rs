@@ -28,7 +28,7 @@ pub use pattern::{FilePattern, PatternError};
 type Any = Box<dyn std::error::Error + Send + Sync>;
 
 /// What is done to a file, given its path in the image and its bytes: it stays as it is, or becomes others.
-pub type Change = Arc<dyn Fn(&str, Vec<u8>) -> Result<Option<Vec<u8>>, Any> + Send + Sync>;
+pub type Change = Arc<dyn Fn(&str, &[u8]) -> Result<Option<Vec<u8>>, Any> + Send + Sync>;
 
 /// What is to be changed.
 #[derive(Clone)]
@@ -194,8 +194,12 @@ pub async fn revise(
     }
     let mut replaced = Vec::new();
     for (image, files) in made {
-        let descriptor = publish(from.0, to, image, files, revision, work, &mut revised).await?;
-        replaced.push((image.image.digest(), descriptor));
+        let made = publish(from.0, to, image, files, revision, work, &mut revised).await?;
+        if original.index.is_some() {
+            // Found by its digest until the index leads to it.
+            to.0.push_manifest(&to.1.by_digest(made.digest()), &made.media_type, &made.document).await?;
+        }
+        replaced.push((image.image.digest(), made));
     }
     let (media_type, document) = match (&original.index, replaced.as_slice()) {
         (Some(index), replaced) => documents::index(index, replaced, &revision.annotations)?,
@@ -223,7 +227,7 @@ impl Made {
     }
 }
 
-/// Brings one image's blobs to their place, and its manifest under its digest.
+/// Brings one image's blobs to their place; its manifest is the caller's to store.
 async fn publish(
     from: &Registry,
     (registry, to): (&Registry, &ImageReference),
@@ -259,7 +263,5 @@ async fn publish(
             made
         }
     };
-    // Found by its digest until a name leads to it.
-    registry.push_manifest(&to.by_digest(made.digest()), &made.media_type, &made.document).await?;
     Ok(made)
 }

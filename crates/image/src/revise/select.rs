@@ -147,7 +147,7 @@ fn change(
         content.read_to_end(&mut bytes).map_err(spool)?;
         // Links make several paths of one file.
         for path in wanted.iter().filter(|(_, place)| **place == at).map(|(path, _)| path) {
-            let change = (revision.change)(path, bytes.clone());
+            let change = (revision.change)(path, &bytes);
             match change.map_err(|source| ReviseError::Change { path: path.clone(), source })? {
                 None => unchanged.push(path.clone()),
                 Some(new) => {
