@@ -21,7 +21,7 @@ pub const SHIPPED: &str = env!("CARGO_PKG_VERSION");
 /// Pods on an emulated processor: images are pulled, programs start, probes succeed.
 const ROLLED_OUT: Duration = Duration::from_mins(6);
 /// The workloads' images, by the programs in them.
-const IMAGES: [Program; 3] = [Program::Operator, Program::Agent, Program::Loader];
+const IMAGES: [Program; 4] = [Program::Operator, Program::Agent, Program::Loader, Program::Maker];
 
 /// One release of Tenon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,12 +20,14 @@ pub enum Program {
     Agent,
     /// The loader.
     Loader,
+    /// What Jobs run that make images.
+    Maker,
     /// `kubectl tenon`.
     Cli,
 }
 
 impl Program {
-    const ALL: [Self; 5] = [Self::Init, Self::Operator, Self::Agent, Self::Loader, Self::Cli];
+    const ALL: [Self; 6] = [Self::Init, Self::Operator, Self::Agent, Self::Loader, Self::Maker, Self::Cli];
 
     fn package(self) -> &'static str {
         match self {
@@ -33,6 +35,7 @@ impl Program {
             Self::Operator => "tenon-operator",
             Self::Agent => "tenon-agent",
             Self::Loader => "tenon-loader",
+            Self::Maker => "tenon-maker",
             Self::Cli => "kubectl-tenon",
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use tenon_lab::scale::play::{self, Figure};
-use tenon_lab::scale::{Field, report};
+use tenon_lab::scale::{self, Field, report};
 
 /// With more nodes than this only what grows with them is played.
 const ALL_SCENARIOS: usize = 1000;
@@ -39,7 +39,12 @@ pub(crate) struct Bench {
 
 pub(crate) async fn run(bench: &Bench, say: &mut impl FnMut(&str)) -> anyhow::Result<()> {
     let mut figures = Vec::new();
-    for nodes in &bench.nodes {
+    let most = scale::most_nodes();
+    for wanted in &bench.nodes {
+        if *wanted > most {
+            say(&format!("{most} nodes instead of {wanted}: a process may open no more files here"));
+        }
+        let nodes = &(*wanted).min(most);
         let mut field = field(bench).await?;
         let played = play_all(&mut field, *nodes, &mut figures, say).await;
         played.with_context(|| format!("with {nodes} nodes"))?;

@@ -21,7 +21,11 @@ const OWN: &[(&str, &[&str])] = &[
     ("tenon-operator", &["tenon-plan", "tenon-image", "tenon-kmod", "tenon-api", "tenon-order"]),
     ("tenon-agent", &["tenon-api", "tenon-image", "tenon-kmod", "tenon-order"]),
     ("tenon-loader", &["tenon-kmod", "tenon-order"]),
-    ("kubectl-tenon", &["tenon-plan", "tenon-image", "tenon-kmod", "tenon-api", "tenon-order", "tenon-sign"]),
+    ("tenon-maker", &["tenon-api", "tenon-image", "tenon-order", "tenon-sign"]),
+    (
+        "kubectl-tenon",
+        &["tenon-plan", "tenon-image", "tenon-kmod", "tenon-api", "tenon-maker", "tenon-order", "tenon-sign"],
+    ),
 ];
 
 /// Packages that stand outside: they put the others to the test, or write what they say.
@@ -43,6 +47,8 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("tenon-loader", NO_NETWORK_NO_KUBERNETES),
     ("tenon-api", NO_IO),
     ("tenon-plan", NO_IO),
+    // It has no token and asks nobody but registries.
+    ("tenon-maker", &["kube-client", "kube-runtime"]),
 ];
 
 #[derive(Deserialize)]

@@ -117,7 +117,7 @@ pub(crate) fn heading(what: &str, why: &str) {
 /// with these the programs of other packages.
 pub(crate) fn programs(others: &[&str]) -> Result<PathBuf> {
     let mut build = repository::cargo(["build", "--locked", "--quiet", "--bins"]);
-    let own = ["tenon-lab", "tenon-operator", "tenon-agent", "tenon-loader", "kubectl-tenon"];
+    let own = ["tenon-lab", "tenon-operator", "tenon-agent", "tenon-loader", "tenon-maker", "kubectl-tenon"];
     for package in own.iter().chain(others) {
         build.args(["--package", package]);
     }

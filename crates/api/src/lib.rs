@@ -18,6 +18,7 @@ pub mod node_pod;
 mod object;
 pub mod reasons;
 mod serde_forms;
+pub mod task;
 
 pub use crd::crds;
 pub use message::ShortMessage;

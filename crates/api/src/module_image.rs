@@ -10,8 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::labels;
-use crate::module::{Predicted, RegistryTls};
-use crate::serde_forms::empty_is_absent;
+use crate::module::{Predicted, RegistryTls, Sign};
+use crate::serde_forms::{empty_is_absent, is_zero};
 
 /// Which image, and how to get at it.
 #[expect(clippy::duplicated_attributes, reason = "each printer column has a type of its own")]
@@ -78,6 +78,10 @@ pub struct ModuleImageSpec {
     /// The Module's `imageRebuildTriggerGeneration`: another number has the image looked at again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rebuild_trigger: Option<i64>,
+
+    /// How the image is made where it does not exist: by signing modules of another one. With all variables replaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sign: Option<Sign>,
 }
 
 impl ModuleImage {
@@ -127,9 +131,13 @@ pub struct ModuleImageStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolved_from: Option<i64>,
 
-    /// When the registry is asked again.
+    /// When it is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Time>,
+
+    /// How it was made, or is being made; absent where it was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub making: Option<Making>,
 
     /// Whether the builds of the kernel whose facts are known will load what the Module asks for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -147,11 +155,36 @@ pub struct ModuleImageStatus {
 pub enum ImagePhase {
     /// It is resolved and packed.
     Ready,
+    /// A Job signs its modules.
+    Signing,
     /// Something is missing; it is tried again.
     #[default]
     Waiting,
     /// It will not do without a change.
     Failed,
+}
+
+/// How an image is made that did not exist.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Making {
+    /// The hash of all that it is made from: digests of images, settings, versions of Secrets (`sha256:<hex>`). Nothing is made
+    /// twice from the same.
+    #[schemars(length(max = 71))]
+    pub inputs: String,
+
+    /// The Job that makes it, in the image's namespace.
+    #[schemars(length(max = 253))]
+    pub job: String,
+
+    /// How many Jobs have failed at it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failures: i32,
+
+    /// The uid of the last Job that failed at it, so that none counts twice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub failed: Option<String>,
 }
 
 /// A bundle: the files of a module image that a node needs, and nothing else.

@@ -72,6 +72,10 @@ pub const DEPOT_FAILED: &str = "DepotFailed";
 pub const SECRET_MISSING: &str = "SecretMissing";
 /// A Secret that the Module names does not hold what it should.
 pub const SECRET_MALFORMED: &str = "SecretMalformed";
+/// A Job signs the image's modules.
+pub const SIGNING: &str = "Signing";
+/// The Job that signs the image's modules did not succeed; the message says why.
+pub const SIGN_FAILED: &str = "SignFailed";
 /// Looking at the image has not come to an end yet.
 pub const RESOLVING: &str = "Resolving";
 

@@ -15,6 +15,12 @@ pub(crate) fn is_false(flag: &bool) -> bool {
     !*flag
 }
 
+/// Leaves out counts of nothing.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+pub(crate) fn is_zero(count: &i32) -> bool {
+    *count == 0
+}
+
 /// Writes an absent text as an empty one, where the field must stay.
 #[expect(clippy::ref_option, reason = "the signature that serde asks for")]
 pub(crate) fn absent_is_empty<S: Serializer>(

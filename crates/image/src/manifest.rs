@@ -2,6 +2,8 @@
 //!
 //! Only what Tenon uses is read; what a document is, is told by itself and not by an HTTP header.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use tenon_order::Digest;
 
@@ -88,6 +90,8 @@ pub struct ImageManifest {
     pub config: Descriptor,
     /// The layers, the lowest first.
     pub layers: Vec<Descriptor>,
+    /// What whoever made it notes.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// What a registry holds under an image's name.
@@ -106,6 +110,7 @@ struct Raw {
     config: Option<Descriptor>,
     layers: Option<Vec<Descriptor>>,
     manifests: Option<Vec<Descriptor>>,
+    annotations: Option<BTreeMap<String, String>>,
     /// Schema 1 only.
     fs_layers: Option<serde::de::IgnoredAny>,
 }
@@ -122,7 +127,8 @@ impl Document {
         }
         let (document, types) = match (raw.config, raw.layers, raw.manifests) {
             (Some(config), Some(layers), None) => {
-                (Self::Image(ImageManifest { config, layers }), [OCI_MANIFEST, DOCKER_MANIFEST])
+                let annotations = raw.annotations.unwrap_or_default();
+                (Self::Image(ImageManifest { config, layers, annotations }), [OCI_MANIFEST, DOCKER_MANIFEST])
             }
             (None, None, Some(manifests)) => (Self::Index(manifests), [OCI_INDEX, DOCKER_LIST]),
             (None, None, None) => return Err(ManifestError::Type(raw.media_type.unwrap_or_default())),

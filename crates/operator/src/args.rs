@@ -12,6 +12,9 @@ use tenon_plan::template::TemplateError;
 
 use crate::logs::LogFilter;
 
+/// The image of this version.
+const MAKER_IMAGE: &str = concat!("registry.tenon.dev/tenon-maker:", env!("CARGO_PKG_VERSION"));
+
 /// How the operator runs.
 #[derive(Clone, Debug, Parser)]
 #[command(
@@ -83,6 +86,10 @@ pub struct Args {
     /// Pull secret for these images, in the operator's namespace
     #[arg(long, env = "TENON_FACTS_IMAGE_SECRET", value_name = "NAME", requires = "facts_images")]
     pub facts_image_secret: Option<String>,
+
+    /// Image of the program that signs modules, in Jobs in the Modules' namespaces
+    #[arg(long, env = "TENON_MAKER_IMAGE", default_value = MAKER_IMAGE, value_name = "IMAGE")]
+    pub maker_image: ImageReference,
 
     /// Whether replicas agree on a leader; off only where there is never a second one
     #[arg(long, env = "TENON_LEADER_ELECTION", default_value = "on", value_name = "on|off")]

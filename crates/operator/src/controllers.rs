@@ -19,7 +19,7 @@ use crate::images::Images;
 use crate::metrics::{Controller, Outcome};
 use crate::queue::{Next, Queue};
 use crate::run::Context;
-use crate::world::{Kind, Listed, Node, World, catch_up, follow, follow_facts};
+use crate::world::{Kind, Listed, Node, World, catch_up, follow, follow_facts, follow_jobs};
 use crate::{facts_images, modules, nodes, status};
 
 /// How often the depth of the queues is read.
@@ -128,6 +128,9 @@ pub async fn run(context: Context) -> Result<(), Error> {
         watch_kind::<NodeModulesConfig>(&mut tasks, &context, &world),
         watch_facts(&mut tasks, &context, &world),
     ];
+    // Nobody waits for these: a Job that is not known yet is not made a second time, its name being what it is made from.
+    let (client, jobs, shutdown) = (context.client.clone(), world.clone(), context.shutdown.clone());
+    tasks.spawn(async move { follow_jobs(client, &jobs, shutdown).await });
     tasks.spawn(start(context.clone(), world, listed));
     while let Some(ended) = tasks.join_next().await {
         ended.map_err(Error::Panicked)?;

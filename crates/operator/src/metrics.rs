@@ -71,6 +71,8 @@ label! {
         Module = "modules",
         /// ModuleImage, its status included.
         ModuleImage = "moduleimages",
+        /// Jobs that make images.
+        Job = "jobs",
         /// `DaemonSet`s of device plugins and DRA drivers.
         DaemonSet = "daemonsets",
         /// Keys and certificates.

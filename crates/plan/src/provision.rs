@@ -1,4 +1,8 @@
-//! One ModuleImage per (Module, kernel, architecture), and what became of it: the second arrow, for prebuilt images.
+//! One ModuleImage per (Module, kernel, architecture), and what became of it: the second arrow. What exists is used; what does
+//! not is made where the Module says how ([`making`]).
+
+pub mod job;
+pub mod making;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,7 +12,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
 use kube::core::ObjectMeta;
 use kube::{Resource, ResourceExt};
 use tenon_api::module::RegistryTls;
-use tenon_api::module_image::{BundleStatus, ImagePhase, ModuleImage, ModuleImageSpec, ModuleImageStatus};
+use tenon_api::module_image::{
+    BundleStatus, ImagePhase, Making, ModuleImage, ModuleImageSpec, ModuleImageStatus,
+};
 use tenon_api::{Module, ShortMessage, labels, reasons};
 use tenon_kmod::release::KernelRelease;
 
@@ -38,13 +44,14 @@ pub struct Images {
 /// An image whose kernel has left the cluster goes; one whose kernel does not resolve any more (its mapping was
 /// removed) goes too, for nothing will be loaded from it.
 pub fn images(module: &Module, targets: &BTreeSet<Target>, existing: &[&ModuleImage]) -> Images {
-    let wanted: BTreeMap<String, ModuleImage> = targets
+    let mut wanted: BTreeMap<String, ModuleImage> = targets
         .iter()
         .filter(|_| module.metadata.deletion_timestamp.is_none())
         .filter_map(|target| resolve::resolve(module, &target.kernel).ok().map(|resolved| (target, resolved)))
         .map(|(target, resolved)| image(module, target, resolved))
         .map(|image| (image.name_any(), image))
         .collect();
+    share_files(&mut wanted);
     let current = |name: &str| existing.iter().find(|image| image.name_any() == name);
     Images {
         delete: existing
@@ -65,6 +72,20 @@ pub fn images(module: &Module, targets: &BTreeSet<Target>, existing: &[&ModuleIm
                 image
             })
             .collect(),
+    }
+}
+
+/// Kernels that share an image share what is signed in it: made for one of them alone, it would lack the others' modules.
+fn share_files(images: &mut BTreeMap<String, ModuleImage>) {
+    let mut shared: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for ModuleImage { spec, .. } in images.values() {
+        let files = spec.sign.iter().flat_map(|sign| sign.files_to_sign.iter().cloned());
+        shared.entry(spec.image.clone()).or_default().extend(files);
+    }
+    for ModuleImage { spec, .. } in images.values_mut() {
+        if let Some((sign, files)) = spec.sign.as_mut().zip(shared.get(&spec.image)) {
+            sign.files_to_sign = files.iter().cloned().collect();
+        }
     }
 }
 
@@ -95,6 +116,8 @@ fn image(module: &Module, target: &Target, resolved: Resolved) -> ModuleImage {
             image_repo_secret: module.spec.image_repo_secret.clone(),
             registry_tls: (tls != RegistryTls::default()).then_some(tls),
             rebuild_trigger: module.spec.image_rebuild_trigger_generation,
+            // What is built is signed when it is built.
+            sign: resolved.sign.filter(|_| resolved.build.is_none()),
         },
         status: None,
     }
@@ -121,6 +144,28 @@ pub enum Finding {
         /// When the other side asked to be asked again.
         retry_after: Option<Duration>,
     },
+    /// A Job makes it.
+    Making {
+        /// What it does, in a sentence.
+        message: String,
+    },
+}
+
+/// What looking for an image, or making it, came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// What was found.
+    pub finding: Finding,
+    /// How the image is made; `None` where it does not have to be.
+    pub making: Option<Making>,
+    /// When it is tried again to make it.
+    pub retry_at: Option<Time>,
+}
+
+impl From<Finding> for Look {
+    fn from(finding: Finding) -> Self {
+        Self { finding, making: None, retry_at: None }
+    }
 }
 
 /// The first wait before an image that is not there is looked for again.
@@ -143,9 +188,9 @@ pub fn retry_after(finding: &Finding, attempts: u32) -> Option<Duration> {
     Some(retry_after.map_or(own, |asked| asked.min(LONGEST_ASKED).max(own)))
 }
 
-/// The status that follows from a finding.
-pub fn status(image: &ModuleImage, finding: &Finding, now: &Time) -> ModuleImageStatus {
-    let previous = image.status.as_ref();
+/// The status that follows from a look.
+pub fn status(image: &ModuleImage, look: &Look, now: &Time) -> ModuleImageStatus {
+    let (previous, finding) = (image.status.as_ref(), &look.finding);
     let generation = image.metadata.generation;
     let (phase, reason, message) = match finding {
         Finding::Packed { bundle, .. } => (
@@ -157,6 +202,7 @@ pub fn status(image: &ModuleImage, finding: &Finding, now: &Time) -> ModuleImage
             let phase = if *needs_change { ImagePhase::Failed } else { ImagePhase::Waiting };
             (phase, *reason, message.clone())
         }
+        Finding::Making { message } => (ImagePhase::Signing, reasons::SIGNING, message.clone()),
     };
     let ready = Condition {
         type_: reasons::condition::READY.to_owned(),
@@ -172,6 +218,8 @@ pub fn status(image: &ModuleImage, finding: &Finding, now: &Time) -> ModuleImage
         reason: Some(reason.to_owned()),
         message: Some(ShortMessage::new(message)),
         resolved_from: generation,
+        making: look.making.clone(),
+        retry_at: look.retry_at.clone(),
         conditions: condition::merge(known, vec![ready]),
         ..ModuleImageStatus::default()
     };

@@ -262,6 +262,7 @@ fn merge_sign(container: Option<&Sign>, mapping: Option<&Sign>) -> Option<Sign> 
     merged
         .files_to_sign
         .extend(over.files_to_sign.iter().filter(|file| !base.files_to_sign.contains(file)).cloned());
+    merged.hash = over.hash.or(base.hash);
     Some(merged)
 }
 

@@ -49,6 +49,11 @@ use quiet::Quiet;
 pub const HALL: &str = "hall";
 /// A label of every node.
 pub const LABEL: &str = "example.com/fleet";
+/// Files that this process opens for a node: its socket, both ends of a connection over it, and connections to the API
+/// server, one to watch and one for whatever else it asks.
+const FILES_PER_NODE: u64 = 5;
+/// Files that it opens besides.
+const OTHER_FILES: u64 = 500;
 /// Nodes are dealt out to so many groups, by this label.
 pub const GROUP: &str = "example.com/group";
 /// How many groups there are.
@@ -467,7 +472,14 @@ fn has_done(node: &SimNode, key: &ModuleKey, act: Act, since: usize) -> bool {
     })
 }
 
-/// A connection and a socket or two for each node.
+/// The most nodes that fit into one process on this machine, by the files that it may open.
+pub fn most_nodes() -> usize {
+    use rustix::process::{Resource, getrlimit};
+    let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    usize::try_from(hard.saturating_sub(OTHER_FILES) / FILES_PER_NODE).unwrap_or(usize::MAX)
+}
+
+/// As many as the machine lets a process open.
 fn allow_files() -> Result<(), ScaleError> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let hard = getrlimit(Resource::Nofile).maximum;

@@ -148,6 +148,12 @@ fn container() -> core::Container {
         name: "operator".to_owned(),
         image: Some(image("operator")),
         command: Some(vec!["/tenon-operator".to_owned()]),
+        // Whoever mirrors the images names this one here, too.
+        env: Some(vec![core::EnvVar {
+            name: "TENON_MAKER_IMAGE".to_owned(),
+            value: Some(image("maker")),
+            ..core::EnvVar::default()
+        }]),
         ports: Some(vec![port("depot", DEPOT_PORT), port("admin", ADMIN_PORT)]),
         liveness_probe: Some(probe("/healthz")),
         readiness_probe: Some(probe("/readyz")),

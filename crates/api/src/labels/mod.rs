@@ -31,9 +31,11 @@ pub const CONTAINS_MODULES: &str = "kmm.node.k8s.io/contains-modules";
 pub const PART_OF: &str = "app.kubernetes.io/part-of";
 /// The program that an object belongs to.
 pub const COMPONENT: &str = "app.kubernetes.io/component";
+/// Who made an object: on Jobs that make images [`PRODUCT`].
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The name of the application that an object belongs to: [`PRODUCT`].
 pub const APP_NAME: &str = "app.kubernetes.io/name";
-/// The value of [`PART_OF`] and [`APP_NAME`] on Tenon's own objects.
+/// The value of [`PART_OF`], [`MANAGED_BY`] and [`APP_NAME`] on Tenon's own objects.
 pub const PRODUCT: &str = "tenon";
 
 /// Values of [`ROLE`].
@@ -59,6 +61,8 @@ pub mod annotation {
     /// On a Module, set by a user: what failed is to be tried again. A number that is higher each time (milliseconds
     /// since 1970), and after it, separated by spaces, the nodes that are meant; without any, all.
     pub const RETRY: &str = "tenon.dev/retry";
+    /// On a Job that makes an image: the image's reference.
+    pub const IMAGE: &str = "tenon.dev/image";
     /// On a build or sign pod: the hash of what it was made from.
     pub const LAST_HASH: &str = "kmm.node.kubernetes.io/last-hash";
     /// On a build or sign pod: the event of its creation was sent.
@@ -87,7 +91,7 @@ pub mod field_manager {
     pub const AGENT: &str = "tenon-agent";
     /// Statuses and finalizers of Modules, `ModuleImage`s' specs.
     pub const MODULES: &str = "tenon-modules";
-    /// Statuses of `ModuleImage`s.
+    /// Statuses of `ModuleImage`s, and the Jobs that make images.
     pub const IMAGES: &str = "tenon-images";
     /// `ConfigMap`s with what images tell of kernels.
     pub const FACTS_IMAGES: &str = "tenon-facts-images";

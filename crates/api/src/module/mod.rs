@@ -26,7 +26,7 @@ pub use inspection::{Inspection, Predicted};
 pub use loader::{KernelMapping, ModuleContainer, ModuleLoader, RegistryTls};
 pub use modprobe::{Modprobe, ModprobeArgs};
 pub use rollout::Rollout;
-pub use sign::Sign;
+pub use sign::{Sign, SignatureHash};
 pub use status::{
     KernelPhase, KernelStatus, MAX_FAILURES, MAX_KERNELS, ModuleStatus, NodeFailure, RolloutNumbers,
     RolloutStatus,

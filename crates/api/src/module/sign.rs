@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::LocalObjectReference;
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::RegistryTls;
@@ -31,4 +32,32 @@ pub struct Sign {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128), inner(length(max = 1024)))]
     pub files_to_sign: Vec<String>,
+
+    /// What the modules are hashed with. Tenon's own: KMM's API has no such field, and signs with `sha256`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<SignatureHash>,
+}
+
+/// What a module is hashed with before it is signed.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum SignatureHash {
+    /// Every kernel knows it.
+    #[default]
+    Sha256,
+    /// Not known to a kernel that has SHA-512 in a module of its own, until that is loaded.
+    Sha384,
+    /// As with `sha384`.
+    Sha512,
+}
+
+impl SignatureHash {
+    /// As the kernel's `sign-file` spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+            Self::Sha384 => "sha384",
+            Self::Sha512 => "sha512",
+        }
+    }
 }

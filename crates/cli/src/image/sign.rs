@@ -1,18 +1,14 @@
 //! `kubectl tenon image sign`: modules inside an image are signed, and the image is published under another name, without
 //! a builder and without its layers coming here.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write as _};
-use std::sync::Arc;
 
 use tenon_image::ImageReference;
-use tenon_image::layers::Limits;
-use tenon_image::revise::{Change, FilePattern, ReviseError, Revised, Revision, revise};
-use tenon_sign::{Identity, Signed, sign_file};
+use tenon_image::revise::{FilePattern, ReviseError, Revised};
+use tenon_maker::{SignRequest, sign_image};
 
 use super::connection::{ConnectionArgs, ConnectionError, passes, wait_for};
 use super::{bytes, counted, say};
-use crate::facts::MODULE_LIMIT;
 use crate::failure::Failure;
 use crate::sign::{SignerArgs, SignerError};
 
@@ -76,9 +72,19 @@ pub(crate) fn run(args: &Args) -> Result<(), SignError> {
     let identity = args.signer.identity()?;
     let connection = args.connection.connect(&args.to)?;
     let registry = &connection.registry;
-    let revision = revision(args, identity);
+    let request = SignRequest {
+        files: args.files.clone(),
+        hash: args.signer.hash,
+        note: format!(
+            "kubectl tenon image sign --hash {} # by {}",
+            args.signer.hash,
+            identity.certificate().issued_as()
+        ),
+        request: None,
+    };
     let work = std::env::temp_dir();
-    let revised = wait_for(revise((registry, &args.from), (registry, &args.to), &revision, &work))?;
+    let revised =
+        wait_for(sign_image((registry, &args.from), (registry, &args.to), request, identity, &work))?;
     let revised = revised.map_err(|source| {
         let hint = match &source {
             ReviseError::Registry(error) => connection.hint(error),
@@ -88,19 +94,6 @@ pub(crate) fn run(args: &Args) -> Result<(), SignError> {
     })?;
     describe(&revised);
     writeln!(io::stdout(), "{}", revised.reference).map_err(SignError::Output)
-}
-
-fn revision(args: &Args, identity: Identity) -> Revision {
-    let hash = args.signer.hash;
-    let note = format!("kubectl tenon image sign --hash {hash} # by {}", identity.certificate().issued_as());
-    let change: Change = Arc::new(move |_, module| {
-        Ok(match sign_file(module, &identity, hash, MODULE_LIMIT)? {
-            Signed::Anew(signed) => Some(signed),
-            Signed::Already => None,
-        })
-    });
-    let limits = Limits::default();
-    Revision { files: args.files.clone(), change, note, annotations: BTreeMap::new(), limits }
 }
 
 fn describe(revised: &Revised) {

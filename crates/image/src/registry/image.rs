@@ -1,5 +1,7 @@
 //! Images: which digest a name has, and what is under it for a platform.
 
+use std::collections::BTreeMap;
+
 use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 use tenon_order::Digest;
@@ -58,6 +60,11 @@ impl PlatformImage {
     /// The layers, the lowest first.
     pub fn layers(&self) -> &[Descriptor] {
         &self.manifest.layers
+    }
+
+    /// What whoever made it notes.
+    pub fn annotations(&self) -> &BTreeMap<String, String> {
+        &self.manifest.annotations
     }
 }
 

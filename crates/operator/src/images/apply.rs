@@ -8,10 +8,10 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 use tenon_api::labels::field_manager;
 use tenon_api::module::Predicted;
-use tenon_api::module_image::{KernelVerdict, ModuleImageStatus};
+use tenon_api::module_image::{ImagePhase, KernelVerdict, ModuleImageStatus};
 use tenon_api::{Guarded, ModuleImage, reasons};
 use tenon_plan::inspect::{self, verdict};
-use tenon_plan::provision::{self, Finding};
+use tenon_plan::provision::{self, Finding, Look};
 use tracing::info;
 
 use crate::client::readable;
@@ -21,16 +21,21 @@ use crate::metrics::{Resource, Verb};
 use crate::run::Context;
 use crate::world::World;
 
-/// Writes the status that follows from the finding, if it differs; returns whether it did.
+/// The time as statuses hold it: whole seconds.
+pub(super) fn now() -> Time {
+    Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default())
+}
+
+/// Writes the status that follows from the look, if it differs; returns whether it did.
 pub(super) async fn apply(
     context: &Context,
     world: &World,
     image: &ModuleImage,
-    finding: &Finding,
+    look: &Look,
     verdicts: Vec<KernelVerdict>,
 ) -> Result<bool, WriteError> {
-    let now = Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default());
-    let mut status = provision::status(image, finding, &now);
+    let (now, finding) = (now(), &look.finding);
+    let mut status = provision::status(image, look, &now);
     if matches!(finding, Finding::Packed { .. }) {
         status = verdict::report(image, status, verdicts, &now);
     }
@@ -52,18 +57,30 @@ pub(super) async fn apply(
     world.wrote_image(written);
     announce_refusal(context, image, &status);
     match finding {
-        Finding::Packed { image_digest, bundle } => info!(
-            image = image.spec.image,
-            digest = image_digest,
-            bundle = bundle.digest,
-            bytes = bundle.size,
-            "packed"
-        ),
+        Finding::Packed { image_digest, bundle } => {
+            info!(
+                image = image.spec.image,
+                digest = image_digest,
+                bundle = bundle.digest,
+                bytes = bundle.size,
+                "packed"
+            );
+            let was_signed =
+                image.status.as_ref().is_some_and(|status| status.phase == Some(ImagePhase::Signing));
+            if was_signed {
+                let note = format!("signing succeeded for kernel {}: {image_digest}", image.spec.kernel);
+                tell(context, image, Severity::Normal, reasons::event::SIGN_SUCCEEDED, note);
+            }
+        }
+        Finding::Making { .. } => {}
         Finding::Missing { reason, message, .. } => {
             let known = image.status.as_ref().and_then(|status| status.reason.as_deref());
             if known != Some(*reason) {
                 info!(image = image.spec.image, reason, message, "not to be had");
-                announce(context, image, reason, message);
+                // A failed Job is told of when it is noted.
+                if status.making.is_none() {
+                    announce(context, image, reason, message);
+                }
             }
         }
     }
@@ -86,6 +103,17 @@ fn announce_refusal(context: &Context, image: &ModuleImage, status: &ModuleImage
 }
 
 fn announce(context: &Context, image: &ModuleImage, reason: &'static str, message: &str) {
+    tell(context, image, Severity::Warning, reason, format!("kernel {}: {message}", image.spec.kernel));
+}
+
+/// Tells of an image by an event on its Module.
+pub(super) fn tell(
+    context: &Context,
+    image: &ModuleImage,
+    severity: Severity,
+    reason: &'static str,
+    note: String,
+) {
     let Some(module) = image.owner_references().iter().find(|owner| owner.kind == "Module") else { return };
     context.events.publish(Notice {
         regarding: ObjectReference {
@@ -96,9 +124,9 @@ fn announce(context: &Context, image: &ModuleImage, reason: &'static str, messag
             uid: Some(module.uid.clone()),
             ..ObjectReference::default()
         },
-        severity: Severity::Warning,
+        severity,
         reason,
         action: "Provision",
-        note: format!("kernel {}: {message}", image.spec.kernel),
+        note,
     });
 }

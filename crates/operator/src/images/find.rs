@@ -1,10 +1,12 @@
 //! Looks for an image: Secret, registry, layers, bundle, modules. Every way to fail is a finding.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
 use kube::ResourceExt;
+use tenon_api::module::Sign;
 use tenon_api::module_image::BundleStatus;
 use tenon_api::{ModuleImage, reasons};
 use tenon_image::bundle::{BuildError, BundleBuilder, BundleRequest, SelectError};
@@ -16,9 +18,13 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::inspect::inspect;
+use super::make::{self, Wanted};
 use crate::metrics::RegistryOutcome;
 use crate::registries::{self, TIMING, chain, failed, outcome};
 use crate::run::Context;
+
+/// Whether an image with these annotations is not the one that is wanted.
+pub(super) type IsOutdated = Box<dyn Fn(&BTreeMap<String, String>) -> bool + Send + Sync>;
 
 /// Looks for images. Connections are shared; credentials never are.
 #[derive(Debug)]
@@ -38,7 +44,8 @@ impl Finder {
         }
     }
 
-    /// Finds the image and puts its bundle into the depot's cache; `digest` is what it was resolved to before.
+    /// Finds the image and puts its bundle into the depot's cache; `digest` is what it was resolved to before. An image that
+    /// `is_outdated` by its annotations counts as absent.
     ///
     /// On a thread of its own: between requests it reads and writes layers, and no other work should wait for the disk.
     pub(super) async fn find(
@@ -46,14 +53,24 @@ impl Finder {
         context: &Context,
         image: &Arc<ModuleImage>,
         digest: Option<&str>,
+        is_outdated: IsOutdated,
     ) -> Finding {
         let (finder, context, image) = (self.clone(), context.clone(), image.clone());
-        let (digest, runtime) = (digest.map(str::to_owned), Handle::current());
-        let work = move || runtime.block_on(finder.try_find(&context, &image, digest.as_deref()));
-        match tokio::task::spawn_blocking(work).await {
-            Ok(found) => found.unwrap_or_else(|finding| finding),
-            Err(error) => failed(reasons::DEPOT_FAILED, &error),
-        }
+        let digest = digest.map(str::to_owned);
+        let found =
+            aside(async move || finder.try_find(&context, &image, digest.as_deref(), &is_outdated).await);
+        found.await.flatten().unwrap_or_else(|finding| finding)
+    }
+
+    /// What the image would be made from now.
+    pub(super) async fn wanted(
+        self: &Arc<Self>,
+        context: &Context,
+        image: &Arc<ModuleImage>,
+        sign: Sign,
+    ) -> Result<Wanted, Finding> {
+        let (finder, context, image) = (self.clone(), context.clone(), image.clone());
+        aside(async move || make::wanted(&context, &finder.transport, &image, sign).await).await.flatten()
     }
 
     async fn try_find(
@@ -61,6 +78,7 @@ impl Finder {
         context: &Context,
         image: &ModuleImage,
         digest: Option<&str>,
+        is_outdated: &IsOutdated,
     ) -> Result<Finding, Finding> {
         let request = request(image, digest)?;
         let namespace = image.namespace().unwrap_or_default();
@@ -73,6 +91,14 @@ impl Finder {
         let found = registry.image(&request.image, &request.architecture).await;
         context.metrics.asked_registry(found.as_ref().err().map_or(RegistryOutcome::Ok, outcome));
         let found = found.map_err(|error| missing(&error))?;
+        if is_outdated(found.annotations()) {
+            return Err(Finding::Missing {
+                reason: reasons::IMAGE_ABSENT,
+                message: format!("{} is made from what it is not to be made from any more", request.image),
+                needs_change: false,
+                retry_after: None,
+            });
+        }
         let image_digest =
             found.reference().digest().map_or_else(|| found.digest().to_string(), ToString::to_string);
         let out = context.cache.staging();
@@ -102,6 +128,13 @@ impl Finder {
         context.cache.insert(built.digest, &built.file).await.map_err(|error| keep(&error))?;
         Ok(Finding::Packed { image_digest, bundle })
     }
+}
+
+/// Runs what asks registries on a thread of its own.
+async fn aside<T: Send + 'static>(work: impl AsyncFnOnce() -> T + Send + 'static) -> Result<T, Finding> {
+    let runtime = Handle::current();
+    let done = tokio::task::spawn_blocking(move || runtime.block_on(work()));
+    done.await.map_err(|error| failed(reasons::DEPOT_FAILED, &error))
 }
 
 async fn discard(file: &Path) {

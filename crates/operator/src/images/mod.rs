@@ -1,12 +1,13 @@
-//! One ModuleImage: found in its registry, read, packed for the nodes.
+//! One ModuleImage: found in its registry, or made by a Job; read, packed for the nodes.
 //!
-//! Watches: ModuleImages, and what the depot is asked for and lacks. Decides: [`tenon_plan::provision`]. Writes: the
-//! image's status; the depot's cache. Whatever is wrong with one image is that image's status and no other's.
+//! Watches: ModuleImages, the Jobs that make images, and what the depot is asked for and lacks. Decides:
+//! [`tenon_plan::provision`]. Writes: the image's status; Jobs; the depot's cache. Whatever is wrong with one image is that image's status and no other's.
 
 mod apply;
 mod find;
 mod foresight;
 mod inspect;
+mod make;
 pub mod misses;
 mod observe;
 
@@ -14,9 +15,12 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tenon_api::ModuleImage;
+use kube::ResourceExt;
+use tenon_api::module::Sign;
 use tenon_api::module_image::KernelVerdict;
-use tenon_plan::provision::{self, Finding};
+use tenon_api::{ModuleImage, reasons};
+use tenon_plan::provision::making::JobState;
+use tenon_plan::provision::{self, Finding, Look};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -27,12 +31,14 @@ use crate::queue::{Next, Queue};
 use crate::run::Context;
 use crate::world::{ImageKey, World};
 
-use find::Finder;
+use find::{Finder, IsOutdated};
 use foresight::{Foresight, Wanted};
 use misses::Misses;
 
 /// When to try again to judge an image whose bundle is not to be had.
 const JUDGE_AGAIN: Duration = Duration::from_secs(30);
+/// How often a Job is asked after that has not told that it has ended.
+const FOLLOW_AGAIN: Duration = Duration::from_mins(1);
 /// Bundles that are made again at once because nodes ask for them.
 const SUPPLIED_AT_ONCE: usize = 2;
 /// Bundles whose modules are read at once: a module may have 192 MiB, and is held in memory.
@@ -73,6 +79,47 @@ impl Images {
                 let (images, context) = (self.clone(), context.clone());
                 tasks.spawn(async move { images.supply_once(&context, &image).await });
             }
+        }
+    }
+
+    /// Looks for an image that can be made, and makes it where it is not there.
+    async fn find_or_make(
+        &self,
+        context: &Context,
+        world: &World,
+        image: &Arc<ModuleImage>,
+        sign: Sign,
+    ) -> Result<Look, WriteError> {
+        // Before the image is looked for: what has ended by now has left it there.
+        let jobs = world.jobs_of(&image.namespace().unwrap_or_default(), &image.spec.image);
+        let wanted = self.finder.wanted(context, image, sign).await.map(Arc::new);
+        let now = apply::now();
+        if let Ok(wanted) = &wanted
+            && jobs.iter().any(|job| job.name == wanted.making.job && job.state == JobState::Running)
+        {
+            return make::make(context, world, image, wanted, &jobs, &now).await;
+        }
+        let is_outdated: IsOutdated = match &wanted {
+            Ok(wanted) => {
+                let (wanted, image, jobs) = (wanted.clone(), image.clone(), jobs.clone());
+                Box::new(move |annotations| make::is_outdated(&image, annotations, &wanted, &jobs))
+            }
+            // What cannot be made is used as it is.
+            Err(_) => Box::new(|_| false),
+        };
+        let known = image.status.as_ref().and_then(|status| status.making.clone());
+        match (self.finder.find(context, image, None, is_outdated).await, wanted) {
+            (Finding::Missing { reason: reasons::IMAGE_ABSENT, .. }, Ok(wanted)) => {
+                make::make(context, world, image, &wanted, &jobs, &now).await
+            }
+            (Finding::Missing { reason: reasons::IMAGE_ABSENT, .. }, Err(why)) => {
+                Ok(Look { finding: why, making: known, retry_at: None })
+            }
+            (finding @ Finding::Packed { .. }, Ok(wanted)) => {
+                let made = known.map(|_| wanted.making.clone());
+                Ok(Look { finding, making: made, retry_at: None })
+            }
+            (finding, _) => Ok(Look { finding, making: known, retry_at: None }),
         }
     }
 
@@ -118,7 +165,9 @@ impl Images {
             return Ok(Done { outcome: Outcome::Waiting, next: Next::After(JUDGE_AGAIN) });
         };
         let finding = Finding::Packed { image_digest: image_digest.to_owned(), bundle: bundle.clone() };
-        Ok(Done::settled(apply::apply(context, world, image, &finding, verdicts).await?))
+        let making = image.status.as_ref().and_then(|status| status.making.clone());
+        let look = Look { finding, making, retry_at: None };
+        Ok(Done::settled(apply::apply(context, world, image, &look, verdicts).await?))
     }
 
     /// Nodes ask again and again until they are served; one answer is enough.
@@ -142,7 +191,8 @@ impl Images {
             bundle = bundle.digest,
             "a node asks for a bundle that the depot lacks"
         );
-        match self.finder.find(context, image, Some(digest)).await {
+        // Whatever it was made from: these are its files.
+        match self.finder.find(context, image, Some(digest), Box::new(|_| false)).await {
             Finding::Packed { bundle: made, .. } if made.digest == bundle.digest => {}
             Finding::Packed { bundle: made, .. } => {
                 // The same image's digest gives the same files: another list means other rules of selection.
@@ -153,6 +203,8 @@ impl Images {
                     "another bundle came out"
                 );
             }
+            // What is only looked for is not made.
+            Finding::Making { .. } => {}
             Finding::Missing { reason, message, .. } => {
                 warn!(
                     image = image.spec.image,
@@ -191,10 +243,20 @@ impl Reconciler for Images {
         if let Some(left) = self.misses.wait(&key, generation) {
             return Ok(Done { outcome: Outcome::Waiting, next: Next::After(left) });
         }
-        let finding = self.finder.find(context, &image, None).await;
-        let again = self.misses.note(&key, generation, &finding);
-        let verdicts = self.judge(context, world, &image, &finding).await;
-        let changed = apply::apply(context, world, &image, &finding, verdicts).await?;
+        let look = match image.spec.sign.clone() {
+            None => self.finder.find(context, &image, None, Box::new(|_| false)).await.into(),
+            Some(sign) => self.find_or_make(context, world, &image, sign).await?,
+        };
+        let again = match &look.finding {
+            // It tells when it has ended; a watch may be behind.
+            Finding::Making { .. } => {
+                self.misses.forget(&key);
+                Some(FOLLOW_AGAIN)
+            }
+            finding => self.misses.note(&key, generation, finding),
+        };
+        let verdicts = self.judge(context, world, &image, &look.finding).await;
+        let changed = apply::apply(context, world, &image, &look, verdicts).await?;
         let done = Done::settled(changed);
         Ok(match again {
             Some(after) => Done { outcome: Outcome::Waiting, next: Next::After(after) },

@@ -9,6 +9,7 @@ mod facts;
 mod fixture;
 mod flight;
 mod index;
+mod jobs;
 mod node;
 mod takeover;
 mod watch;
@@ -29,6 +30,7 @@ use tokio::time::Instant;
 
 pub use facts::{FactsIndex, KnownFacts, follow_facts};
 pub use index::Index;
+pub use jobs::{JobsIndex, KnownJob, follow_jobs};
 pub use node::{Node, NodeInfo, NodeSpec, NodeStatus};
 pub use takeover::{catch_up, take_in};
 pub use watch::{Kind, Listed, follow, now};
@@ -119,6 +121,8 @@ pub struct World {
     ended_images: Mutex<Ends<ImageKey>>,
     /// Orders that no object shows yet.
     orders: Mutex<Orders>,
+    /// The Jobs that make images.
+    jobs: Mutex<JobsIndex>,
 }
 
 /// Where the world's times come from.
@@ -153,6 +157,7 @@ impl World {
             ended_configs: Mutex::default(),
             ended_images: Mutex::default(),
             orders: Mutex::default(),
+            jobs: Mutex::default(),
         }
     }
 

@@ -1,7 +1,7 @@
 use rstest::rstest;
 
 use super::*;
-use crate::fixture::{KERNEL, default_image, minimal_module};
+use crate::fixture::{KERNEL, default_image, minimal_module, module};
 
 fn targets(kernels: &[&str]) -> BTreeSet<Target> {
     let target = |kernel: &&str| Target { kernel: kernel.parse().unwrap(), architecture: "amd64".to_owned() };
@@ -81,8 +81,40 @@ fn a_status_about_an_older_spec_is_no_bundle() {
 fn an_image_that_becomes_unfit_loses_its_bundle_and_says_why() {
     let image = default_image('a');
     let now: Time = serde_json::from_str("\"2026-01-01T00:00:00Z\"").unwrap();
-    let status = status(&image, &missing(reasons::IMAGE_ABSENT, None), &now);
+    let status = status(&image, &missing(reasons::IMAGE_ABSENT, None).into(), &now);
     assert_eq!((status.phase, status.bundle, status.image_digest), (Some(ImagePhase::Waiting), None, None));
     assert_eq!(status.message.unwrap().as_str(), "why");
     assert_eq!(status.conditions[0].status, "False");
+}
+
+const SIGNED: &str = "modprobe: {moduleName: gauge}
+containerImage: 'registry.test/gauge:1'
+sign:
+  keySecret: {name: key}
+  certSecret: {name: cert}
+  unsignedImage: 'registry.test/plain:1'
+  filesToSign: ['/opt/lib/modules/${KERNEL_FULL_VERSION}/*.ko']
+kernelMappings: [{regexp: '^.+$'}]";
+
+#[test]
+fn kernels_that_share_an_image_share_what_is_signed_in_it() {
+    let module = module(SIGNED);
+    let images = images(&module, &targets(&[KERNEL, "7.2.0"]), &[]).apply;
+    let files: Vec<_> = images.iter().map(|image| image.spec.sign.clone().unwrap().files_to_sign).collect();
+    let both = [format!("/opt/lib/modules/{KERNEL}/*.ko"), "/opt/lib/modules/7.2.0/*.ko".to_owned()];
+    assert_eq!(files, [both.to_vec(), both.to_vec()]);
+    let inputs = making::SignInputs {
+        source: tenon_order::Digest::of(b"plain"),
+        key: "u-1/1".to_owned(),
+        certificate: "u-2/1".to_owned(),
+    };
+    let job =
+        |image: &ModuleImage| making::job_name(image, &inputs.hash(image, image.spec.sign.as_ref().unwrap()));
+    assert_eq!(job(&images[0]), job(&images[1]), "and the Job that signs it");
+}
+
+#[test]
+fn what_would_be_built_is_not_signed_from_another_image() {
+    let module = module(&format!("build: {{dockerfileConfigMap: {{name: recipe}}}}\n{SIGNED}"));
+    assert_eq!(images(&module, &targets(&[KERNEL]), &[]).apply[0].spec.sign, None);
 }

@@ -464,7 +464,7 @@ impl Replica {
         let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(clock::timestamp(
             clock::wall() / 1000 * 1000,
         ));
-        let status = provision::status(image, finding, &now);
+        let status = provision::status(image, &finding.clone().into(), &now);
         task.next = again.map_or(Next::AwaitChange, Next::After);
         if image.status.as_ref() != Some(&status) {
             let status = Box::new(status);

@@ -1,6 +1,8 @@
 //! Tenon as in production: operator and node pod are pods of a real kubelet under containerd, from images in a registry,
 //! installed by the manifests of `deploy/` word for word.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+mod signing;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

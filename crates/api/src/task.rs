@@ -1,0 +1,159 @@
+//! What the operator hands to a Job that makes an image, and what the Job answers: the contract between the two.
+//!
+//! The task is one line of JSON in the container's environment, without anything secret; keys, certificates and registries'
+//! credentials are mounted. The report is the container's termination message: a Job has no token, and needs none.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ShortMessage;
+use crate::module::SignatureHash;
+use crate::reasons;
+
+/// The variable of the container's environment that holds the [`Task`].
+pub const VARIABLE: &str = "TENON_TASK";
+/// Where the kubelet looks for the [`Report`]; the default of `terminationMessagePath`.
+pub const REPORT_PATH: &str = "/dev/termination-log";
+/// The container of the Job's pod that reports.
+pub const CONTAINER: &str = "make";
+
+/// Where the Secret with the private key is mounted.
+pub const KEY_DIR: &str = "/run/tenon/key";
+/// Where the Secret with the certificate is mounted.
+pub const CERT_DIR: &str = "/run/tenon/cert";
+/// Where the Secret with the registries' credentials is mounted.
+pub const REGISTRY_DIR: &str = "/run/tenon/registry";
+/// Where the Job may write.
+pub const WORK_DIR: &str = "/work";
+
+/// The entry of a Secret that holds the private key, as in KMM.
+pub const KEY_ENTRY: &str = "key";
+/// The entry of a Secret that holds the certificate, as in KMM.
+pub const CERT_ENTRY: &str = "cert";
+
+/// Annotations of images that a Job has published, by which they are known again.
+pub mod annotation {
+    /// The digest of the image that the modules are from.
+    pub const SOURCE: &str = "dev.tenon.signed-from";
+    /// The SHA-256 of the certificate, in DER, that they are signed by.
+    pub const CERTIFICATE: &str = "dev.tenon.signed-by";
+    /// The hash of what was asked for: which files, hashed with what.
+    pub const REQUEST: &str = "dev.tenon.signed-as";
+}
+
+/// What a Job is to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Task {
+    /// Publish an image again with signed modules.
+    Sign(SignTask),
+}
+
+/// Modules of an image are to be signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SignTask {
+    /// The image, by its digest.
+    pub from: Place,
+    /// What it is called when its modules are signed.
+    pub to: Place,
+    /// The modules in it, by path; the shell's wildcards mean what they mean there.
+    pub files: Vec<String>,
+    /// What they are hashed with.
+    pub hash: SignatureHash,
+    /// [`annotation::REQUEST`].
+    pub request: String,
+}
+
+/// An image, and how its registry is spoken to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Place {
+    /// The reference.
+    pub image: String,
+    /// Without TLS.
+    #[serde(default)]
+    pub plain_http: bool,
+    /// Any certificate will do.
+    #[serde(default)]
+    pub skip_verify: bool,
+    /// One more authority to trust (PEM).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<String>,
+}
+
+/// How a Job has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Report {
+    /// The image is there.
+    Made {
+        /// Its digest.
+        digest: String,
+        /// What it took, for people.
+        message: ShortMessage,
+    },
+    /// It is not, and nothing is to be seen of it.
+    Failed {
+        /// Why, in a word.
+        trouble: Trouble,
+        /// Why, in a sentence.
+        message: ShortMessage,
+    },
+}
+
+/// Why a Job failed, in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Trouble {
+    /// A Secret does not exist.
+    SecretMissing,
+    /// A Secret does not hold what it should.
+    SecretMalformed,
+    /// The registry says that there is no such image.
+    ImageAbsent,
+    /// The registry refuses the credentials, or asks for some.
+    RegistryDenied,
+    /// The registry does not answer, or not usefully.
+    RegistryUnreachable,
+    /// The image is malformed, hostile, or without what was asked for.
+    ImageInvalid,
+    /// Anything else.
+    Failed,
+}
+
+impl Trouble {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::SecretMissing,
+        Self::SecretMalformed,
+        Self::ImageAbsent,
+        Self::RegistryDenied,
+        Self::RegistryUnreachable,
+        Self::ImageInvalid,
+        Self::Failed,
+    ];
+
+    /// The word for statuses and events.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::SecretMissing => reasons::SECRET_MISSING,
+            Self::SecretMalformed => reasons::SECRET_MALFORMED,
+            Self::ImageAbsent => reasons::IMAGE_ABSENT,
+            Self::RegistryDenied => reasons::REGISTRY_DENIED,
+            Self::RegistryUnreachable => reasons::REGISTRY_UNREACHABLE,
+            Self::ImageInvalid => reasons::IMAGE_INVALID,
+            Self::Failed => reasons::SIGN_FAILED,
+        }
+    }
+
+    /// Whether the same will not do again: something must be changed first.
+    pub fn needs_change(self) -> bool {
+        matches!(self, Self::ImageInvalid)
+    }
+}
+
+impl Report {
+    /// Reads a termination message.
+    pub fn read(message: &str) -> Option<Self> {
+        serde_json::from_str(message).ok()
+    }
+}

@@ -1,0 +1,10 @@
+//! Makes module images: signs modules inside an image, and publishes it under another name.
+//!
+//! The program runs in a Job in the Module's namespace, where the key is mounted: the operator never reads it. What it is to do
+//! and what it answers is [`tenon_api::task`]; `kubectl tenon image sign` does the same by hand.
+
+pub mod credentials;
+pub mod sign_image;
+pub mod task;
+
+pub use sign_image::{SignRequest, sign_image};

@@ -1,0 +1,70 @@
+//! Modules of an image are signed, and it is published again.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use tenon_api::task::annotation;
+use tenon_image::ImageReference;
+use tenon_image::layers::Limits;
+use tenon_image::registry::Registry;
+use tenon_image::revise::{Change, FilePattern, ReviseError, Revised, Revision, revise};
+use tenon_order::Digest;
+use tenon_sign::{Hash, Identity, Signed, sign_file};
+
+/// A module that unpacks to more is not believed.
+pub const MODULE_LIMIT: usize = 192 << 20;
+
+/// What is to be signed, and how.
+#[derive(Debug, Clone)]
+pub struct SignRequest {
+    /// The modules, by their paths in the image.
+    pub files: Vec<FilePattern>,
+    /// What they are hashed with.
+    pub hash: Hash,
+    /// What the image's history says of it.
+    pub note: String,
+    /// Under which name the request is known again ([`annotation::REQUEST`]); `None` where nobody will ask.
+    pub request: Option<String>,
+}
+
+/// The SHA-256 of an identity's certificate, as it stands among the annotations.
+pub fn fingerprint(identity: &Identity) -> Digest {
+    Digest::of(identity.certificate().der())
+}
+
+/// Signs modules of `from` and publishes it as `to`, with temporary files in `work`. Every architecture of an index is signed.
+/// Modules that this certificate has signed last stay as they are. Equal input makes the same digest.
+pub async fn sign_image(
+    from: (&Registry, &ImageReference),
+    to: (&Registry, &ImageReference),
+    request: SignRequest,
+    identity: Identity,
+    work: &Path,
+) -> Result<Revised, ReviseError> {
+    let from_digest = match from.1.digest() {
+        Some(digest) => *digest,
+        None => from.0.resolve(from.1).await?,
+    };
+    let mut annotations: BTreeMap<String, String> = BTreeMap::new();
+    if let Some(request) = request.request {
+        annotations.extend(
+            [
+                (annotation::SOURCE, from_digest.to_string()),
+                (annotation::CERTIFICATE, fingerprint(&identity).to_string()),
+                (annotation::REQUEST, request),
+            ]
+            .map(|(key, value)| (key.to_owned(), value)),
+        );
+    }
+    let hash = request.hash;
+    let change: Change = Arc::new(move |_, module| {
+        Ok(match sign_file(module, &identity, hash, MODULE_LIMIT)? {
+            Signed::Anew(signed) => Some(signed),
+            Signed::Already => None,
+        })
+    });
+    let revision =
+        Revision { files: request.files, change, note: request.note, annotations, limits: Limits::default() };
+    revise((from.0, &from.1.with_digest(from_digest)), to, &revision, work).await
+}

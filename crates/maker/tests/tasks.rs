@@ -1,0 +1,165 @@
+//! Tasks as a Job is given them, against a registry in this process.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "what a test is made of may fail like the test")]
+
+use std::fs;
+use std::path::Path;
+
+use tenon_api::module::SignatureHash;
+use tenon_api::task::{Place, Report, SignTask, Task, Trouble};
+use tenon_image::registry::{Proxies, Transport};
+use tenon_image::testing::{Seen, TestRegistry, layer, module};
+use tenon_maker::task::{Mounts, run};
+
+const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../sign/testdata");
+
+/// A registry with `drivers:1`, and what a Job has mounted.
+struct Bench {
+    registry: TestRegistry,
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let registry = TestRegistry::start().await.unwrap();
+        let dummy = module(62, "dummy", "6.1.0-9-test");
+        let base = layer(&[("usr/lib/large", &vec![0; 1_000_000])]);
+        let files =
+            layer(&[("opt/lib/modules/6.1.0-9-test/dummy.ko", dummy.as_slice()), ("opt/a.txt", b"text")]);
+        registry.put_image("drivers", "1", "amd64", &[base, files]);
+        let bench = Self { registry, folder: tempfile::tempdir().unwrap() };
+        for folder in ["key", "cert", "work"] {
+            fs::create_dir(bench.folder.path().join(folder)).unwrap();
+        }
+        bench.mount("key/key", "rsa.key");
+        bench.mount("cert/cert", "rsa.pem");
+        bench
+    }
+
+    fn mount(&self, to: &str, file: &str) {
+        fs::copy(Path::new(KEYS).join(file), self.folder.path().join(to)).unwrap();
+    }
+
+    fn unmount(&self, path: &str) {
+        fs::remove_file(self.folder.path().join(path)).unwrap();
+    }
+
+    fn mounts(&self) -> Mounts {
+        let at = |name: &str| self.folder.path().join(name);
+        Mounts { key: at("key"), certificate: at("cert"), registry: at("registry"), work: at("work") }
+    }
+
+    fn task(&self, files: &[&str]) -> SignTask {
+        let place = |name: &str| Place {
+            image: format!("{}/{name}", self.registry.host()),
+            plain_http: true,
+            skip_verify: false,
+            authority: None,
+        };
+        SignTask {
+            from: place("drivers:1"),
+            to: place("signed:1"),
+            files: files.iter().map(|file| (*file).to_owned()).collect(),
+            hash: SignatureHash::Sha256,
+            request: "sha256:1".to_owned(),
+        }
+    }
+
+    /// The task by the digest that the image has now, as the operator hands it over.
+    fn pinned(&self) -> SignTask {
+        let mut task = self.task(&["/opt/lib/modules/*/*.ko"]);
+        let manifest = self.registry.manifest("drivers", "1").unwrap();
+        task.from.image = format!("{}@{}", task.from.image, tenon_order::Digest::of(&manifest));
+        task
+    }
+
+    async fn run(&self, task: SignTask) -> Report {
+        let text = serde_json::to_string(&Task::Sign(task)).unwrap();
+        run(Some(&text), &Transport::new(Proxies::default()), &self.mounts()).await
+    }
+
+    fn writes(&self) -> usize {
+        let is_write = |seen: &&Seen| !["GET", "HEAD"].contains(&seen.method.as_str());
+        self.registry.seen().iter().filter(is_write).count()
+    }
+}
+
+fn digest(report: &Report) -> &str {
+    match report {
+        Report::Made { digest, .. } => digest,
+        Report::Failed { message, .. } => panic!("{message}"),
+    }
+}
+
+fn trouble(report: Report) -> (Trouble, String) {
+    match report {
+        Report::Failed { trouble, message } => (trouble, message.to_string()),
+        Report::Made { digest, .. } => panic!("{digest} was made"),
+    }
+}
+
+#[tokio::test]
+async fn an_image_is_signed_once_and_known_again() {
+    let bench = Bench::new().await;
+    let first = bench.run(bench.pinned()).await;
+    let manifest = bench.registry.manifest("signed", "1").unwrap();
+    assert_eq!(digest(&first), tenon_order::Digest::of(&manifest).to_string());
+    let writes = bench.writes();
+    assert_eq!(digest(&bench.run(bench.pinned()).await), digest(&first));
+    assert_eq!(bench.writes(), writes, "a second time nothing is written");
+}
+
+#[tokio::test]
+async fn another_certificate_or_another_request_makes_another_image() {
+    let bench = Bench::new().await;
+    let first = bench.run(bench.pinned()).await;
+    bench.mount("key/key", "p384.key");
+    bench.mount("cert/cert", "p384.pem");
+    let second = bench.run(bench.pinned()).await;
+    assert_ne!(digest(&second), digest(&first));
+    let third = bench.run(SignTask { request: "sha256:2".to_owned(), ..bench.pinned() }).await;
+    assert_ne!(digest(&third), digest(&second));
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_named_and_nothing_is_published() {
+    let bench = Bench::new().await;
+    let absent = trouble(bench.run(bench.task(&["/opt/absent.ko"])).await);
+    assert_eq!(absent.0, Trouble::ImageInvalid);
+    assert!(absent.1.contains("/opt/absent.ko"), "{}", absent.1);
+    assert_eq!(trouble(bench.run(bench.task(&["/opt/a.txt"])).await).0, Trouble::ImageInvalid);
+    let mut elsewhere = bench.task(&["/opt/a.ko"]);
+    elsewhere.from.image = format!("{}/nobody:1", bench.registry.host());
+    assert_eq!(trouble(bench.run(elsewhere).await).0, Trouble::ImageAbsent);
+
+    bench.mount("cert/cert", "p384.pem");
+    let (word, message) = trouble(bench.run(bench.pinned()).await);
+    assert_eq!(word, Trouble::SecretMalformed);
+    assert!(message.contains("does not belong to the certificate"), "{message}");
+    bench.unmount("cert/cert");
+    let (word, message) = trouble(bench.run(bench.pinned()).await);
+    assert_eq!(word, Trouble::SecretMissing);
+    assert!(message.contains("sign.certSecret") && message.contains("\"cert\""), "{message}");
+    assert!(bench.registry.manifest("signed", "1").is_none());
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_be_read_is_never_quoted() {
+    let bench = Bench::new().await;
+    let secret = "TOPSECRETKEYMATERIAL";
+    let pem = format!("-----BEGIN PRIVATE KEY-----\n{secret}\n-----END PRIVATE KEY-----\n");
+    fs::write(bench.folder.path().join("key/key"), pem).unwrap();
+    let (word, message) = trouble(bench.run(bench.pinned()).await);
+    assert_eq!(word, Trouble::SecretMalformed);
+    assert!(!message.contains(secret) && message.contains("sign.keySecret"), "{message}");
+}
+
+#[tokio::test]
+async fn no_task_or_one_of_another_version_is_said_to_be_so() {
+    let transport = Transport::new(Proxies::default());
+    for task in [None, Some("{\"sign\":{}}"), Some("{\"brew\":{}}"), Some("")] {
+        let (word, message) = trouble(run(task, &transport, &Mounts::default()).await);
+        assert_eq!(word, Trouble::Failed);
+        assert!(message.contains("TENON_TASK"), "{message}");
+    }
+}

@@ -1,0 +1,180 @@
+//! Which Jobs make images, and how far they are.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::StreamExt;
+use k8s_openapi::api::batch::v1::Job;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, ResourceExt};
+use tenon_api::labels;
+use tenon_plan::provision::making::{JobSeen, JobState};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::{ImageKey, World};
+
+/// How long the watch may be silent before it is opened anew.
+const WATCH_SECONDS: u32 = 290;
+
+/// A Job, by namespace and name.
+type JobKey = (String, String);
+
+/// A Job that makes an image, by what its object says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownJob {
+    /// The image's reference.
+    pub image: String,
+    /// How far it is.
+    pub seen: JobSeen,
+}
+
+impl KnownJob {
+    /// `None` when the object does not say which image it makes.
+    pub fn of(job: &Job) -> Option<Self> {
+        let image = job.annotations().get(labels::annotation::IMAGE)?.clone();
+        let conditions =
+            job.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        let told = |type_: &str| {
+            conditions.iter().find(|condition| condition.type_ == type_ && condition.status == "True")
+        };
+        let state = match (told("Failed"), told("Complete")) {
+            _ if job.metadata.deletion_timestamp.is_some() => JobState::Leaving,
+            (Some(_), _) => JobState::Failed,
+            (None, Some(_)) => JobState::Succeeded,
+            (None, None) => JobState::Running,
+        };
+        let message = told("Failed").and_then(|condition| condition.message.clone()).unwrap_or_default();
+        Some(Self {
+            image,
+            seen: JobSeen { name: job.name_any(), uid: job.uid().unwrap_or_default(), state, message },
+        })
+    }
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct JobsIndex(BTreeMap<JobKey, KnownJob>);
+
+impl JobsIndex {
+    /// Those that make this image.
+    pub fn of(&self, namespace: &str, image: &str) -> Vec<JobSeen> {
+        let makes = |(key, job): &(&JobKey, &KnownJob)| key.0 == namespace && job.image == image;
+        self.0.iter().filter(makes).map(|(_, job)| job.seen.clone()).collect()
+    }
+
+    /// Replaces what is known of a Job; the image that it concerns, if anything has changed.
+    fn set(&mut self, key: JobKey, job: Option<KnownJob>) -> Option<String> {
+        if self.0.get(&key) == job.as_ref() {
+            return None;
+        }
+        let image = job.as_ref().map(|job| job.image.clone());
+        let former = match job {
+            Some(job) => self.0.insert(key, job),
+            None => self.0.remove(&key),
+        };
+        image.or(former.map(|former| former.image))
+    }
+}
+
+impl World {
+    /// The Jobs that make this image.
+    pub fn jobs_of(&self, namespace: &str, image: &str) -> Vec<JobSeen> {
+        super::lock(&self.jobs).of(namespace, image)
+    }
+
+    /// A Job was seen, or is gone: its images are looked at.
+    pub fn job(&self, namespace: &str, name: &str, job: Option<KnownJob>) {
+        let changed = super::lock(&self.jobs).set((namespace.to_owned(), name.to_owned()), job);
+        let Some(image) = changed else { return };
+        let concerned: Vec<_> = {
+            let index = self.read();
+            let made = index.images().filter(|known| {
+                known.spec.image == image && known.metadata.namespace.as_deref() == Some(namespace)
+            });
+            made.map(|known| ImageKey::of(known)).collect()
+        };
+        for image in concerned {
+            self.queues.images.add(image);
+        }
+    }
+
+    fn see_job(&self, job: &Job) -> Option<JobKey> {
+        let (namespace, name) = (job.namespace()?, job.name_any());
+        self.job(&namespace, &name, KnownJob::of(job));
+        Some((namespace, name))
+    }
+}
+
+/// Follows the Jobs that make images until `shutdown`.
+pub async fn follow_jobs(client: Client, world: &World, shutdown: CancellationToken) {
+    let config = watcher::Config::default().timeout(WATCH_SECONDS).labels(&format!(
+        "{}={}",
+        labels::MANAGED_BY,
+        labels::PRODUCT
+    ));
+    let mut events = Box::pin(watcher(Api::<Job>::all(client), config).default_backoff());
+    let mut relisted: BTreeSet<JobKey> = BTreeSet::new();
+    while let Some(Some(event)) = shutdown.run_until_cancelled(events.next()).await {
+        match event {
+            Ok(Event::Init) => relisted.clear(),
+            Ok(Event::InitApply(job)) => relisted.extend(world.see_job(&job)),
+            Ok(Event::InitDone) => {
+                let known: Vec<_> = super::lock(&world.jobs).0.keys().cloned().collect();
+                for (namespace, name) in known.iter().filter(|key| !relisted.contains(key)) {
+                    world.job(namespace, name, None);
+                }
+            }
+            Ok(Event::Apply(job)) => {
+                world.see_job(&job);
+            }
+            Ok(Event::Delete(job)) => {
+                world.job(&job.namespace().unwrap_or_default(), &job.name_any(), None);
+            }
+            Err(error) => warn!(
+                error = &error as &dyn std::error::Error,
+                "the watch of Jobs was interrupted; it is opened again"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::depot::Assignments;
+
+    fn job(conditions: &serde_json::Value) -> Job {
+        serde_json::from_value(serde_json::json!({
+            "metadata": {
+                "name": "gauge-sign-0", "namespace": "lab", "uid": "u-1",
+                "annotations": {"tenon.dev/image": "registry.test/gauge:1"}
+            },
+            "status": {"conditions": conditions}
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn conditions_say_how_far_a_job_is() {
+        let state = |conditions: serde_json::Value| KnownJob::of(&job(&conditions)).unwrap().seen.state;
+        let condition = |type_: &str, status: &str| serde_json::json!([{"type": type_, "status": status, "message": "why"}]);
+        assert_eq!(state(serde_json::json!([])), JobState::Running);
+        // Kubernetes 1.31 and later: the pods are still ending (KEP-3329).
+        assert_eq!(state(condition("FailureTarget", "True")), JobState::Running);
+        assert_eq!(state(condition("Failed", "True")), JobState::Failed);
+        assert_eq!(state(condition("Failed", "False")), JobState::Running);
+        assert_eq!(state(condition("Complete", "True")), JobState::Succeeded);
+    }
+
+    #[test]
+    fn jobs_are_known_by_the_image_that_they_make() {
+        let world = World::new(Assignments::default());
+        world.see_job(&job(&serde_json::json!([])));
+        assert_eq!(world.jobs_of("lab", "registry.test/gauge:1").len(), 1);
+        assert!(world.jobs_of("lab", "registry.test/other:1").is_empty());
+        assert!(world.jobs_of("hall", "registry.test/gauge:1").is_empty());
+        world.job("lab", "gauge-sign-0", None);
+        assert!(world.jobs_of("lab", "registry.test/gauge:1").is_empty());
+    }
+}

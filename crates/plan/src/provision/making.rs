@@ -1,0 +1,262 @@
+//! An image that does not exist is made, by a Job: what is to happen next.
+//!
+//! A Job's name is a hash of all that the image is made from. So nothing is made twice, whoever looks and however often the
+//! operator starts anew; and whatever changes makes another Job, before which the former one ends.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use tenon_api::module::Sign;
+use tenon_api::module_image::Making;
+use tenon_api::task::annotation;
+use tenon_api::{ModuleImage, labels};
+use tenon_order::Digest;
+
+/// What an image's modules are signed from and by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SignInputs {
+    /// The digest of the image that is not signed.
+    pub source: Digest,
+    /// Which Secret with the private key it is: its uid and version. What stands in it is not for the operator to read.
+    pub key: String,
+    /// Which Secret with the certificate.
+    pub certificate: String,
+}
+
+impl SignInputs {
+    /// The hash of all that the image is made from.
+    pub fn hash(&self, image: &ModuleImage, sign: &Sign) -> Digest {
+        #[derive(Serialize)]
+        struct All<'a> {
+            image: &'a str,
+            request: String,
+            inputs: &'a SignInputs,
+        }
+        hash(&All { image: &image.spec.image, request: request(sign), inputs: self })
+    }
+}
+
+/// The hash of what is asked for: which files, hashed with what. It stands among the image's annotations.
+pub fn request(sign: &Sign) -> String {
+    let mut files: Vec<&str> = sign.files_to_sign.iter().map(String::as_str).collect();
+    files.sort_unstable();
+    files.dedup();
+    hash(&(files, sign.hash.unwrap_or_default().as_str())).to_string()
+}
+
+fn hash(value: &impl Serialize) -> Digest {
+    // Texts, digests and lists of them are always JSON.
+    Digest::of(&serde_json::to_vec(value).unwrap_or_default())
+}
+
+/// Whether an image with these annotations was made by a Job of ours, but not from what it would be made from now. What
+/// somebody else has made is as it should be.
+pub fn is_outdated(annotations: &BTreeMap<String, String>, sign: &Sign, source: &Digest) -> bool {
+    let says = |key: &str, value: &str| annotations.get(key).is_some_and(|known| known == value);
+    let ours = annotations.contains_key(annotation::SOURCE) && annotations.contains_key(annotation::REQUEST);
+    ours && !(says(annotation::SOURCE, &source.to_string()) && says(annotation::REQUEST, &request(sign)))
+}
+
+/// The Job that signs, by what it is made from: `<module>-sign-<12 hexadecimal digits>`.
+pub fn job_name(image: &ModuleImage, inputs: &Digest) -> String {
+    const DIGITS: usize = 12;
+    const KIND: &str = "-sign-";
+    // A Job's name becomes a label of its pods.
+    let room = labels::MAX_LABEL - KIND.len() - DIGITS;
+    let module = &image.spec.module;
+    let stem = module.get(..module.floor_char_boundary(room)).unwrap_or(module);
+    let hex: String = inputs.to_string().chars().skip("sha256:".len()).take(DIGITS).collect();
+    // Labels allow a dot, names of pods do not end a part with a dash.
+    let stem = stem.replace('.', "-");
+    format!("{}{KIND}{hex}", stem.trim_end_matches('-'))
+}
+
+/// A Job that makes an image, as it is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobSeen {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// How far it is.
+    pub state: JobState,
+    /// Why it has failed, in Kubernetes's words.
+    pub message: String,
+}
+
+/// How far a Job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobState {
+    /// It works, or is about to.
+    Running,
+    /// It has done its work.
+    Succeeded,
+    /// It has given up.
+    Failed,
+    /// It is being deleted, and its pod with it.
+    Leaving,
+}
+
+/// What is to happen next for an image that is not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// A Job is made.
+    Start,
+    /// It goes on by itself.
+    Follow,
+    /// The Job has ended, and the image is not there: the report is read, and the failure noted.
+    Note(JobSeen),
+    /// What is in the way is deleted: a Job that has failed long enough ago, or one that makes the image from what it is not
+    /// to be made from any more.
+    Clear(JobSeen),
+    /// Not yet.
+    Wait(Duration),
+}
+
+/// What is to happen next for an image that was not there after `jobs`, all that make it, had been looked at.
+pub fn step(
+    known: Option<&Making>,
+    retry_at: Option<&Time>,
+    wanted: &str,
+    jobs: &[JobSeen],
+    now: Timestamp,
+) -> Step {
+    // Never two at once, and none from what is outdated: two would race for one name.
+    let in_the_way = jobs.iter().filter(|job| job.name != wanted);
+    for job in in_the_way {
+        match job.state {
+            JobState::Leaving => return Step::Follow,
+            JobState::Running => return Step::Clear(job.clone()),
+            JobState::Succeeded | JobState::Failed => {}
+        }
+    }
+    let known = known.filter(|known| known.job == wanted);
+    let wait = known.and(retry_at).and_then(|at| until(at.0, now));
+    match jobs.iter().find(|job| job.name == wanted) {
+        None => wait.map_or(Step::Start, Step::Wait),
+        Some(JobSeen { state: JobState::Running | JobState::Leaving, .. }) => Step::Follow,
+        Some(job) if known.is_none_or(|known| known.failed.as_deref() != Some(&job.uid)) => {
+            Step::Note(job.clone())
+        }
+        Some(job) => wait.map_or(Step::Clear(job.clone()), Step::Wait),
+    }
+}
+
+fn until(at: Timestamp, now: Timestamp) -> Option<Duration> {
+    Duration::try_from(at.duration_since(now)).ok().filter(|left| !left.is_zero())
+}
+
+/// The first wait after a failure.
+const FIRST_AGAIN: Duration = Duration::from_secs(10);
+/// The longest: also for what will not do without a change, for what is outside may have changed.
+const LONGEST_AGAIN: Duration = Duration::from_mins(10);
+
+/// After so many failures in a row the next try comes so much later.
+pub fn again_after(failures: i32, needs_change: bool) -> Duration {
+    if needs_change {
+        return LONGEST_AGAIN;
+    }
+    let doubled = u32::try_from(failures.saturating_sub(1)).unwrap_or(0).min(16);
+    FIRST_AGAIN.saturating_mul(1 << doubled).min(LONGEST_AGAIN)
+}
+
+/// That time from now on, in whole seconds, as statuses hold it.
+pub fn later(now: &Time, after: Duration) -> Time {
+    let after = SignedDuration::try_from(after).unwrap_or(SignedDuration::MAX);
+    Time(now.0.checked_add(after).unwrap_or(now.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+    use tenon_api::module::SignatureHash;
+
+    const WANTED: &str = "gauge-sign-0";
+
+    fn job(name: &str, state: JobState) -> JobSeen {
+        JobSeen { name: name.to_owned(), uid: format!("{name}-1"), state, message: String::new() }
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_790_000_000 + seconds).unwrap()
+    }
+
+    fn failed(uid: Option<&str>) -> Making {
+        let (inputs, failed) = (String::new(), uid.map(str::to_owned));
+        Making { inputs, job: WANTED.to_owned(), failures: 1, failed }
+    }
+
+    #[rstest]
+    #[case::nothing_there(None, &[], Step::Start)]
+    #[case::running(None, &[job(WANTED, JobState::Running)], Step::Follow)]
+    #[case::done_but_nothing_there(None, &[job(WANTED, JobState::Succeeded)], Step::Note(job(WANTED, JobState::Succeeded)))]
+    #[case::failed(None, &[job(WANTED, JobState::Failed)], Step::Note(job(WANTED, JobState::Failed)))]
+    #[case::failed_and_noted(Some(failed(Some("gauge-sign-0-1"))), &[job(WANTED, JobState::Failed)], Step::Wait(Duration::from_secs(5)))]
+    #[case::another_has_failed(Some(failed(Some("gauge-sign-0-0"))), &[job(WANTED, JobState::Failed)], Step::Note(job(WANTED, JobState::Failed)))]
+    #[case::failed_and_gone(Some(failed(Some("gauge-sign-0-1"))), &[], Step::Wait(Duration::from_secs(5)))]
+    #[case::an_outdated_one_runs(None, &[job("gauge-sign-9", JobState::Running)], Step::Clear(job("gauge-sign-9", JobState::Running)))]
+    #[case::an_outdated_one_ends(None, &[job("gauge-sign-9", JobState::Leaving), job(WANTED, JobState::Failed)], Step::Follow)]
+    #[case::an_outdated_one_has_ended(None, &[job("gauge-sign-9", JobState::Failed)], Step::Start)]
+    #[case::it_is_being_deleted(None, &[job(WANTED, JobState::Leaving)], Step::Follow)]
+    fn one_job_at_a_time_makes_an_image(
+        #[case] known: Option<Making>,
+        #[case] jobs: &[JobSeen],
+        #[case] expected: Step,
+    ) {
+        let retry_at = known.is_some().then(|| Time(at(5)));
+        assert_eq!(step(known.as_ref(), retry_at.as_ref(), WANTED, jobs, at(0)), expected);
+    }
+
+    #[test]
+    fn when_its_time_has_come_the_failed_job_goes_and_another_starts() {
+        let (known, retry_at) = (failed(Some("gauge-sign-0-1")), Time(at(5)));
+        let failed = job(WANTED, JobState::Failed);
+        let step = |jobs: &[JobSeen]| step(Some(&known), Some(&retry_at), WANTED, jobs, at(5));
+        assert_eq!(step(std::slice::from_ref(&failed)), Step::Clear(failed));
+        assert_eq!(step(&[]), Step::Start);
+    }
+
+    #[test]
+    fn what_changes_is_tried_at_once() {
+        let (known, retry_at) = (failed(None), Time(at(500)));
+        assert_eq!(step(Some(&known), Some(&retry_at), "gauge-sign-1", &[], at(0)), Step::Start);
+    }
+
+    #[test]
+    fn failures_are_tried_again_ever_later() {
+        let waits: Vec<_> = (1..=8).map(|failures| again_after(failures, false).as_secs()).collect();
+        assert_eq!(waits, [10, 20, 40, 80, 160, 320, 600, 600]);
+        assert_eq!(again_after(1, true).as_secs(), 600);
+    }
+
+    fn sign(files: &[&str], hash: Option<SignatureHash>) -> Sign {
+        let files_to_sign = files.iter().map(|file| (*file).to_owned()).collect();
+        Sign { files_to_sign, hash, ..Sign::default() }
+    }
+
+    #[test]
+    fn only_what_counts_makes_another_request() {
+        let request = |files: &[&str], hash| request(&sign(files, hash));
+        let one = request(&["/a", "/b"], None);
+        assert_eq!(one, request(&["/b", "/a", "/b"], Some(SignatureHash::Sha256)));
+        assert_ne!(one, request(&["/a"], None));
+        assert_ne!(one, request(&["/a", "/b"], Some(SignatureHash::Sha512)));
+    }
+
+    #[test]
+    fn what_was_made_from_something_else_is_outdated_and_what_others_made_never_is() {
+        let (sign, source) = (sign(&["/a"], None), Digest::of(b"source"));
+        let made = |source: &Digest, request: String| {
+            let entries = [(annotation::SOURCE, source.to_string()), (annotation::REQUEST, request)];
+            entries.map(|(key, value)| (key.to_owned(), value)).into()
+        };
+        assert!(!is_outdated(&made(&source, request(&sign)), &sign, &source));
+        assert!(is_outdated(&made(&Digest::of(b"older"), request(&sign)), &sign, &source));
+        assert!(is_outdated(&made(&source, "sha256:0".to_owned()), &sign, &source));
+        assert!(!is_outdated(&BTreeMap::new(), &sign, &source));
+    }
+}
