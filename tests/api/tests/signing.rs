@@ -1,0 +1,282 @@
+//! Images that are made by Jobs, against a real API server with its Job controller. No kubelet runs: the test plays it, with the
+//! program that the Jobs' pods would run, so that it says when a Job ends, and how.
+#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot be set up has failed")]
+
+#[cfg(test)]
+#[path = "controllers/cluster.rs"]
+#[expect(dead_code, reason = "shared with the tests of the controllers, which use the rest")]
+mod cluster;
+
+use std::fs;
+use std::path::Path;
+
+use cluster::{Cluster, SOON};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::{Value, json};
+use tenon_api::module_image::{ImagePhase, ModuleImageStatus};
+use tenon_api::task::{self, Report};
+use tenon_api::{labels, reasons};
+use tenon_image::registry::{Proxies, Transport};
+use tenon_lab::claim::comes_true_within;
+use tenon_maker::task::Mounts;
+
+const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../crates/sign/testdata");
+const NODE: &str = "ash";
+
+async fn secret(cluster: &Cluster, name: &str, entry: &str, file: &str, mark: &str) {
+    let content = fs::read_to_string(Path::new(KEYS).join(file)).expect("a key");
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": { "name": name, "annotations": { "mark": mark } },
+        "stringData": { entry: content },
+    });
+    let params = PatchParams::apply("a-user").force();
+    cluster.secrets().patch(name, &params, &Patch::Apply(secret)).await.expect("a Secret");
+}
+
+/// A cluster with a node, a driver `plain:1`, a key, and a Module that wants `signed:1`.
+async fn start() -> Cluster {
+    let cluster = Cluster::start().await;
+    cluster.add_node(NODE).await;
+    cluster.push_driver("plain:1", "one");
+    secret(&cluster, "key", "key", "rsa.key", "1").await;
+    secret(&cluster, "cert", "cert", "rsa.pem", "1").await;
+    apply(&cluster, &json!({})).await;
+    cluster
+}
+
+async fn apply(cluster: &Cluster, more: &Value) {
+    let sign = json!({ "spec": { "moduleLoader": { "container": { "sign": {
+        "keySecret": { "name": "key" }, "certSecret": { "name": "cert" },
+        "unsignedImage": format!("{}/plain:1", cluster.registry.host()),
+        "filesToSign": ["/opt/lib/modules/${KERNEL_FULL_VERSION}/extra/*.ko"],
+    }}}}});
+    let mut all = sign;
+    if let (Some(spec), Some(more)) = (all.pointer_mut("/spec"), more.as_object()) {
+        for (key, value) in more {
+            spec[key] = value.clone();
+        }
+    }
+    cluster.apply_module("gauge", "signed:1", all).await;
+}
+
+fn jobs(cluster: &Cluster) -> Api<Job> {
+    Api::namespaced(cluster.client.clone(), "hall")
+}
+
+/// The Jobs that are there and not on their way out.
+async fn job_names(cluster: &Cluster) -> Vec<String> {
+    let list = jobs(cluster).list(&ListParams::default()).await.expect("a list");
+    let there = list.items.iter().filter(|job| job.metadata.deletion_timestamp.is_none());
+    there.map(kube::ResourceExt::name_any).collect()
+}
+
+async fn job_where(cluster: &Cluster, what: &str, holds: impl Fn(&str) -> bool) -> String {
+    comes_true_within(SOON, what, async || match job_names(cluster).await.as_slice() {
+        [one] if holds(one) => Ok(one.clone()),
+        others => Err(format!("there are {others:?}")),
+    })
+    .await
+    .unwrap_or_else(|late| panic!("{late}"))
+}
+
+async fn status_where(
+    cluster: &Cluster,
+    what: &str,
+    holds: impl Fn(&ModuleImageStatus) -> bool,
+) -> ModuleImageStatus {
+    comes_true_within(SOON, what, async || {
+        let images =
+            cluster.images().list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+        let status = images.items.first().and_then(|image| image.status.clone()).unwrap_or_default();
+        if holds(&status) { Ok(status) } else { Err(format!("{status:?}")) }
+    })
+    .await
+    .unwrap_or_else(|late| panic!("{late}"))
+}
+
+async fn ready(cluster: &Cluster) -> ModuleImageStatus {
+    status_where(cluster, "the image is ready", |status| status.phase == Some(ImagePhase::Ready)).await
+}
+
+/// A pod of a Job that nobody has run yet.
+async fn pod_of(cluster: &Cluster, job: &str) -> Pod {
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), "hall");
+    let params = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={job}"));
+    comes_true_within(SOON, "the Job has a pod", async || {
+        let list = pods.list(&params).await.map_err(|error| error.to_string())?;
+        let waits =
+            |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Pending");
+        list.items.into_iter().find(waits).ok_or_else(|| "there is none".to_owned())
+    })
+    .await
+    .unwrap_or_else(|late| panic!("{late}"))
+}
+
+/// What a kubelet reports of a pod whose container has ended.
+async fn end(cluster: &Cluster, pod: &Pod, code: i32, words: &str) {
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), "hall");
+    let now = "2026-01-01T00:00:00Z";
+    let status = json!({ "status": {
+        "phase": if code == 0 { "Succeeded" } else { "Failed" },
+        "containerStatuses": [{
+            "name": task::CONTAINER, "image": "maker", "imageID": "", "ready": false, "restartCount": 0,
+            "state": { "terminated": {
+                "exitCode": code, "message": words, "reason": "Ended", "startedAt": now, "finishedAt": now,
+            }},
+        }],
+    }});
+    pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(status))
+        .await
+        .expect("a status");
+}
+
+/// Runs a Job's pod: its Secrets are mounted, its program does its task.
+async fn run(cluster: &Cluster, job: &str) -> Report {
+    let pod = pod_of(cluster, job).await;
+    let spec = pod.spec.clone().expect("a spec");
+    let folder = tempfile::tempdir().expect("a folder");
+    for volume in spec.volumes.iter().flatten() {
+        let Some(name) = volume.secret.as_ref().and_then(|secret| secret.secret_name.clone()) else {
+            continue;
+        };
+        let place = folder.path().join(&volume.name);
+        fs::create_dir(&place).expect("a mount");
+        let Some(secret): Option<Secret> = cluster.secrets().get_opt(&name).await.expect("an answer") else {
+            continue;
+        };
+        for (entry, content) in secret.data.into_iter().flatten() {
+            fs::write(place.join(entry), content.0).expect("an entry");
+        }
+    }
+    let at = |name: &str| folder.path().join(name);
+    let mounts = Mounts { key: at("key"), certificate: at("cert"), registry: at("registry"), work: at("") };
+    let variables = spec.containers.first().and_then(|container| container.env.clone()).unwrap_or_default();
+    let variable = variables.iter().find(|variable| variable.name == task::VARIABLE);
+    let task = variable.and_then(|variable| variable.value.as_deref());
+    let report = tenon_maker::task::run(task, &Transport::new(Proxies::default()), &mounts).await;
+    let code = i32::from(!matches!(report, Report::Made { .. }));
+    end(cluster, &pod, code, &serde_json::to_string(&report).expect("JSON")).await;
+    report
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_made_once_and_anew_when_what_it_is_made_from_changes() {
+    let mut cluster = start().await;
+    let first = job_where(&cluster, "a Job", |_| true).await;
+    let status = status_where(&cluster, "it signs", |status| status.phase == Some(ImagePhase::Signing)).await;
+    assert_eq!(status.making.expect("how").job, first);
+    // Who starts anew finds the Job, and makes no other.
+    cluster.stop_operator().await;
+    cluster.start_operator().await;
+    // Another certificate, of the same key: what would be made from the former one is not made.
+    secret(&cluster, "cert", "cert", "rsa.pem", "2").await;
+    trigger(&cluster, 1).await;
+    let second = job_where(&cluster, "another Job instead", |name| name != first).await;
+    assert!(cluster.registry.manifest("signed", "1").is_none(), "nothing is seen before it is signed");
+    assert!(matches!(run(&cluster, &second).await, Report::Made { .. }));
+    let made = ready(&cluster).await;
+
+    // The same image under the same name, whoever looks again.
+    cluster.stop_operator().await;
+    cluster.start_operator().await;
+    trigger(&cluster, 2).await;
+    let again = status_where(&cluster, "it was looked at again", |status| {
+        status.phase == Some(ImagePhase::Ready) && status.resolved_from > made.resolved_from
+    })
+    .await;
+    assert_eq!(
+        (again.image_digest, job_names(&cluster).await),
+        (made.image_digest.clone(), vec![second.clone()])
+    );
+
+    // The unsigned image is another one meanwhile.
+    cluster.push_driver("plain:1", "two");
+    trigger(&cluster, 3).await;
+    let third = comes_true_within(SOON, "a Job for the new content", async || {
+        let names = job_names(&cluster).await;
+        names.iter().find(|name| **name != second).cloned().ok_or_else(|| format!("{names:?}"))
+    });
+    let third = third.await.unwrap_or_else(|late| panic!("{late}"));
+    run(&cluster, &third).await;
+    let anew = status_where(&cluster, "it is another image", |status| {
+        status.phase == Some(ImagePhase::Ready) && status.image_digest != made.image_digest
+    })
+    .await;
+    assert_ne!(anew.bundle, made.bundle);
+}
+
+/// Has the Module's images looked at again.
+async fn trigger(cluster: &Cluster, number: i64) {
+    apply(cluster, &json!({ "imageRebuildTriggerGeneration": number })).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_is_noted_and_tried_again() {
+    let cluster = start().await;
+    let job = job_where(&cluster, "a Job", |_| true).await;
+    // Killed for its memory: no report, and nothing is known but what Kubernetes says.
+    let pod = pod_of(&cluster, &job).await;
+    end(&cluster, &pod, 137, "out of memory, perhaps").await;
+    let status = status_where(&cluster, "the failure is noted", |status| {
+        status.reason.as_deref() == Some(reasons::SIGN_FAILED)
+    })
+    .await;
+    let message = status.message.expect("why").to_string();
+    assert!(message.contains(&job) && message.contains("out of memory, perhaps"), "{message}");
+    assert!(status.retry_at.is_some());
+    assert_eq!(status.making.expect("how").failures, 1);
+    // Ten seconds later the same is tried by a Job of the same name.
+    let failed = pod.metadata.labels.clone().unwrap_or_default();
+    let uid = |labels: &std::collections::BTreeMap<String, String>| {
+        labels.get("batch.kubernetes.io/controller-uid").cloned()
+    };
+    let next = comes_true_within(SOON, "another try", async || {
+        let pod = pod_of(&cluster, &job).await;
+        let found = uid(&pod.metadata.labels.clone().unwrap_or_default());
+        if found == uid(&failed) { Err("the former one".to_owned()) } else { Ok(()) }
+    });
+    next.await.unwrap_or_else(|late| panic!("{late}"));
+    run(&cluster, &job).await;
+    let status = ready(&cluster).await;
+    assert_eq!(status.making.expect("how").failures, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_exists_is_used_whoever_made_it() {
+    let cluster = Cluster::start().await;
+    cluster.add_node(NODE).await;
+    cluster.push_driver("signed:1", "made elsewhere");
+    apply(&cluster, &json!({})).await;
+    let status = ready(&cluster).await;
+    assert_eq!(status.making, None);
+    assert!(job_names(&cluster).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_made_says_so_and_begins_nothing() {
+    let cluster = Cluster::start().await;
+    cluster.add_node(NODE).await;
+    apply(&cluster, &json!({})).await;
+    let reason =
+        |reason: &'static str| move |status: &ModuleImageStatus| status.reason.as_deref() == Some(reason);
+    status_where(&cluster, "no key", reason(reasons::SECRET_MISSING)).await;
+    secret(&cluster, "key", "key", "rsa.key", "1").await;
+    secret(&cluster, "cert", "cert", "rsa.pem", "1").await;
+    let status = status_where(&cluster, "nothing to sign", reason(reasons::IMAGE_ABSENT)).await;
+    assert!(status.message.expect("why").as_str().contains("sign.unsignedImage"));
+    // Somebody else's Job of the name that ours would have is left alone.
+    assert!(job_names(&cluster).await.is_empty());
+    cluster.push_driver("plain:1", "one");
+    let job = job_where(&cluster, "a Job", |_| true).await;
+    let ours = jobs(&cluster).get(&job).await.expect("the Job");
+    let expected = [(labels::RESOURCE_TYPE, "SignImage"), (labels::MODULE_NAME, "gauge")];
+    for (label, value) in expected {
+        assert_eq!(ours.labels().get(label).map(String::as_str), Some(value));
+    }
+    let tolerates = ours.spec.and_then(|spec| spec.template.spec?.tolerations).unwrap_or_default();
+    assert_eq!(tolerates.len(), 1, "the Module's");
+}
