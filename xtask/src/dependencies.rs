@@ -18,7 +18,10 @@ const OWN: &[(&str, &[&str])] = &[
     ("tenon-api", &["tenon-order"]),
     ("tenon-image", &["tenon-order", "tenon-kmod"]),
     ("tenon-plan", &["tenon-api", "tenon-kmod", "tenon-order"]),
-    ("tenon-operator", &["tenon-plan", "tenon-image", "tenon-kmod", "tenon-api", "tenon-order"]),
+    (
+        "tenon-operator",
+        &["tenon-plan", "tenon-image", "tenon-kmod", "tenon-api", "tenon-order", "tenon-sign"],
+    ),
     ("tenon-agent", &["tenon-api", "tenon-image", "tenon-kmod", "tenon-order"]),
     ("tenon-loader", &["tenon-kmod", "tenon-order"]),
     ("tenon-maker", &["tenon-api", "tenon-image", "tenon-order", "tenon-sign"]),

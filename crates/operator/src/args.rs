@@ -91,6 +91,15 @@ pub struct Args {
     #[arg(long, env = "TENON_MAKER_IMAGE", default_value = MAKER_IMAGE, value_name = "IMAGE")]
     pub maker_image: ImageReference,
 
+    /// What the nodes' kernels do about modules without a signature that they trust: load them, or refuse them because of
+    /// `module.sig_enforce`, Secure Boot or lockdown
+    #[arg(long, env = "TENON_NODES_SIGNATURES", default_value = "permissive", value_name = "WHAT")]
+    pub nodes_signatures: SignaturePolicy,
+
+    /// Certificate that the nodes' kernels trust, PEM or DER, or a directory of such files; repeatable
+    #[arg(long, env = "TENON_NODES_TRUST", value_name = "PATH", value_delimiter = ',')]
+    pub nodes_trust: Vec<PathBuf>,
+
     /// Whether replicas agree on a leader; off only where there is never a second one
     #[arg(long, env = "TENON_LEADER_ELECTION", default_value = "on", value_name = "on|off")]
     pub leader_election: Switch,
@@ -117,6 +126,17 @@ impl Args {
         });
         address.into_iter().chain([name]).collect()
     }
+}
+
+/// What kernels do about modules without a signature that they trust.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SignaturePolicy {
+    /// They load them.
+    Permissive,
+    /// `module.sig_enforce=1`, or Secure Boot.
+    Enforced,
+    /// `lockdown=integrity` or more, without the former.
+    Lockdown,
 }
 
 /// On or off.

@@ -29,6 +29,7 @@ pub mod queue;
 mod registries;
 pub mod run;
 pub mod shutdown;
+pub mod signatures;
 pub mod status;
 pub mod world;
 

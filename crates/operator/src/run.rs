@@ -27,6 +27,7 @@ use crate::lease::election::Timing;
 use crate::lease::{Candidate, Claim, LeaseError};
 use crate::metrics::Metrics;
 use crate::shutdown;
+use crate::signatures::{NodeSignatures, SignaturesError};
 
 /// How long running work may take to end; below a pod's usual 30 s, the lease's return included.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -60,6 +61,8 @@ pub struct Context {
     pub wanted: Wanted,
     /// Which node runs which build of a kernel, and of which builds there are facts.
     pub kernels: Kernels,
+    /// What the nodes' kernels want of signatures, as the administrator says.
+    pub signatures: Arc<NodeSignatures>,
     /// Where to say that caches are filled.
     pub readiness: Readiness,
     /// Cancelled when the process is to end.
@@ -95,6 +98,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// What is said of the nodes' signatures is unusable.
+    #[error(transparent)]
+    Signatures(#[from] SignaturesError),
     /// The bundles' directory is unusable.
     #[error(transparent)]
     Cache(#[from] depot::CacheError),
@@ -222,6 +228,7 @@ impl Work {
             cache: Arc::new(cache),
             wanted: Wanted::default(),
             kernels: Kernels::default(),
+            signatures: Arc::new(NodeSignatures::read(args.nodes_signatures, &args.nodes_trust)?),
             readiness: Readiness::default(),
             shutdown: shutdown.clone(),
             args: Arc::new(args),

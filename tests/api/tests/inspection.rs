@@ -7,6 +7,8 @@
 #[expect(dead_code, reason = "shared with the controllers' tests, which use the rest")]
 mod cluster;
 
+use std::path::Path;
+
 use cluster::{Cluster, SOON, condition, order};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -22,6 +24,7 @@ use tenon_kmod::ModuleObject;
 use tenon_kmod::facts::{KernelFacts, KernelSymbol, Namespace};
 use tenon_lab::control_plane::audit::Mark;
 use tenon_lab::wait;
+use tenon_sign::{Certificate, Hash, Identity, LocalKey, sign};
 
 const BUILD: &str = "00112233445566778899aabbccddeeff00112233";
 
@@ -99,6 +102,54 @@ async fn until_predicted(cluster: &Cluster, reason: &str) {
     })
     .await
     .expect("a prediction");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nodes_enforce_signatures_only_what_is_signed_by_the_trusted_reaches_them() {
+    let mut cluster = Cluster::start().await;
+    cluster.stop_operator().await;
+    let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crates/sign/testdata");
+    let trust = keys.join("rsa.pem").display().to_string();
+    cluster.flags = ["--nodes-signatures", "enforced", "--nodes-trust", &trust].map(str::to_owned).to_vec();
+    cluster.start_operator().await;
+    let driver = cluster.driver().to_vec();
+    let mut facts = facts_of(&driver, &cluster.kernel);
+    facts.policy.signatures = Some(true);
+    (facts.policy.ecdsa, facts.policy.sha512) = (Some(false), Some(true));
+    say(&cluster, &facts, "admin").await;
+    add_node(&cluster, "pine").await;
+    let signed = |name: &str| {
+        let read = |kind: &str| std::fs::read(keys.join(format!("{name}.{kind}"))).expect("a key");
+        let certificate = Certificate::read(&read("pem")).expect("a certificate");
+        let key = LocalKey::read(&read("key")).expect("a key");
+        let identity = Identity::new(certificate, Box::new(key)).expect("an identity");
+        sign(&driver, &identity, Hash::Sha512).expect("a signed driver")
+    };
+    let mut changed = signed("rsa");
+    // In the text of a message, where no parser stumbles over it.
+    let at = changed.windows(11).position(|window| window == b"simple-kmod").expect("its name");
+    *changed.get_mut(at).expect("a byte") ^= 1;
+    for (tag, driver, words) in [
+        ("unsigned", driver.clone(), "unsigned module"),
+        ("foreign", signed("p384"), "unavailable key"),
+        ("changed", changed, "is not that key's over this file"),
+    ] {
+        cluster.push(&format!("gauge:{tag}"), &[("extra/simple-kmod.ko", driver.as_slice())]);
+        cluster.apply_module("gauge", &format!("gauge:{tag}"), Value::Null).await;
+        let refused = |module: &tenon_api::Module| {
+            condition(module, "Degraded")
+                .is_some_and(|(_, reason, message)| reason == "WillNotLoad" && message.contains(words))
+        };
+        let module = cluster.module_where("gauge", tag, refused).await;
+        let (_, _, message) = condition(&module, "Degraded").expect("a condition");
+        assert!(message.contains("EKEYREJECTED"), "{message}");
+        let config = cluster.configs().get("pine").await.expect("the node's object");
+        assert!(order(&config).is_none(), "{tag}: {config:?}");
+    }
+    cluster.push("gauge:signed", &[("extra/simple-kmod.ko", signed("rsa").as_slice())]);
+    cluster.apply_module("gauge", "gauge:signed", Value::Null).await;
+    until_predicted(&cluster, "WillLoad").await;
+    cluster.config_where("pine", "the driver is assigned", |config| order(config).is_some()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,12 +14,14 @@ use tenon_image::bundle::BundleReader;
 use tenon_kmod::ModuleObject;
 use tenon_kmod::facts::{DecodeError, KernelFacts};
 use tenon_order::{Digest, ModuleKey};
-use tenon_plan::inspect::{Question, verdict};
+use tenon_plan::inspect::verdict::Driver;
+use tenon_plan::inspect::{Question, Surroundings, verdict};
 use tenon_plan::resolve::{LoadSettings, resolve};
 use tokio::sync::Semaphore;
 
 use crate::registries::chain;
 use crate::run::Context;
+use crate::signatures::NodeSignatures;
 use crate::world::{Index, KnownFacts};
 
 /// Decoded facts that are kept; each takes a megabyte or two.
@@ -63,13 +65,13 @@ pub(super) enum FactsError {
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
     load: LoadSettings,
-    others: bool,
+    around: Surroundings,
     facts: Vec<(String, KnownFacts)>,
 }
 
 impl Wanted {
     /// What is to be asked about an image; nothing when its Module does not say any more how it is loaded.
-    pub(super) fn of(index: &Index, image: &ModuleImage) -> Option<Self> {
+    pub(super) fn of(index: &Index, image: &ModuleImage, nodes: &NodeSignatures) -> Option<Self> {
         let namespace = image.namespace()?;
         let key = ModuleKey::new(&namespace, &image.spec.module).ok()?;
         let module = index.module(&key)?;
@@ -86,7 +88,12 @@ impl Wanted {
             let (name, known) = about.iter().find(|(_, known)| known.evidence == evidence)?;
             Some(((*name).to_owned(), (*known).clone()))
         };
-        Some(Self { load, others, facts: best.into_iter().filter_map(named).collect() })
+        let around = Surroundings {
+            others,
+            enforcement: nodes.enforcement(),
+            trusted: nodes.trusted_text().to_owned(),
+        };
+        Some(Self { load, around, facts: best.into_iter().filter_map(named).collect() })
     }
 
     /// Whether these verdicts answer all of it.
@@ -94,7 +101,7 @@ impl Wanted {
         let questions = self
             .facts
             .iter()
-            .map(|(_, known)| Question::new(bundle, &self.load, &known.evidence, self.others));
+            .map(|(_, known)| Question::new(bundle, &self.load, &known.evidence, &self.around));
         verdict::answer(verdicts, &questions.collect::<Vec<_>>())
     }
 }
@@ -127,9 +134,10 @@ impl Foresight {
         }
         let file = context.cache.get(&bundle).await.ok().flatten()?.file;
         let reading = self.reading.clone().acquire_owned().await.ok()?;
+        let nodes = context.signatures.clone();
         let read = tokio::task::spawn_blocking(move || {
             let _reading = reading;
-            drivers(file, &bundle)
+            drivers(file, &bundle, &nodes)
         });
         let drivers = read.await.ok()?.ok()?;
         let mut verdicts = Vec::new();
@@ -142,7 +150,7 @@ impl Foresight {
                 &wanted.load,
                 &known.evidence,
                 &facts,
-                wanted.others,
+                &wanted.around,
             ));
         }
         Some(verdicts)
@@ -196,7 +204,7 @@ async fn read(context: &Context, name: &str, known: &KnownFacts) -> Result<Kerne
 
 /// The modules of a bundle, with their paths. They were read once before the bundle was kept; one that cannot be read now
 /// ends it all.
-fn drivers(file: File, bundle: &Digest) -> io::Result<Vec<(String, ModuleObject)>> {
+fn drivers(file: File, bundle: &Digest, nodes: &NodeSignatures) -> io::Result<Vec<Driver>> {
     let invalid = |error: &dyn std::error::Error| io::Error::new(io::ErrorKind::InvalidData, chain(error));
     let mut bundle = BundleReader::open(io::BufReader::new(file), bundle).map_err(|error| invalid(&error))?;
     let mut drivers = Vec::new();
@@ -207,7 +215,8 @@ fn drivers(file: File, bundle: &Digest) -> io::Result<Vec<(String, ModuleObject)
         }
         let mut bytes = Vec::new();
         file.copy_to(&mut bytes).map_err(|error| invalid(&error))?;
-        drivers.push((path, ModuleObject::parse(&bytes).map_err(|error| invalid(&error))?));
+        let object = ModuleObject::parse(&bytes).map_err(|error| invalid(&error))?;
+        drivers.push(Driver { path, object, signature: nodes.check(&bytes) });
     }
     Ok(drivers)
 }

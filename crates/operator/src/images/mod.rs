@@ -132,7 +132,7 @@ impl Images {
         finding: &Finding,
     ) -> Vec<KernelVerdict> {
         let Finding::Packed { bundle, .. } = finding else { return Vec::new() };
-        let wanted = Wanted::of(&world.read(), image);
+        let wanted = Wanted::of(&world.read(), image, &context.signatures);
         let Some((wanted, digest)) = wanted.zip(bundle.digest.parse().ok()) else { return Vec::new() };
         self.foresight.verdicts(context, digest, &wanted).await.unwrap_or_default()
     }
@@ -146,7 +146,9 @@ impl Images {
     ) -> Result<Done, WriteError> {
         let Some((bundle, image_digest)) = provision::bundle(image) else { return Ok(Done::settled(false)) };
         let known = image.status.as_ref().map(|status| status.verdicts.as_slice()).unwrap_or_default();
-        let Some(wanted) = Wanted::of(&world.read(), image) else { return Ok(Done::settled(false)) };
+        let Some(wanted) = Wanted::of(&world.read(), image, &context.signatures) else {
+            return Ok(Done::settled(false));
+        };
         let Ok(digest) = bundle.digest.parse() else { return Ok(Done::settled(false)) };
         if wanted.is_answered(&bundle.digest, known) {
             return Ok(Done::settled(false));

@@ -18,7 +18,7 @@ use tenon_api::reasons;
 use tenon_kmod::release::{Family, KernelRelease};
 use tenon_order::NodeName;
 
-pub use question::{Evidence, Question};
+pub use question::{Evidence, Question, Surroundings};
 
 use crate::node::{self, NodeFacts, Selection};
 use crate::provision;

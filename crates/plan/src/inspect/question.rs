@@ -1,6 +1,7 @@
 //! What a kernel is asked: a verdict holds as long as its question is the same.
 
 use tenon_api::kernel_facts::Source;
+use tenon_kmod::predict::Enforcement;
 use tenon_order::Digest;
 
 use crate::resolve::LoadSettings;
@@ -19,15 +20,37 @@ pub struct Evidence {
     pub version: String,
 }
 
+/// What is to be known of the nodes beside their kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Whether other drivers on the node may offer symbols that this one needs: one that nobody offers is then not known to be
+    /// missing.
+    pub others: bool,
+    /// What the kernels do about modules without a good signature, as the administrator says.
+    pub enforcement: Enforcement,
+    /// Which certificates the kernels trust: another text for others. Empty where nobody says.
+    pub trusted: String,
+}
+
+impl Surroundings {
+    /// For the hash of a question.
+    fn text(&self) -> String {
+        let Self { others, enforcement, trusted } = self;
+        if (*enforcement, trusted.as_str()) == (Enforcement::Permissive, "") {
+            return others.to_string();
+        }
+        format!("{others} {enforcement:?} {trusted}")
+    }
+}
+
 /// What is asked: how which modules are to be loaded, and by which facts that is judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question(String);
 
 impl Question {
-    /// The question whether the kernel of `evidence` loads `bundle` with these settings. `others`: whether other drivers on
-    /// the node may offer symbols that this one needs.
-    pub fn new(bundle: &str, load: &LoadSettings, evidence: &Evidence, others: bool) -> Self {
-        let judged = format!("{evidence:?} {others}");
+    /// The question whether the kernel of `evidence` loads `bundle` with these settings.
+    pub fn new(bundle: &str, load: &LoadSettings, evidence: &Evidence, around: &Surroundings) -> Self {
+        let judged = format!("{evidence:?} {}", around.text());
         let judged = Digest::of(judged.as_bytes()).hex();
         Self(format!("{}{}", Self::settings_of(bundle, load), cut(&judged)))
     }

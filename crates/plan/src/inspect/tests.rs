@@ -26,7 +26,7 @@ fn verdict(build_id: Option<&str>, source: &str, result: Predicted) -> KernelVer
             message: "disagrees about version of symbol printk".into(),
         }],
         source: source.to_owned(),
-        question: Question::new(&bundle('a'), &load, &evidence, false).into_text(),
+        question: Question::new(&bundle('a'), &load, &evidence, &Surroundings::default()).into_text(),
     }
 }
 
@@ -315,7 +315,7 @@ fn of_each_build_the_best_source_is_asked() {
 fn a_verdict_answers_its_own_question_and_no_other() {
     let load = resolve(&minimal_module(), &KERNEL.parse().unwrap()).unwrap().load;
     let facts = evidence(Some(BUILD), "admin", "1");
-    let question = Question::new(&bundle('a'), &load, &facts, false);
+    let question = Question::new(&bundle('a'), &load, &facts, &Surroundings::default());
     let mut given = verdict(Some(BUILD), "admin", Predicted::Loads);
     given.question = question.clone().into_text();
     let given = [given];
@@ -325,10 +325,10 @@ fn a_verdict_answers_its_own_question_and_no_other() {
     let other_order =
         crate::resolve::LoadSettings { loading_order: vec!["a".parse().unwrap()], ..load.clone() };
     for other in [
-        Question::new(&bundle('b'), &load, &facts, false),
-        Question::new(&bundle('a'), &other_order, &facts, false),
-        Question::new(&bundle('a'), &load, &evidence(Some(BUILD), "admin", "2"), false),
-        Question::new(&bundle('a'), &load, &facts, true),
+        Question::new(&bundle('b'), &load, &facts, &Surroundings::default()),
+        Question::new(&bundle('a'), &other_order, &facts, &Surroundings::default()),
+        Question::new(&bundle('a'), &load, &evidence(Some(BUILD), "admin", "2"), &Surroundings::default()),
+        Question::new(&bundle('a'), &load, &facts, &Surroundings { others: true, ..Surroundings::default() }),
     ] {
         assert!(!verdict::answer(&given, &[other]));
     }
@@ -339,7 +339,14 @@ fn a_verdict_without_facts_says_why_and_is_no_obstacle() {
     let module = with(None);
     let load = resolve(&module, &KERNEL.parse().unwrap()).unwrap().load;
     let why = Err("ConfigMap kernel-facts-1 has no binaryData.facts".to_owned());
-    let given = verdict::verdict(&bundle('a'), &[], &load, &evidence(None, "admin", "1"), &why, false);
+    let given = verdict::verdict(
+        &bundle('a'),
+        &[],
+        &load,
+        &evidence(None, "admin", "1"),
+        &why,
+        &Surroundings::default(),
+    );
     assert_eq!((given.result, given.errno.as_deref()), (Predicted::Unknown, None));
     assert!(sentence(&given).contains("kernel-facts-1"));
     let image = image(vec![given.clone()]);

@@ -10,33 +10,40 @@ use tenon_api::{ShortMessage, reasons};
 use tenon_kmod::dependency::{DependencyIndex, Origin, Role, Step};
 use tenon_kmod::facts::KernelFacts;
 use tenon_kmod::parameters::Parameter;
-use tenon_kmod::predict::{Cause, Circumstances, Effect, Prediction, Reason, Verdict, predict};
+use tenon_kmod::predict::{
+    Cause, Circumstances, Effect, Prediction, Reason, SignatureCheck, Verdict, predict,
+};
 use tenon_kmod::{ModuleName, ModuleObject};
 
-use super::{Evidence, Question};
+use super::{Evidence, Question, Surroundings};
 use crate::condition;
 use crate::resolve::LoadSettings;
 
-/// The modules of a bundle, each with its path.
-pub type Drivers = [(String, ModuleObject)];
+/// A module of a bundle.
+#[derive(Debug, Clone)]
+pub struct Driver {
+    /// Its path in the bundle.
+    pub path: String,
+    /// What it is.
+    pub object: ModuleObject,
+    /// What its last signature is worth to a kernel that trusts the certificates in question.
+    pub signature: SignatureCheck,
+}
 
 /// Facts about the kernel, or why there are none after all.
 pub type Facts<'a> = Result<&'a KernelFacts, String>;
 
 /// What is predicted of `drivers`, as `load` wants them, on the kernel of `facts`.
-///
-/// `others`: other drivers on the node may offer symbols that these need, so that one nobody offers is not known to be
-/// missing.
 pub fn verdict(
     bundle: &str,
-    drivers: &Drivers,
+    drivers: &[Driver],
     load: &LoadSettings,
     evidence: &Evidence,
     facts: &Facts<'_>,
-    others: bool,
+    around: &Surroundings,
 ) -> KernelVerdict {
     let outcome = match facts {
-        Ok(facts) => foresee(drivers, load, facts, others),
+        Ok(facts) => foresee(drivers, load, facts, around),
         Err(why) => Outcome::unknown("FactsUnreadable", why.clone()),
     };
     KernelVerdict {
@@ -45,7 +52,7 @@ pub fn verdict(
         errno: outcome.errno,
         reasons: outcome.reasons.into_iter().take(MAX_REASONS).collect(),
         source: evidence.source.to_string(),
-        question: Question::new(bundle, load, evidence, others).into_text(),
+        question: Question::new(bundle, load, evidence, around).into_text(),
     }
 }
 
@@ -63,15 +70,19 @@ impl Outcome {
     }
 }
 
-fn foresee(drivers: &Drivers, load: &LoadSettings, facts: &KernelFacts, others: bool) -> Outcome {
+fn foresee(drivers: &[Driver], load: &LoadSettings, facts: &KernelFacts, around: &Surroundings) -> Outcome {
     let steps = match steps(drivers, load) {
         Ok(steps) => steps,
         Err(why) => return Outcome::unknown("NotOrdered", why),
     };
-    let mut circumstances = Circumstances::default();
+    let mut circumstances = Circumstances { enforcement: around.enforcement, ..Circumstances::default() };
     let mut outcome = Outcome { result: Predicted::Loads, ..Outcome::default() };
     for step in steps.iter().filter(|step| step.origin == Origin::Own) {
-        let Some((path, object)) = drivers.iter().find(|(path, _)| *path == step.path) else { continue };
+        let Some(Driver { path, object, signature }) = drivers.iter().find(|driver| driver.path == step.path)
+        else {
+            continue;
+        };
+        circumstances.signature = *signature;
         circumstances.parameters = if step.role == Role::Target { parameters(load) } else { Vec::new() };
         let prediction = predict(object, facts, &circumstances);
         circumstances.advance(object, &prediction);
@@ -79,7 +90,7 @@ fn foresee(drivers: &Drivers, load: &LoadSettings, facts: &KernelFacts, others: 
         if step.role == Role::Soft {
             continue;
         }
-        let result = result(&prediction, others);
+        let result = result(&prediction, around.others);
         let about = (step.role != Role::Target).then_some(path.as_str());
         outcome.reasons.extend(told(&prediction, about));
         if outcome.result != Predicted::Fails && result != Predicted::Loads {
@@ -97,10 +108,10 @@ fn foresee(drivers: &Drivers, load: &LoadSettings, facts: &KernelFacts, others: 
 
 /// What is loaded of the bundle and of the host, in order. What the bundle's modules need and it does not have is taken
 /// to be the kernel's own; whether that is so, the symbols tell.
-fn steps(drivers: &Drivers, load: &LoadSettings) -> Result<Vec<Step>, String> {
-    let objects = drivers.iter().map(|(path, object)| (path.as_str(), object));
+fn steps(drivers: &[Driver], load: &LoadSettings) -> Result<Vec<Step>, String> {
+    let objects = drivers.iter().map(|driver| (driver.path.as_str(), &driver.object));
     let index = DependencyIndex::from_objects(objects).map_err(|error| error.to_string())?;
-    let needed = drivers.iter().flat_map(|(_, object)| object.info.depends());
+    let needed = drivers.iter().flat_map(|driver| driver.object.info.depends());
     let host: Vec<_> = needed.map(|name| format!("kernel/{name}.ko:")).collect();
     let host = DependencyIndex::from_modules_dep(&host.join("\n")).map_err(|error| error.to_string())?;
     let mut index = index.over(host);
@@ -109,7 +120,7 @@ fn steps(drivers: &Drivers, load: &LoadSettings) -> Result<Vec<Step>, String> {
     index.add_loading_order(&names);
     let target = ModuleName::new(load.module.as_ref())
         .ok()
-        .filter(|target| drivers.iter().any(|(_, object)| object.name == *target))
+        .filter(|target| drivers.iter().any(|driver| driver.object.name == *target))
         .ok_or_else(|| format!("the image has no module {}", load.module))?;
     index.load_order(&target).map_err(|error| error.to_string())
 }

@@ -245,7 +245,13 @@ fn refused_image(module: &Module) -> ModuleImage {
         errno: Some("ENOEXEC".to_owned()),
         reasons: vec![VerdictReason { reason: "Vermagic".to_owned(), message: "another kernel's".into() }],
         source: "admin".to_owned(),
-        question: Question::new(&status.bundle.as_ref().unwrap().digest, &load, &evidence, false).into_text(),
+        question: Question::new(
+            &status.bundle.as_ref().unwrap().digest,
+            &load,
+            &evidence,
+            &crate::inspect::Surroundings::default(),
+        )
+        .into_text(),
     }];
     image
 }
