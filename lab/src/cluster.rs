@@ -14,7 +14,7 @@ use crate::command::Tail;
 use crate::control_plane::{Binding, ControlPlane, ControlPlaneError, Credential, Extent, free_ports};
 use crate::guest::oci::HOST;
 use crate::guest::{Guest, Settings};
-use crate::kernel::Origin;
+use crate::kernel::{Kernel, Origin};
 use crate::node::{Node, NodeError};
 use crate::program_images::ProgramImageError;
 use crate::programs::{self, ProgramError};
@@ -139,7 +139,13 @@ impl Lab {
 
     /// Boots a kernel as a new node with a kubelet; pods run there as anywhere, Tenon's too ([`Self::deploy_node_pod`]).
     pub async fn add_worker(&mut self, name: &str, origin: Origin) -> Result<&mut Worker, LabError> {
-        let worker = Worker::start(&self.plane, &self.registry, &self.bench, name, origin).await?;
+        let kernel = self.guest_settings(name, origin)?.kernel;
+        self.add_worker_with(name, kernel).await
+    }
+
+    /// As [`Self::add_worker`], with a kernel of the caller's.
+    pub async fn add_worker_with(&mut self, name: &str, kernel: Kernel) -> Result<&mut Worker, LabError> {
+        let worker = Worker::start(&self.plane, &self.registry, &self.bench, name, kernel).await?;
         Ok(self.workers.entry(name.to_owned()).insert_entry(worker).into_mut())
     }
 

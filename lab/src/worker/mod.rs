@@ -24,7 +24,7 @@ use crate::command::Tail;
 use crate::control_plane::{ControlPlane, ControlPlaneError, Identity, kubeconfig};
 use crate::guest::oci::HOST;
 use crate::guest::{Guest, GuestError};
-use crate::kernel::Origin;
+use crate::kernel::Kernel;
 use crate::program_images::{self, ProgramImage, ProgramImageError};
 use crate::registry::Registry;
 use root_disk::WorkerDiskError;
@@ -89,12 +89,12 @@ impl Worker {
         registry: &Registry,
         bench: &Bench,
         name: &str,
-        origin: Origin,
+        kernel: Kernel,
     ) -> Result<Self, WorkerError> {
         let supplies = bench.supplies().clone();
         let root = tokio::task::spawn_blocking(move || root_disk::image(&supplies)).await??;
-        let settings = bench.settings(name, origin)?;
-        let settings = crate::guest::Settings { root, memory: MEMORY, disk_size: DISK, ..settings };
+        let settings = bench.settings(name, kernel.origin)?;
+        let settings = crate::guest::Settings { kernel, root, memory: MEMORY, disk_size: DISK, ..settings };
         announce(plane).await?;
         let pause = ProgramImage {
             binary: &bench.supplies().busybox,

@@ -1,8 +1,8 @@
 //! Tenon as in production: operator and node pod are pods of a real kubelet under containerd, from images in a registry,
 //! installed by the manifests of `deploy/` word for word.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-mod signing;
+mod shipped;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,9 +17,7 @@ use tenon_api::NodeModulesConfig;
 use tenon_api::node_pod::NAMESPACE;
 use tenon_lab::claim::comes_true_within;
 use tenon_lab::command::Tail;
-use tenon_lab::drivers::Driver;
 use tenon_lab::guest::oci::HOST;
-use tenon_lab::images::{self, Destination};
 use tenon_lab::journey::Journey;
 use tenon_lab::kernel::Origin;
 use tenon_lab::pods::{Nodes, Release, SHIPPED};
@@ -28,9 +26,10 @@ use tenon_lab::{Guest, Lab};
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
+use shipped::KERNEL_MODULE;
+
 const NODE: &str = "loom-1";
 const MODULE: &str = "default/simple";
-const KERNEL_MODULE: &str = "simple_kmod";
 /// A folder with the programs of the release before this one, to try this one beside them. Without it, both releases are
 /// of these sources.
 const PREVIOUS: &str = "TENON_LAB_PREVIOUS";
@@ -60,18 +59,7 @@ fn on_worker(scenario: impl AsyncFnOnce(&mut Lab)) {
 async fn start() -> Lab {
     let mut lab = Lab::start_without_operator().await.unwrap();
     lab.add_worker(NODE, Origin::Stable).await.unwrap();
-    lab.publish(Release { version: SHIPPED, programs: None }).await.unwrap();
-    lab.deploy_operator(SHIPPED).await.unwrap();
-    lab.deploy_node_pod(SHIPPED, Nodes::All).await.unwrap();
-    lab.operator_rolled_out().await.unwrap();
-    lab.node_pods_rolled_out().await.unwrap();
-    for version in ["1.0", "2.0"] {
-        let content = images::content(&lab, Driver::SimpleKmod, version).await.unwrap();
-        let (registry, name) = (lab.registry().host(), format!("simple:{version}"));
-        images::push(&lab, &content, Destination { registry: &registry, name: &name, user: None })
-            .await
-            .unwrap();
-    }
+    shipped::install(&lab).await;
     lab
 }
 

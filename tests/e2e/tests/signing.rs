@@ -1,8 +1,12 @@
-//! A Module whose image is made in the cluster: by a Job that signs, in the Module's namespace, under a real kubelet.
+//! A Module whose image is made in the cluster: by a Job that signs, in the Module's namespace, under a real kubelet; for a
+//! kernel that loads nothing else.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+mod shipped;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::Job;
@@ -11,22 +15,25 @@ use kube::api::ListParams;
 use kube::core::DynamicObject;
 use kube::discovery::{ApiCapabilities, Discovery, verbs};
 use kube::{Api, Client};
-use serde_json::json;
+use serde_json::{Value, json};
 use tenon_api::module_image::{ImagePhase, ModuleImage};
-use tenon_api::{reasons, task};
+use tenon_api::{Module, reasons, task};
 use tenon_image::keyring::Keyring;
 use tenon_image::layers::{Found, ImageFiles, Limits};
-use tenon_image::registry::{Proxies, Registry, Timing, TlsSettings, Transport};
+use tenon_image::registry::{Proxies, Registry, RegistryError, Timing, TlsSettings, Transport};
 use tenon_image::{ImagePath, ImageReference};
-use tenon_lab::Lab;
 use tenon_lab::claim::comes_true_within;
+use tenon_lab::command::Tail;
 use tenon_lab::guest::oci::HOST;
 use tenon_lab::journey::Journey;
 use tenon_lab::kernel::Origin;
+use tenon_lab::{Guest, Lab};
 use tenon_sign::{Certificate, Hash, Verdict, verify};
 
-use super::{KERNEL_MODULE, MODULE, machine, on_worker, remove};
+use shipped::KERNEL_MODULE;
 
+const NODE: &str = "loom-1";
+const MODULE: &str = "default/simple";
 const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../crates/sign/testdata");
 const SIGNED: &str = "simple-signed:1.0";
 /// A pod on an emulated processor: its image is pulled, it starts, it signs.
@@ -52,28 +59,68 @@ async fn apply_secrets(lab: &Lab, key: &str, certificate: &str) {
     }
 }
 
-async fn apply_module(lab: &Lab) {
-    let image = |name: &str| format!("{HOST}:{}/{name}", lab.registry().port());
+fn image(lab: &Lab, name: &str) -> String {
+    format!("{HOST}:{}/{name}", lab.registry().port())
+}
+
+/// With `more` beside what every Module has.
+async fn apply_module(lab: &Lab, name: &str, more: Option<Value>) {
+    let mut container = json!({
+        "registryTLS": { "insecure": true },
+        "kernelMappings": [{ "regexp": "^.+$", "containerImage": image(lab, name) }],
+        "modprobe": { "moduleName": KERNEL_MODULE },
+    });
+    if let Some((container, sign)) = container.as_object_mut().zip(more) {
+        container.insert("sign".to_owned(), sign);
+    }
     let module = json!({
         "apiVersion": "kmm.sigs.x-k8s.io/v1beta1", "kind": "Module",
         "metadata": { "name": "simple", "namespace": "default" },
-        "spec": {
-            "selector": { "kubernetes.io/os": "linux" },
-            "moduleLoader": { "container": {
-                "registryTLS": { "insecure": true },
-                "kernelMappings": [{ "regexp": "^.+$", "containerImage": image(SIGNED) }],
-                "modprobe": { "moduleName": KERNEL_MODULE },
-                "sign": {
-                    "keySecret": { "name": "signing-key" },
-                    "certSecret": { "name": "signing-cert" },
-                    "unsignedImage": image("simple:1.0"),
-                    "unsignedImageRegistryTLS": { "insecure": true },
-                    "filesToSign": ["/opt/lib/modules/${KERNEL_FULL_VERSION}/*.ko"],
-                },
-            }},
-        },
+        "spec": { "selector": { "kubernetes.io/os": "linux" }, "moduleLoader": { "container": container } },
     });
     lab.plane().apply(&module.to_string()).await.unwrap();
+}
+
+fn sign(lab: &Lab) -> Value {
+    json!({
+        "keySecret": { "name": "signing-key" },
+        "certSecret": { "name": "signing-cert" },
+        "unsignedImage": image(lab, "simple:1.0"),
+        "unsignedImageRegistryTLS": { "insecure": true },
+        "filesToSign": ["/opt/lib/modules/${KERNEL_FULL_VERSION}/*.ko"],
+    })
+}
+
+/// One worker, whose kernel trusts our certificate and, once all that it needs of its own modules is loaded, nobody else.
+async fn start() -> (Lab, tempfile::TempDir) {
+    let mut lab = Lab::start_without_operator().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = Certificate::read(read("rsa.pem").as_bytes()).unwrap();
+    let stock = lab.supplies().kernel(Origin::Stable).unwrap();
+    let kernel = stock.trusting(&[certificate.der()], folder.path()).unwrap();
+    lab.add_worker_with(NODE, kernel).await.unwrap();
+    shipped::install(&lab).await;
+    let enforce =
+        "echo 1 >/sys/module/module/parameters/sig_enforce && cat /sys/module/module/parameters/sig_enforce";
+    assert_eq!(machine(&lab).shell(enforce).await.unwrap().trim(), "Y");
+    (lab, folder)
+}
+
+fn machine(lab: &Lab) -> &Guest {
+    lab.worker(NODE).unwrap().guest()
+}
+
+/// Shows the logs' last lines when the test panics.
+struct Logs(Vec<PathBuf>);
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for log in &self.0 {
+                println!("{} ends with\n{}", log.display(), Tail::of_file(log));
+            }
+        }
+    }
 }
 
 async fn images(lab: &Lab) -> Vec<ModuleImage> {
@@ -97,54 +144,77 @@ async fn comes_to(lab: &Lab, phase: ImagePhase, reason: &str) -> String {
     message
 }
 
+/// The kernel has said that it wants a signature.
+async fn refused(lab: &Lab) {
+    let modules: Api<Module> = Api::namespaced(lab.plane().client(), "default");
+    comes_true_within(
+        SIGNING,
+        "the kernel refuses the unsigned driver, and the Module says so",
+        async || {
+            let module = modules.get("simple").await.map_err(|error| error.to_string())?;
+            let conditions = module.status.unwrap_or_default().conditions;
+            let degraded = conditions.iter().find(|condition| condition.type_ == "Degraded");
+            let message = degraded.map(|condition| condition.message.clone()).unwrap_or_default();
+            if message.contains("signature that it trusts") { Ok(()) } else { Err(message) }
+        },
+    )
+    .await
+    .unwrap();
+}
+
 async fn jobs(lab: &Lab) -> Vec<Job> {
     let jobs: Api<Job> = Api::namespaced(lab.plane().client(), "default");
     jobs.list(&ListParams::default()).await.unwrap().items
 }
 
-#[test]
-fn modules_are_signed_by_a_job_and_the_key_is_seen_nowhere_else() {
-    on_worker(async |lab| {
-        let mut journey = Journey::new(MODULE.parse().unwrap(), KERNEL_MODULE);
-        apply_module(lab).await;
-        let message = comes_to(lab, ImagePhase::Waiting, reasons::SECRET_MISSING).await;
-        assert!(message.contains("default/signing-key"), "{message}");
-        assert!(jobs(lab).await.is_empty(), "nothing is begun that cannot be done");
+#[tokio::test(flavor = "multi_thread")]
+async fn modules_are_signed_by_a_job_and_the_key_is_seen_nowhere_else() {
+    let (mut lab, _kernel) = start().await;
+    let _logs = Logs(lab.logs());
+    let lab = &mut lab;
+    let mut journey = Journey::new(MODULE.parse().unwrap(), KERNEL_MODULE);
+    apply_module(lab, "simple:1.0", None).await;
+    refused(lab).await;
 
-        // The certificate is another key's: the Job says so, and nothing is published.
-        apply_secrets(lab, "rsa.key", "p384.pem").await;
-        let message = comes_to(lab, ImagePhase::Waiting, reasons::SECRET_MALFORMED).await;
-        assert!(message.contains("does not belong to the certificate"), "{message}");
-        assert!(manifest_of(lab).await.is_none());
+    apply_module(lab, SIGNED, Some(sign(lab))).await;
+    let message = comes_to(lab, ImagePhase::Waiting, reasons::SECRET_MISSING).await;
+    assert!(message.contains("default/signing-key"), "{message}");
+    assert!(jobs(lab).await.is_empty(), "nothing is begun that cannot be done");
 
-        // Mended; nobody says so to anybody.
-        apply_secrets(lab, "rsa.key", "rsa.pem").await;
-        comes_to(lab, ImagePhase::Ready, reasons::IMAGE_EXISTS).await;
-        journey.loaded(lab, |_| {}).await.unwrap();
-        let certificate = Certificate::read(read("rsa.pem").as_bytes()).unwrap();
-        let (verdict, annotations) = signed(lab, &certificate).await;
-        assert_eq!(verdict, Verdict::Good { certificate: 0, hash: Hash::Sha256 });
-        assert!(annotations.contains(task::annotation::SOURCE), "{annotations:?}");
-        assert!(
-            event_reasons(lab)
-                .await
-                .is_superset(&["SignCreated", "SignFailed", "SignSucceeded"].map(str::to_owned).into())
-        );
+    // The certificate is another key's: the Job says so, and nothing is published.
+    apply_secrets(lab, "rsa.key", "p384.pem").await;
+    let message = comes_to(lab, ImagePhase::Waiting, reasons::SECRET_MALFORMED).await;
+    assert!(message.contains("does not belong to the certificate"), "{message}");
+    assert!(!is_published(lab).await);
 
-        key_is_nowhere_else(lab).await;
-        remove(lab, &mut journey).await;
-        let client = lab.plane().client();
-        comes_true_within(SIGNING, "the Jobs go with the Module", async || {
-            let jobs: Api<Job> = Api::namespaced(client.clone(), "default");
-            let left = jobs.list_metadata(&ListParams::default()).await.map_err(|error| error.to_string())?;
-            if left.items.is_empty() { Ok(()) } else { Err(format!("{} are left", left.items.len())) }
-        })
-        .await
-        .unwrap();
-        for name in ["signing-key", "signing-cert"] {
-            lab.plane().kubectl(&["delete", "secret", name]).await.unwrap();
-        }
-    });
+    // Mended; nobody says so to anybody.
+    apply_secrets(lab, "rsa.key", "rsa.pem").await;
+    comes_to(lab, ImagePhase::Ready, reasons::IMAGE_EXISTS).await;
+    journey.loaded(lab, |_| {}).await.unwrap();
+    let certificate = Certificate::read(read("rsa.pem").as_bytes()).unwrap();
+    let (verdict, annotations) = signed(lab, &certificate).await;
+    assert_eq!(verdict, Verdict::Good { certificate: 0, hash: Hash::Sha256 });
+    assert!(annotations.contains(task::annotation::SOURCE), "{annotations:?}");
+    assert!(
+        event_reasons(lab)
+            .await
+            .is_superset(&["SignCreated", "SignFailed", "SignSucceeded"].map(str::to_owned).into())
+    );
+
+    key_is_nowhere_else(lab).await;
+    lab.plane().kubectl(&["delete", "--wait=false", "module", "simple"]).await.unwrap();
+    journey.unloaded(lab, |_| {}).await.unwrap();
+    let client = lab.plane().client();
+    comes_true_within(SIGNING, "the Jobs go with the Module", async || {
+        let jobs: Api<Job> = Api::namespaced(client.clone(), "default");
+        let left = jobs.list_metadata(&ListParams::default()).await.map_err(|error| error.to_string())?;
+        if left.items.is_empty() { Ok(()) } else { Err(format!("{} are left", left.items.len())) }
+    })
+    .await
+    .unwrap();
+    for name in ["signing-key", "signing-cert"] {
+        lab.plane().kubectl(&["delete", "secret", name]).await.unwrap();
+    }
 }
 
 fn client(lab: &Lab) -> (Registry, ImageReference) {
@@ -154,9 +224,13 @@ fn client(lab: &Lab) -> (Registry, ImageReference) {
     (registry, format!("{}/{SIGNED}", lab.registry().host()).parse().unwrap())
 }
 
-async fn manifest_of(lab: &Lab) -> Option<tenon_order::Digest> {
+async fn is_published(lab: &Lab) -> bool {
     let (registry, image) = client(lab);
-    registry.resolve(&image).await.ok()
+    match registry.resolve(&image).await {
+        Ok(_) => true,
+        Err(RegistryError::Absent(_)) => false,
+        Err(error) => panic!("{error}"),
+    }
 }
 
 /// What the signature of the published module is worth, and the image's annotations.
