@@ -18,6 +18,7 @@ pub mod faults;
 pub mod fleet;
 pub mod guest;
 pub mod images;
+pub mod jobs;
 pub mod journey;
 pub mod kernel;
 pub mod node;

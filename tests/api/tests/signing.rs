@@ -12,16 +12,15 @@ use std::path::Path;
 
 use cluster::{Cluster, SOON};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use tenon_api::module_image::{ImagePhase, ModuleImageStatus};
-use tenon_api::task::{self, Report};
+use tenon_api::task::Report;
 use tenon_api::{labels, reasons};
-use tenon_image::registry::{Proxies, Transport};
 use tenon_lab::claim::comes_true_within;
-use tenon_maker::task::Mounts;
+use tenon_lab::jobs;
 
 const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../crates/sign/testdata");
 const NODE: &str = "ash";
@@ -63,13 +62,13 @@ async fn apply(cluster: &Cluster, more: &Value) {
     cluster.apply_module("gauge", "signed:1", all).await;
 }
 
-fn jobs(cluster: &Cluster) -> Api<Job> {
+fn api(cluster: &Cluster) -> Api<Job> {
     Api::namespaced(cluster.client.clone(), "hall")
 }
 
 /// The Jobs that are there and not on their way out.
 async fn job_names(cluster: &Cluster) -> Vec<String> {
-    let list = jobs(cluster).list(&ListParams::default()).await.expect("a list");
+    let list = api(cluster).list(&ListParams::default()).await.expect("a list");
     let there = list.items.iter().filter(|job| job.metadata.deletion_timestamp.is_none());
     there.map(kube::ResourceExt::name_any).collect()
 }
@@ -104,63 +103,17 @@ async fn ready(cluster: &Cluster) -> ModuleImageStatus {
 
 /// A pod of a Job that nobody has run yet.
 async fn pod_of(cluster: &Cluster, job: &str) -> Pod {
-    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), "hall");
-    let params = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={job}"));
     comes_true_within(SOON, "the Job has a pod", async || {
-        let list = pods.list(&params).await.map_err(|error| error.to_string())?;
-        let waits =
-            |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Pending");
-        list.items.into_iter().find(waits).ok_or_else(|| "there is none".to_owned())
+        let waiting = jobs::waiting(&cluster.client, Some(job)).await.map_err(|error| error.to_string())?;
+        waiting.into_iter().next().ok_or_else(|| "there is none".to_owned())
     })
     .await
     .unwrap_or_else(|late| panic!("{late}"))
 }
 
-/// What a kubelet reports of a pod whose container has ended.
-async fn end(cluster: &Cluster, pod: &Pod, code: i32, words: &str) {
-    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), "hall");
-    let now = "2026-01-01T00:00:00Z";
-    let status = json!({ "status": {
-        "phase": if code == 0 { "Succeeded" } else { "Failed" },
-        "containerStatuses": [{
-            "name": task::CONTAINER, "image": "maker", "imageID": "", "ready": false, "restartCount": 0,
-            "state": { "terminated": {
-                "exitCode": code, "message": words, "reason": "Ended", "startedAt": now, "finishedAt": now,
-            }},
-        }],
-    }});
-    pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(status))
-        .await
-        .expect("a status");
-}
-
-/// Runs a Job's pod: its Secrets are mounted, its program does its task.
 async fn run(cluster: &Cluster, job: &str) -> Report {
     let pod = pod_of(cluster, job).await;
-    let spec = pod.spec.clone().expect("a spec");
-    let folder = tempfile::tempdir().expect("a folder");
-    for volume in spec.volumes.iter().flatten() {
-        let Some(name) = volume.secret.as_ref().and_then(|secret| secret.secret_name.clone()) else {
-            continue;
-        };
-        let place = folder.path().join(&volume.name);
-        fs::create_dir(&place).expect("a mount");
-        let Some(secret): Option<Secret> = cluster.secrets().get_opt(&name).await.expect("an answer") else {
-            continue;
-        };
-        for (entry, content) in secret.data.into_iter().flatten() {
-            fs::write(place.join(entry), content.0).expect("an entry");
-        }
-    }
-    let at = |name: &str| folder.path().join(name);
-    let mounts = Mounts { key: at("key"), certificate: at("cert"), registry: at("registry"), work: at("") };
-    let variables = spec.containers.first().and_then(|container| container.env.clone()).unwrap_or_default();
-    let variable = variables.iter().find(|variable| variable.name == task::VARIABLE);
-    let task = variable.and_then(|variable| variable.value.as_deref());
-    let report = tenon_maker::task::run(task, &Transport::new(Proxies::default()), &mounts).await;
-    let code = i32::from(!matches!(report, Report::Made { .. }));
-    end(cluster, &pod, code, &serde_json::to_string(&report).expect("JSON")).await;
-    report
+    jobs::run(&cluster.client, &pod).await.expect("a pod's end")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,7 +173,7 @@ async fn what_fails_is_noted_and_tried_again() {
     let job = job_where(&cluster, "a Job", |_| true).await;
     // Killed for its memory: no report, and nothing is known but what Kubernetes says.
     let pod = pod_of(&cluster, &job).await;
-    end(&cluster, &pod, 137, "out of memory, perhaps").await;
+    jobs::end(&cluster.client, &pod, 137, "out of memory, perhaps").await.expect("a pod's end");
     let status = status_where(&cluster, "the failure is noted", |status| {
         status.reason.as_deref() == Some(reasons::SIGN_FAILED)
     })
@@ -272,7 +225,7 @@ async fn what_cannot_be_made_says_so_and_begins_nothing() {
     assert!(job_names(&cluster).await.is_empty());
     cluster.push_driver("plain:1", "one");
     let job = job_where(&cluster, "a Job", |_| true).await;
-    let ours = jobs(&cluster).get(&job).await.expect("the Job");
+    let ours = api(&cluster).get(&job).await.expect("the Job");
     let expected = [(labels::RESOURCE_TYPE, "SignImage"), (labels::MODULE_NAME, "gauge")];
     for (label, value) in expected {
         assert_eq!(ours.labels().get(label).map(String::as_str), Some(value));

@@ -1,19 +1,22 @@
 //! One life of a Module on two nodes, from their joining to the Module's end, in stages that each come to rest.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{Namespace, Node};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Namespace, Node, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
-use tenon_api::labels::{LabelKind, ModuleLabel};
+use tenon_api::labels::{LabelKind, ModuleLabel, annotation};
 use tenon_api::{Module, ModuleImage, NodeModulesConfig};
 use tenon_lab::fleet::{Machine, SimNode};
 use tenon_lab::wait;
 
 use crate::stand::{Stand, until};
 
+const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../crates/sign/testdata");
 /// For how long nothing may be written before a stage counts as at rest. The controllers gather events for 300 ms.
 const QUIET: Duration = Duration::from_millis(800);
 
@@ -24,7 +27,7 @@ pub(crate) enum Stage {
     Join,
     /// The Module is created, and loaded on both.
     Load,
-    /// It gets another image.
+    /// It gets another image, which is signed for it.
     Change,
     /// One of the nodes starts anew.
     Reboot,
@@ -53,8 +56,8 @@ impl<'s> Life<'s> {
     pub(crate) async fn play(&mut self, stage: Stage) -> Result<(), String> {
         match stage {
             Stage::Join => self.join().await,
-            Stage::Load => self.apply("v1").await,
-            Stage::Change => self.apply("v2").await,
+            Stage::Load => self.apply("gauge:v1", None).await,
+            Stage::Change => self.apply(&self.signed(), Some(self.sign())).await,
             Stage::Reboot => self.reboot().await,
             Stage::Unload => self.unload().await,
         }
@@ -67,6 +70,16 @@ impl<'s> Life<'s> {
         namespace.metadata.name = Some(self.name.clone());
         let namespaces: Api<Namespace> = Api::all(self.stand.client.clone());
         namespaces.create(&PostParams::default(), &namespace).await.map_err(text)?;
+        for (name, file) in [("key", "rsa.key"), ("cert", "rsa.pem")] {
+            let content = std::fs::read_to_string(Path::new(KEYS).join(file)).map_err(text)?;
+            let secret = json!({
+                "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name },
+                "stringData": { name: content },
+            });
+            let secrets: Api<Secret> = Api::namespaced(self.stand.client.clone(), &self.name);
+            let params = PatchParams::apply("a-user");
+            secrets.patch(name, &params, &Patch::Apply(secret)).await.map_err(text)?;
+        }
         for tree in ["oak", "yew"] {
             let machine = Machine {
                 name: format!("{}-{tree}", self.name),
@@ -89,9 +102,22 @@ impl<'s> Life<'s> {
         .await
     }
 
-    async fn apply(&self, version: &str) -> Result<(), String> {
-        let image = format!("{}/gauge:{version}", self.stand.registry.host());
-        let manifest = json!({
+    /// An image of this life's own: nobody has made it before.
+    fn signed(&self) -> String {
+        format!("{}:v2", self.name)
+    }
+
+    fn sign(&self) -> Value {
+        json!({
+            "keySecret": { "name": "key" }, "certSecret": { "name": "cert" },
+            "unsignedImage": format!("{}/gauge:v2", self.stand.registry.host()),
+            "filesToSign": ["/opt/lib/modules/${KERNEL_FULL_VERSION}/extra/*.ko"],
+        })
+    }
+
+    async fn apply(&self, image: &str, sign: Option<Value>) -> Result<(), String> {
+        let image = format!("{}/{image}", self.stand.registry.host());
+        let mut manifest = json!({
             "apiVersion": "kmm.sigs.x-k8s.io/v1beta1", "kind": "Module", "metadata": {"name": "gauge"},
             "spec": {
                 "selector": {"hall": self.name},
@@ -103,6 +129,9 @@ impl<'s> Life<'s> {
                 }}
             }
         });
+        if let Some(sign) = sign {
+            manifest["spec"]["moduleLoader"]["container"]["sign"] = sign;
+        }
         let params = PatchParams::apply("a-user").force();
         self.modules().patch("gauge", &params, &Patch::Apply(manifest)).await.map_err(text)?;
         self.is_ready_everywhere(&image).await
@@ -126,7 +155,7 @@ impl<'s> Life<'s> {
             (config.status.as_ref()?.boot_id.as_deref() == Some(boot.as_str())).then_some(())
         })
         .await?;
-        self.is_ready_everywhere("gauge:v2").await
+        self.is_ready_everywhere(&self.signed()).await
     }
 
     async fn unload(&self) -> Result<(), String> {
@@ -209,6 +238,15 @@ impl<'s> Life<'s> {
         Api::namespaced(self.stand.client.clone(), &self.name)
     }
 
+    /// The Jobs that are not on their way out: those of a Module that is gone are.
+    async fn jobs(&self) -> Result<Vec<Job>, String> {
+        let jobs: Api<Job> = Api::namespaced(self.stand.client.clone(), &self.name);
+        let mut items = jobs.list(&ListParams::default()).await.map_err(text)?.items;
+        let module = self.modules().get_opt("gauge").await.map_err(text)?;
+        items.retain(|job| module.is_some() && job.metadata.deletion_timestamp.is_none());
+        Ok(items)
+    }
+
     /// This life's nodes.
     pub(crate) async fn node_objects(&self) -> Option<Vec<Node>> {
         let nodes: Api<Node> = Api::all(self.stand.client.clone());
@@ -272,6 +310,7 @@ impl<'s> Life<'s> {
             "loaders": loaders,
             "modules": self.modules().list(&ListParams::default()).await.map_err(text)?.items,
             "images": self.images().list(&ListParams::default()).await.map_err(text)?.items,
+            "jobs": self.jobs().await?.iter().map(|job| job.annotations().get(annotation::IMAGE).cloned()).collect::<Vec<_>>(),
         }))
     }
 
@@ -280,6 +319,9 @@ impl<'s> Life<'s> {
         let mut uids = BTreeMap::new();
         for image in self.images().list(&ListParams::default()).await.map_err(text)? {
             uids.insert(format!("ModuleImage {}", image.name_any()), image.uid().unwrap_or_default());
+        }
+        for job in self.jobs().await? {
+            uids.insert(format!("Job {}", job.name_any()), job.uid().unwrap_or_default());
         }
         for config in self.configs().await.unwrap_or_default() {
             uids.insert(format!("NodeModulesConfig {}", config.name_any()), config.uid().unwrap_or_default());

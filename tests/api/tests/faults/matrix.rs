@@ -75,7 +75,7 @@ impl Disturbance {
         let writes = [Fault::Answer(409, None), Fault::Answer(500, None), Fault::LoseAnswer, Fault::Swallow];
         let everything = [Fault::Answer(429, Some(1)), Fault::Answer(503, None), Fault::Swallow];
         let stale: &[_] = match victim {
-            Victim::Operator => &["nodes", "modules", "moduleimages", "nodemodulesconfigs"],
+            Victim::Operator => &["nodes", "modules", "moduleimages", "nodemodulesconfigs", "jobs"],
             Victim::Agent => &["nodemodulesconfigs"],
         };
         once.chain(writes.map(|fault| (Self::Writes(fault), 1)))

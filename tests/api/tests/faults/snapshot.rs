@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 /// Fields that say when, in which version or under which random name, and nothing that counts.
-const INCIDENTAL: [&str; 16] = [
+const INCIDENTAL: [&str; 18] = [
     "resourceVersion",
     "uid",
     "creationTimestamp",
@@ -20,6 +20,9 @@ const INCIDENTAL: [&str; 16] = [
     "since",
     "lastUpdateTime",
     "lastChecked",
+    // Hashes, and named after one, of which Secret it is.
+    "inputs",
+    "job",
 ];
 
 /// The objects as text, of which equal lives have equal ones.

@@ -17,7 +17,7 @@ use tenon_lab::fleet::Fleet;
 use tenon_lab::kernel::Origin;
 use tenon_lab::programs::{Program, program};
 use tenon_lab::setup::Supplies;
-use tenon_lab::{ControlPlane, drivers, wait};
+use tenon_lab::{ControlPlane, drivers, jobs, wait};
 use tokio::task::JoinSet;
 
 use crate::setup;
@@ -39,6 +39,8 @@ pub(crate) struct Stand {
     pub(crate) kernel: String,
     pub(crate) registry: TestRegistry,
     pub(crate) operator: Operator,
+    /// Plays the kubelet of Jobs.
+    _jobs: JoinSet<()>,
     _plane: ControlPlane,
     _cache: tempfile::TempDir,
 }
@@ -67,6 +69,7 @@ impl Stand {
         let fleet = Fleet::new(&plane, &plane.folder().join("fleet")).expect("a fleet");
         let operator = Operator::new(&plane, &proxy, &registry, cache.path().join("bundles")).await;
         Self {
+            _jobs: jobs::serve(plane.client()),
             client: plane.client(),
             proxy,
             agents,
