@@ -185,6 +185,10 @@ pub struct Making {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub failed: Option<String>,
+
+    /// The number of the wish to try again that was granted last (annotation `tenon.dev/retry` of the Module).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<i64>,
 }
 
 /// A bundle: the files of a module image that a node needs, and nothing else.

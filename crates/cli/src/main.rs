@@ -4,9 +4,11 @@
 //! one function that runs it, and an error that knows what to do next.
 
 mod check;
+mod cluster;
 mod facts;
 mod failure;
 mod image;
+mod logs;
 mod retry;
 mod sign;
 
@@ -35,6 +37,8 @@ enum Command {
     Facts(facts::Args),
     /// Sign modules for kernels that load only signed ones
     Sign(sign::Args),
+    /// Show what the Jobs say that make a Module's images
+    Logs(logs::Args),
     /// Try again what failed
     Retry(retry::Args),
 }
@@ -46,6 +50,9 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args).map_err(check::CheckError::into_failure),
         Command::Facts(args) => facts::run(&args).map_err(facts::FactsError::into_failure),
         Command::Sign(args) => sign::run(&args).map_err(sign::SignError::into_failure),
+        Command::Logs(args) => {
+            logs::run(&args).map(|()| ExitCode::SUCCESS).map_err(logs::LogsError::into_failure)
+        }
         Command::Retry(args) => {
             retry::run(&args).map(|()| ExitCode::SUCCESS).map_err(retry::RetryError::into_failure)
         }

@@ -2,19 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kube::api::{ListParams, Patch, PatchParams};
-use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
-use kube::{Api, Client, Config, ResourceExt as _};
+use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use tenon_api::Module;
-use tenon_api::labels::{LabelKind, annotation};
+use tenon_api::labels::{self, LabelKind, annotation};
+use tenon_api::module_image::{ImagePhase, ModuleImage};
 use tenon_api::node_modules_config::NodeModulesConfig;
 use tenon_order::{ModuleKey, NodeName};
 use tenon_plan::retry::{Retry, has_failed};
 
+use crate::cluster::{ClusterArgs, ClusterError, block_on, is_silent};
 use crate::failure::Failure;
 
 /// Nodes that are named one by one; where more have failed, all that fail are meant.
@@ -33,46 +33,32 @@ this has it tried once more, on the nodes that failed and on no other. What is l
 pub(crate) struct Args {
     /// The Module
     module: String,
-    /// Its namespace [default: the kubeconfig's]
-    #[arg(short, long)]
-    namespace: Option<String>,
-    /// Only on this node; may be given several times
+    /// Only on this node; may be given several times. Images that could not be made are made again in any case
     #[arg(long = "node", value_name = "NODE")]
     nodes: Vec<NodeName>,
-    /// The kubeconfig file [default: as kubectl finds it]
-    #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
-    /// The kubeconfig's context
-    #[arg(long)]
-    context: Option<String>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 /// Why nothing is tried again.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RetryError {
-    #[error("read the kubeconfig")]
-    Kubeconfig(#[source] Box<KubeconfigError>),
-    #[error("connect to the API server")]
-    Client(#[source] Box<kube::Error>),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     #[error("there is no Module {0}")]
     NoModule(ModuleKey),
-    #[error("{0}/{1} names no Module")]
-    Name(String, String),
     #[error("read {what} of Module {module}")]
     Read { what: &'static str, module: ModuleKey, source: Box<kube::Error> },
     #[error("Module {module} has not failed on node {node}")]
     NotFailed { module: ModuleKey, node: NodeName },
     #[error("annotate Module {module}")]
     Write { module: ModuleKey, source: Box<kube::Error> },
-    #[error("set up the program")]
-    Runtime(#[source] std::io::Error),
 }
 
 impl RetryError {
     pub(crate) fn into_failure(self) -> Failure {
-        let silent = |source: &kube::Error| !matches!(source, kube::Error::Api(_));
         let passing = match &self {
-            Self::Read { source, .. } | Self::Write { source, .. } => silent(source),
+            Self::Read { source, .. } | Self::Write { source, .. } => is_silent(source),
             _ => false,
         };
         let hint = match &self {
@@ -87,20 +73,15 @@ impl RetryError {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), RetryError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let said = runtime.map_err(RetryError::Runtime)?.block_on(retry(args))?;
+    let said = block_on(retry(args))??;
     // Where standard output is closed there is nobody to tell.
     let _ = writeln!(std::io::stdout(), "{said}");
     Ok(())
 }
 
 async fn retry(args: &Args) -> Result<String, RetryError> {
-    let config = config(args).await?;
-    let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-    let key = ModuleKey::new(&namespace, &args.module)
-        .map_err(|_| RetryError::Name(namespace.clone(), args.module.clone()))?;
-    let client = Client::try_from(config).map_err(|source| RetryError::Client(Box::new(source)))?;
-    let modules: Api<Module> = Api::namespaced(client.clone(), &namespace);
+    let (client, key) = args.cluster.connect(&args.module).await?;
+    let modules: Api<Module> = Api::namespaced(client.clone(), key.namespace());
     let read = |what| {
         let module = key.clone();
         move |source| RetryError::Read { what, module, source: Box::new(source) }
@@ -109,8 +90,9 @@ async fn retry(args: &Args) -> Result<String, RetryError> {
     let module = module.ok_or_else(|| RetryError::NoModule(key.clone()))?;
     let failed = failed(&client, &key).await.map_err(read("the nodes"))?;
     let nodes = chosen(&key, &failed, &args.nodes)?;
-    if nodes.is_empty() {
-        return Ok(format!("{key} has failed on no node: there is nothing to try again"));
+    let kernels = unmade(&client, &key).await.map_err(read("the images"))?;
+    if nodes.is_empty() && kernels.is_empty() {
+        return Ok(format!("{key} has failed nowhere: there is nothing to try again"));
     }
     let named = if nodes.len() > MOST_NAMED { BTreeSet::new() } else { nodes.clone() };
     let text = Retry::text(number(&module), &named);
@@ -118,17 +100,26 @@ async fn retry(args: &Args) -> Result<String, RetryError> {
     let params = PatchParams { field_manager: Some("kubectl-tenon".to_owned()), ..PatchParams::default() };
     let written = modules.patch_metadata(&args.module, &params, &Patch::Merge(&patch)).await;
     written.map_err(|source| RetryError::Write { module: key.clone(), source: Box::new(source) })?;
-    Ok(sentence(&key, &nodes))
+    let making = (!kernels.is_empty()).then(|| format!("its image for {} is made again", kernels.join(", ")));
+    let trying = (!nodes.is_empty()).then(|| sentence(&key, &nodes));
+    Ok(trying
+        .into_iter()
+        .chain(making.map(|making| format!("{key}: {making}")))
+        .collect::<Vec<_>>()
+        .join("\n"))
 }
 
-async fn config(args: &Args) -> Result<Config, RetryError> {
-    let failed = |source| RetryError::Kubeconfig(Box::new(source));
-    let kubeconfig = match &args.kubeconfig {
-        Some(path) => Kubeconfig::read_from(path),
-        None => Kubeconfig::read(),
+/// The kernels whose images could not be made.
+async fn unmade(client: &Client, key: &ModuleKey) -> Result<Vec<String>, kube::Error> {
+    let images: Api<ModuleImage> = Api::namespaced(client.clone(), key.namespace());
+    let of_module = format!("{}={}", labels::MODULE_NAME, labels::value(key.name()));
+    let list = images.list(&ListParams::default().labels(&of_module)).await?;
+    let has_failed = |image: &&ModuleImage| {
+        let status = image.status.as_ref();
+        let failures = status.and_then(|status| Some(status.making.as_ref()?.failures)).unwrap_or_default();
+        failures > 0 && status.and_then(|status| status.phase) != Some(ImagePhase::Ready)
     };
-    let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
-    Config::from_custom_kubeconfig(kubeconfig.map_err(failed)?, &options).await.map_err(failed)
+    Ok(list.items.iter().filter(has_failed).map(|image| image.spec.kernel.clone()).collect())
 }
 
 /// The nodes on which the Module has failed.

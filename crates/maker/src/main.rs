@@ -9,6 +9,8 @@ use tenon_maker::task::{self, Mounts};
 
 fn main() -> ExitCode {
     let task = std::env::var(VARIABLE).ok();
+    // Whatever is to be seen of a Job that is killed: what it was about.
+    println!("{}", tenon_maker::task::describe(task.as_deref()));
     let report = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
             let transport = Transport::new(Proxies::from_environment());

@@ -122,6 +122,21 @@ fn trouble_of(error: &ReviseError) -> Trouble {
     }
 }
 
+/// What the variable asks for, for people who read the log.
+pub fn describe(task: Option<&str>) -> String {
+    match task.map(serde_json::from_str) {
+        Some(Ok(Task::Sign(SignTask { from, to, files, hash, .. }))) => format!(
+            "tenon-maker {}: sign {} in {} with {}, and publish it as {}",
+            env!("CARGO_PKG_VERSION"),
+            files.join(" "),
+            from.image,
+            hash.as_str(),
+            to.image
+        ),
+        _ => format!("tenon-maker {}: no task that it knows", env!("CARGO_PKG_VERSION")),
+    }
+}
+
 /// Does what the variable says; the report, whatever comes.
 pub async fn run(task: Option<&str>, transport: &Transport, mounts: &Mounts) -> Report {
     match attempt(task, transport, mounts).await {

@@ -44,6 +44,11 @@ impl Retry {
         words.collect::<Vec<_>>().join(" ")
     }
 
+    /// The number of a Module's wish, which is higher with each; what is made for the Module is tried again with each.
+    pub fn number_of(module: &Module) -> Option<i64> {
+        Self::of(module)?.ok().map(|retry| retry.number)
+    }
+
     fn means(&self, node: &NodeName) -> bool {
         self.nodes.is_empty() || self.nodes.contains(node)
     }

@@ -21,6 +21,7 @@ use tenon_api::task::Report;
 use tenon_api::{labels, reasons};
 use tenon_lab::claim::comes_true_within;
 use tenon_lab::jobs;
+use tenon_lab::programs::{Program, program};
 
 const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../crates/sign/testdata");
 const NODE: &str = "ash";
@@ -162,6 +163,18 @@ async fn an_image_is_made_once_and_anew_when_what_it_is_made_from_changes() {
     assert_ne!(anew.bundle, made.bundle);
 }
 
+/// What `kubectl tenon` says.
+async fn cli(cluster: &Cluster, arguments: &[&str]) -> String {
+    let program = tokio::task::spawn_blocking(|| program(Program::Cli)).await.expect("a thread");
+    let mut command = std::process::Command::new(program.expect("the plugin"));
+    command.args(arguments).args(["-n", "hall", "--kubeconfig"]).arg(cluster.plane.kubeconfig());
+    let output =
+        tokio::task::spawn_blocking(move || command.output()).await.expect("a thread").expect("it runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
 /// Has the Module's images looked at again.
 async fn trigger(cluster: &Cluster, number: i64) {
     apply(cluster, &json!({ "imageRebuildTriggerGeneration": number })).await;
@@ -182,7 +195,10 @@ async fn what_fails_is_noted_and_tried_again() {
     assert!(message.contains(&job) && message.contains("out of memory, perhaps"), "{message}");
     assert!(status.retry_at.is_some());
     assert_eq!(status.making.expect("how").failures, 1);
-    // Ten seconds later the same is tried by a Job of the same name.
+    // Nobody has to wait who knows better.
+    let said = cli(&cluster, &["retry", "gauge"]).await;
+    assert!(said.contains("hall/gauge: its image for"), "{said}");
+    // The same is tried by a Job of the same name.
     let failed = pod.metadata.labels.clone().unwrap_or_default();
     let uid = |labels: &std::collections::BTreeMap<String, String>| {
         labels.get("batch.kubernetes.io/controller-uid").cloned()
@@ -193,9 +209,14 @@ async fn what_fails_is_noted_and_tried_again() {
         if found == uid(&failed) { Err("the former one".to_owned()) } else { Ok(()) }
     });
     next.await.unwrap_or_else(|late| panic!("{late}"));
+    let said = cli(&cluster, &["logs", "gauge"]).await;
+    assert!(said.contains(&format!("Signing, Job {job}, one failed before")), "{said}");
+    assert!(said.contains("(pod gauge-sign-"), "{said}");
     run(&cluster, &job).await;
     let status = ready(&cluster).await;
     assert_eq!(status.making.expect("how").failures, 0);
+    let said = cli(&cluster, &["retry", "gauge"]).await;
+    assert!(said.contains("nothing to try again"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,7 @@
 //! The Secret with the private key is never read: its metadata say which version it is, and that is all that is asked for.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, Secret};
@@ -13,12 +14,14 @@ use tenon_api::labels::annotation;
 use tenon_api::module::Sign;
 use tenon_api::module_image::Making;
 use tenon_api::task::{self, Place, Report, SignTask, Task, Trouble};
-use tenon_api::{ModuleImage, reasons};
+use tenon_api::{Module, ModuleImage, reasons};
 use tenon_image::ImageReference;
 use tenon_image::registry::{Registry, Transport};
+use tenon_order::ModuleKey;
 use tenon_plan::provision::job::{Settings, sign_job};
 use tenon_plan::provision::making::{self, JobSeen, JobState, SignInputs, Step};
 use tenon_plan::provision::{Finding, Look};
+use tenon_plan::retry::Retry;
 use tracing::{info, warn};
 
 use super::apply;
@@ -144,9 +147,13 @@ pub(super) async fn make(
         .and_then(|status| status.making.clone())
         .filter(|known| known.inputs == wanted.making.inputs)
         .unwrap_or_else(|| wanted.making.clone());
-    // A new generation (the rebuild trigger, perhaps) is tried at once.
-    let current = status.filter(|status| status.resolved_from == image.metadata.generation);
+    let module = module_of(world, image);
+    let wish = module.as_deref().and_then(Retry::number_of);
+    // A new generation (the rebuild trigger, perhaps) or a user's wish is tried at once.
+    let current =
+        status.filter(|status| status.resolved_from == image.metadata.generation && known.retry == wish);
     let retry_at = current.and_then(|status| status.retry_at.as_ref());
+    let known = Making { retry: wish, ..known };
     let following = |making: Making| Look {
         finding: Finding::Making {
             message: format!("Job {} signs modules of {}", making.job, wanted.source),
@@ -168,6 +175,13 @@ pub(super) async fn make(
         // What is known stays as it is said.
         Step::Wait(_) => Ok(Look { finding: said(status), making: Some(known), retry_at: retry_at.cloned() }),
     }
+}
+
+/// The Module that the image is for.
+fn module_of(world: &World, image: &ModuleImage) -> Option<Arc<Module>> {
+    let owner = image.owner_references().iter().find(|owner| owner.kind == "Module")?;
+    let key = ModuleKey::new(&image.namespace()?, &owner.name).ok()?;
+    world.read().module(&key).cloned()
 }
 
 /// What the status says of the last failure.
@@ -224,10 +238,7 @@ async fn start(
     let environment =
         PROXIES.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))).collect();
     let settings = Settings { image: context.args.maker_image.to_string(), environment };
-    let owner = image.owner_references().iter().find(|owner| owner.kind == "Module");
-    let namespace = image.namespace().unwrap_or_default();
-    let key = owner.and_then(|owner| tenon_order::ModuleKey::new(&namespace, &owner.name).ok());
-    let module = key.and_then(|key| world.read().module(&key).cloned());
+    let (namespace, module) = (image.namespace().unwrap_or_default(), module_of(world, image));
     let tolerations = module.as_ref().map(|module| module.spec.tolerations.as_slice());
     let job = sign_job(image, &wanted.sign, &wanted.hash, &task, tolerations, &settings);
     let jobs: Api<Job> = Api::namespaced(context.client.clone(), &namespace);

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use kube::ResourceExt;
 use tenon_api::module::Sign;
-use tenon_api::module_image::KernelVerdict;
+use tenon_api::module_image::{KernelVerdict, Making};
 use tenon_api::{ModuleImage, reasons};
 use tenon_plan::provision::making::JobState;
 use tenon_plan::provision::{self, Finding, Look};
@@ -116,7 +116,7 @@ impl Images {
                 Ok(Look { finding: why, making: known, retry_at: None })
             }
             (finding @ Finding::Packed { .. }, Ok(wanted)) => {
-                let made = known.map(|_| wanted.making.clone());
+                let made = known.map(|known| Making { retry: known.retry, ..wanted.making.clone() });
                 Ok(Look { finding, making: made, retry_at: None })
             }
             (finding, _) => Ok(Look { finding, making: known, retry_at: None }),

@@ -187,7 +187,7 @@ mod tests {
 
     fn failed(uid: Option<&str>) -> Making {
         let (inputs, failed) = (String::new(), uid.map(str::to_owned));
-        Making { inputs, job: WANTED.to_owned(), failures: 1, failed }
+        Making { inputs, job: WANTED.to_owned(), failures: 1, failed, retry: None }
     }
 
     #[rstest]

@@ -1,0 +1,204 @@
+//! `kubectl tenon logs`: what the Jobs say that make a Module's images.
+
+use std::io::Write as _;
+
+use futures::{AsyncBufReadExt as _, TryStreamExt as _};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{ListParams, LogParams};
+use kube::{Api, Client, ResourceExt as _};
+use tenon_api::labels;
+use tenon_api::module_image::{Making, ModuleImage};
+use tenon_api::task::CONTAINER;
+use tenon_order::ModuleKey;
+
+use crate::cluster::{ClusterArgs, ClusterError, block_on, is_silent};
+use crate::failure::Failure;
+
+const LONG_ABOUT: &str = "Show what the Jobs say that make a Module's images.
+
+For each kernel of the Module's nodes: the log of the last Job that made its image, or is making it, and how it stands. Jobs \
+that have ended are kept for an hour; of those that are gone only what the ModuleImage says is left.";
+
+#[derive(Debug, clap::Args)]
+#[command(long_about = LONG_ABOUT)]
+pub(crate) struct Args {
+    /// The Module
+    module: String,
+    /// Only the image for this kernel, as `uname -r` prints it
+    #[arg(long, value_name = "RELEASE")]
+    kernel: Option<String>,
+    /// Go on until the Jobs have ended
+    #[arg(short, long)]
+    follow: bool,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+/// Why there is nothing to show.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LogsError {
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error("read {what} of Module {module}")]
+    Read { what: &'static str, module: ModuleKey, source: Box<kube::Error> },
+    #[error("read the log of pod {pod}")]
+    Stream { pod: String, source: std::io::Error },
+    #[error("Module {module} has no image{}", kernel.as_ref().map_or_else(String::new, |kernel| format!(" for kernel {kernel}")))]
+    NoImage { module: ModuleKey, kernel: Option<String> },
+    #[error("write to standard output")]
+    Output(#[source] std::io::Error),
+}
+
+impl LogsError {
+    pub(crate) fn into_failure(self) -> Failure {
+        let passing = match &self {
+            Self::Read { source, .. } => is_silent(source),
+            Self::Stream { .. } => true,
+            _ => false,
+        };
+        let hint = match &self {
+            Self::NoImage { module, .. } => Some(format!(
+                "kubectl get moduleimages -n {} shows what there is; is {} right, and does it select a node?",
+                module.namespace(),
+                module.name()
+            )),
+            _ => None,
+        };
+        Failure::new(self).hint(hint).passing(passing)
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<(), LogsError> {
+    block_on(logs(args))?
+}
+
+async fn logs(args: &Args) -> Result<(), LogsError> {
+    let (client, key) = args.cluster.connect(&args.module).await?;
+    let read = |what| {
+        let module = key.clone();
+        move |source| LogsError::Read { what, module, source: Box::new(source) }
+    };
+    let images: Api<ModuleImage> = Api::namespaced(client.clone(), key.namespace());
+    let of_module = format!("{}={}", labels::MODULE_NAME, labels::value(key.name()));
+    let list = images.list(&ListParams::default().labels(&of_module)).await.map_err(read("the images"))?;
+    let is_meant =
+        |image: &&ModuleImage| args.kernel.as_ref().is_none_or(|kernel| *kernel == image.spec.kernel);
+    let images: Vec<_> = list.items.iter().filter(is_meant).collect();
+    if images.is_empty() {
+        return Err(LogsError::NoImage { module: key.clone(), kernel: args.kernel.clone() });
+    }
+    for image in images {
+        say(&heading(image))?;
+        let making = image.status.as_ref().and_then(|status| status.making.as_ref());
+        if let Some(making) = making {
+            match pod(&client, &key, making).await.map_err(read("the pods"))? {
+                Some(pod) => show(&client, &key, &pod, args.follow).await?,
+                None => say("(the Job has no pod, or has gone: those that have ended are kept for an hour)")?,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Which image, and how it stands.
+fn heading(image: &ModuleImage) -> String {
+    let status = image.status.clone().unwrap_or_default();
+    let making = status.making.as_ref();
+    let by = match making {
+        Some(making) if making.failures > 0 => {
+            format!("Job {}, {} failed before", making.job, counted(making.failures))
+        }
+        Some(making) => format!("Job {}", making.job),
+        None => "made elsewhere".to_owned(),
+    };
+    let phase = status.phase.map_or_else(|| "Waiting".to_owned(), |phase| format!("{phase:?}"));
+    let message = status.message.map(|message| message.to_string()).unwrap_or_default();
+    format!(
+        "==> kernel {} ({}): {phase}, {by}\n    {}\n    {message}",
+        image.spec.kernel, image.spec.architecture, image.spec.image
+    )
+}
+
+fn counted(failures: i32) -> String {
+    if failures == 1 { "one".to_owned() } else { failures.to_string() }
+}
+
+/// The Job's last pod.
+async fn pod(client: &Client, key: &ModuleKey, making: &Making) -> Result<Option<Pod>, kube::Error> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), key.namespace());
+    let of_job = format!("batch.kubernetes.io/job-name={}", making.job);
+    let list = pods.list(&ListParams::default().labels(&of_job)).await?;
+    Ok(list.items.into_iter().max_by_key(|pod| pod.metadata.creation_timestamp.clone()))
+}
+
+async fn show(client: &Client, key: &ModuleKey, pod: &Pod, follow: bool) -> Result<(), LogsError> {
+    if let Some(why) = waits(pod) {
+        say(&format!("(pod {} waits: {why})", pod.name_any()))?;
+        if !follow {
+            return Ok(());
+        }
+    }
+    let pods: Api<Pod> = Api::namespaced(client.clone(), key.namespace());
+    let params = LogParams { container: Some(CONTAINER.to_owned()), follow, ..LogParams::default() };
+    let name = pod.name_any();
+    let log = match pods.log_stream(&name, &params).await {
+        Ok(log) => log,
+        // It waits for its image, or for a node.
+        Err(kube::Error::Api(status)) => {
+            return say(&format!("(pod {name} has no log yet: {})", status.message));
+        }
+        Err(source) => {
+            return Err(LogsError::Read { what: "the log", module: key.clone(), source: Box::new(source) });
+        }
+    };
+    let failed = |source| LogsError::Stream { pod: name.clone(), source };
+    let mut lines = log.lines();
+    while let Some(line) = lines.try_next().await.map_err(failed)? {
+        say(&line)?;
+    }
+    Ok(())
+}
+
+/// Why a pod does not run yet: for its image, or for a node.
+fn waits(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref().filter(|status| status.phase.as_deref() == Some("Pending"))?;
+    let mut containers = status.container_statuses.iter().flatten();
+    let container = containers.find_map(|container| container.state.as_ref()?.waiting.clone());
+    if let Some(waiting) = container {
+        let words = [waiting.reason, waiting.message];
+        return Some(words.into_iter().flatten().collect::<Vec<_>>().join(": "));
+    }
+    let mut conditions = status.conditions.iter().flatten();
+    let unscheduled = conditions.find(|condition| condition.status == "False");
+    let message = unscheduled.and_then(|condition| condition.message.clone());
+    Some(message.unwrap_or_else(|| "it has just been made".to_owned()))
+}
+
+fn say(line: &str) -> Result<(), LogsError> {
+    writeln!(std::io::stdout(), "{line}").map_err(LogsError::Output)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tenon_api::module_image::{ImagePhase, ModuleImageSpec, ModuleImageStatus};
+
+    #[test]
+    fn a_heading_says_how_an_image_stands() {
+        let spec = ModuleImageSpec {
+            kernel: "6.1.0".to_owned(),
+            architecture: "amd64".to_owned(),
+            image: "registry.test/gauge:1".to_owned(),
+            ..ModuleImageSpec::default()
+        };
+        let mut image = ModuleImage::new("gauge-1", spec);
+        image.status = Some(ModuleImageStatus {
+            phase: Some(ImagePhase::Signing),
+            message: Some("it signs".into()),
+            making: Some(Making { job: "gauge-sign-0".to_owned(), failures: 2, ..Making::default() }),
+            ..ModuleImageStatus::default()
+        });
+        let expected = "==> kernel 6.1.0 (amd64): Signing, Job gauge-sign-0, 2 failed before\n    registry.test/gauge:1\n    it signs";
+        assert_eq!(heading(&image), expected);
+    }
+}
