@@ -25,7 +25,8 @@ use crate::https::Address;
 use crate::kernel;
 use crate::loader_link::{Answer, Link, LinkError};
 use crate::status_writer::{self, Outcome};
-use crate::watch::{Seen, Sighting, chain, follow};
+use crate::watch::{Seen, Sighting, follow};
+use tenon_api::message::chain;
 
 /// How long an address of the depot may be silent.
 const DEPOT_PATIENCE: Duration = Duration::from_secs(30);

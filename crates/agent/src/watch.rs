@@ -9,6 +9,7 @@ use futures::StreamExt as _;
 use futures::stream::Stream;
 use kube::Api;
 use kube::runtime::watcher::{self, Event, watcher};
+use tenon_api::message::chain;
 use tenon_api::{Guarded, NodeModulesConfig};
 use tenon_order::NodeName;
 use tokio::sync::watch::Sender;
@@ -139,22 +140,6 @@ fn judge(object: Guarded<NodeModulesConfig>) -> Seen {
             Seen::Malformed
         }
     }
-}
-
-/// An error with its sources, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Some errors repeat their source in their own text.
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

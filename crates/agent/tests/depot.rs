@@ -231,7 +231,7 @@ fn read(mut fetched: Fetched) -> Digest {
 }
 
 fn message(error: &DepotError) -> String {
-    tenon_agent::watch::chain(error)
+    tenon_api::message::chain(error)
 }
 
 #[tokio::test]

@@ -9,6 +9,22 @@ use serde::{Deserialize, Deserializer, Serialize};
 /// The most bytes that a message in a status may have.
 pub const MAX_BYTES: usize = 512;
 
+/// An error with its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let cause = error.to_string();
+        // Some errors repeat their source in their own text.
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        source = error.source();
+    }
+    text
+}
+
 const ELLIPSIS: char = '…';
 
 /// A text for humans of at most [`MAX_BYTES`] bytes of UTF-8; what is longer is cut at the end of a character and

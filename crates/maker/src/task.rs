@@ -1,8 +1,8 @@
 //! A task, done: from what the environment says to the report.
 
-use std::error::Error;
 use std::path::{Path, PathBuf};
 
+use tenon_api::message::chain;
 use tenon_api::module::SignatureHash;
 use tenon_api::task::{self, Place, Report, SignTask, Task, Trouble, annotation};
 use tenon_image::ImageReference;
@@ -237,16 +237,4 @@ fn registry(
     };
     Registry::new(transport, &tls, keyring, Timing::default())
         .map_err(|source| TaskError::Transport { registry: reference.registry().to_owned(), source })
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

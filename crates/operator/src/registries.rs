@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
+pub(crate) use tenon_api::message::chain;
 use tenon_api::module::RegistryTls;
 use tenon_api::reasons;
 use tenon_image::keyring::{Keyring, SecretFormat};
@@ -127,16 +128,4 @@ pub(crate) fn missing(error: &RegistryError, if_absent: &str, if_denied: &str) -
 /// A failure that heals by itself.
 pub(crate) fn failed(reason: &'static str, error: &dyn Error) -> Finding {
     Finding::Missing { reason, message: chain(error), needs_change: false, retry_after: None }
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

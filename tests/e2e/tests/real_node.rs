@@ -16,7 +16,6 @@ use serde_json::json;
 use tenon_api::NodeModulesConfig;
 use tenon_api::node_pod::NAMESPACE;
 use tenon_lab::claim::comes_true_within;
-use tenon_lab::command::Tail;
 use tenon_lab::guest::oci::HOST;
 use tenon_lab::journey::Journey;
 use tenon_lab::kernel::Origin;
@@ -26,7 +25,7 @@ use tenon_lab::{Guest, Lab};
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
-use shipped::KERNEL_MODULE;
+use shipped::{KERNEL_MODULE, Logs};
 
 const NODE: &str = "loom-1";
 const MODULE: &str = "default/simple";
@@ -61,19 +60,6 @@ async fn start() -> Lab {
     lab.add_worker(NODE, Origin::Stable).await.unwrap();
     shipped::install(&lab).await;
     lab
-}
-
-/// Shows the logs' last lines when a scenario panics.
-struct Logs(Vec<PathBuf>);
-
-impl Drop for Logs {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            for log in &self.0 {
-                println!("{} ends with\n{}", log.display(), Tail::of_file(log));
-            }
-        }
-    }
 }
 
 fn machine(lab: &Lab) -> &Guest {

@@ -6,7 +6,7 @@ mod shipped;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::Job;
@@ -23,14 +23,13 @@ use tenon_image::layers::{Found, ImageFiles, Limits};
 use tenon_image::registry::{Proxies, Registry, RegistryError, Timing, TlsSettings, Transport};
 use tenon_image::{ImagePath, ImageReference};
 use tenon_lab::claim::comes_true_within;
-use tenon_lab::command::Tail;
 use tenon_lab::guest::oci::HOST;
 use tenon_lab::journey::Journey;
 use tenon_lab::kernel::Origin;
 use tenon_lab::{Guest, Lab};
 use tenon_sign::{Certificate, Hash, Verdict, verify};
 
-use shipped::KERNEL_MODULE;
+use shipped::{KERNEL_MODULE, Logs};
 
 const NODE: &str = "loom-1";
 const MODULE: &str = "default/simple";
@@ -108,19 +107,6 @@ async fn start() -> (Lab, tempfile::TempDir) {
 
 fn machine(lab: &Lab) -> &Guest {
     lab.worker(NODE).unwrap().guest()
-}
-
-/// Shows the logs' last lines when the test panics.
-struct Logs(Vec<PathBuf>);
-
-impl Drop for Logs {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            for log in &self.0 {
-                println!("{} ends with\n{}", log.display(), Tail::of_file(log));
-            }
-        }
-    }
 }
 
 async fn images(lab: &Lab) -> Vec<ModuleImage> {

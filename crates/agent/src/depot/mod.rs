@@ -128,7 +128,7 @@ impl Depot {
             match self.fetch_from(address, &settings, bundle, transfer).await {
                 Ok(()) => return Ok(address.clone()),
                 Err(error) => {
-                    debug!(%address, error = %crate::watch::chain(&error), arrived = transfer.length(), "no bundle");
+                    debug!(%address, error = %tenon_api::message::chain(&error), arrived = transfer.length(), "no bundle");
                     left = if transfer.length() >= before + PROGRESS { addresses.len() } else { left - 1 };
                     worst = Some(match worst {
                         Some(known) if known.weight() > error.weight() => known,

@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use super::survey;
 use crate::backoff::{Backoff, roll, spread};
 use crate::depot::Depot;
-use crate::watch::chain;
+use tenon_api::message::chain;
 
 /// The node is to be known by then: the operator asks only for what a node has reported to run.
 const FIRST: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(6));
