@@ -10,11 +10,10 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions, PropagationPolicy};
 use kube::{Api, ResourceExt};
-use tenon_api::labels::annotation;
 use tenon_api::module::Sign;
 use tenon_api::module_image::Making;
 use tenon_api::task::{self, Place, Report, SignTask, Task, Trouble};
-use tenon_api::{Module, ModuleImage, reasons};
+use tenon_api::{Module, ModuleImage, labels, reasons};
 use tenon_image::ImageReference;
 use tenon_image::registry::{Registry, Transport};
 use tenon_order::ModuleKey;
@@ -161,7 +160,8 @@ pub(super) async fn make(
         making: Some(making),
         retry_at: None,
     };
-    match making::step(Some(&known), retry_at, &wanted.making.job, jobs, now.0) {
+    let whose = labels::value(&image.spec.module);
+    match making::step(Some(&known), retry_at, (&whose, &wanted.making.job), jobs, now.0) {
         Step::Follow => Ok(following(known)),
         Step::Start => match start(context, world, image, wanted).await? {
             Ok(()) => Ok(following(known)),
@@ -242,10 +242,8 @@ async fn start(
     let tolerations = module.as_ref().map(|module| module.spec.tolerations.as_slice());
     let job = sign_job(image, &wanted.sign, &wanted.hash, &task, tolerations, &settings);
     let jobs: Api<Job> = Api::namespaced(context.client.clone(), &namespace);
-    let params = PostParams {
-        field_manager: Some(tenon_api::labels::field_manager::IMAGES.to_owned()),
-        ..PostParams::default()
-    };
+    let params =
+        PostParams { field_manager: Some(labels::field_manager::IMAGES.to_owned()), ..PostParams::default() };
     match context.writes.make(Resource::Job, Verb::Create, jobs.create(&params, &job)).await {
         Ok(made) => {
             info!(image = image.spec.image, job = made.name_any(), "a Job signs its modules");
@@ -277,7 +275,7 @@ async fn claimed(jobs: &Api<Job>, wanted: &Wanted) -> Result<(), Finding> {
     let known = jobs.get_metadata_opt(&wanted.making.job).await;
     let known = known.map_err(|error| failed(reasons::SIGN_FAILED, &error))?;
     let hash = |metadata: &kube::core::PartialObjectMeta<Job>| {
-        metadata.annotations().get(annotation::LAST_HASH).cloned()
+        metadata.annotations().get(labels::annotation::LAST_HASH).cloned()
     };
     match known {
         Some(known) if hash(&known).as_ref() != Some(&wanted.making.inputs) => Err(Finding::Missing {

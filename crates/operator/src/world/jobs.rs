@@ -47,7 +47,13 @@ impl KnownJob {
         let message = told("Failed").and_then(|condition| condition.message.clone()).unwrap_or_default();
         Some(Self {
             image,
-            seen: JobSeen { name: job.name_any(), uid: job.uid().unwrap_or_default(), state, message },
+            seen: JobSeen {
+                name: job.name_any(),
+                uid: job.uid().unwrap_or_default(),
+                module: job.labels().get(labels::MODULE_NAME).cloned().unwrap_or_default(),
+                state,
+                message,
+            },
         })
     }
 }

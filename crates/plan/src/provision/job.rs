@@ -89,7 +89,11 @@ pub fn sign_job(
             ttl_seconds_after_finished: Some(KEEP_SECONDS),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
-                spec: Some(pod(&mounted, task, tolerations, settings)),
+                spec: Some(PodSpec {
+                    // The program's image may be where the drivers' images are.
+                    image_pull_secrets: image.spec.image_repo_secret.clone().map(|secret| vec![secret]),
+                    ..pod(&mounted, task, tolerations, settings)
+                }),
             },
             ..JobSpec::default()
         }),
@@ -254,6 +258,7 @@ mod tests {
             volumes.iter().filter_map(|volume| volume.secret.as_ref()?.secret_name.as_deref()).collect();
         assert_eq!(secrets, ["our-key", "our-cert", "pull"]);
         assert_eq!(volumes.len(), 4, "and a place to write");
+        assert_eq!(pod.image_pull_secrets.unwrap()[0].name, "pull");
         let [container] = pod.containers.as_slice() else { panic!("one container") };
         let [task] = container.env.as_deref().unwrap() else { panic!("one variable") };
         let given: Task = serde_json::from_str(task.value.as_deref().unwrap()).unwrap();

@@ -81,6 +81,8 @@ pub struct JobSeen {
     pub name: String,
     /// Its uid.
     pub uid: String,
+    /// The Module that it was made for, as its label says it.
+    pub module: String,
     /// How far it is.
     pub state: JobState,
     /// Why it has failed, in Kubernetes's words.
@@ -116,20 +118,22 @@ pub enum Step {
     Wait(Duration),
 }
 
-/// What is to happen next for an image that was not there after `jobs`, all that make it, had been looked at.
+/// What is to happen next for an image that was not there after `jobs`, all that make it, had been looked at. `module` is whose
+/// image it is, by its label.
 pub fn step(
     known: Option<&Making>,
     retry_at: Option<&Time>,
-    wanted: &str,
+    (module, wanted): (&str, &str),
     jobs: &[JobSeen],
     now: Timestamp,
 ) -> Step {
     // Never two at once, and none from what is outdated: two would race for one name.
-    let in_the_way = jobs.iter().filter(|job| job.name != wanted);
-    for job in in_the_way {
+    for job in jobs.iter().filter(|job| job.name != wanted) {
         match job.state {
-            JobState::Leaving => return Step::Follow,
+            // Another Module's makes an image of the same name: it is looked for again when that has ended.
+            JobState::Running if job.module != module => return Step::Follow,
             JobState::Running => return Step::Clear(job.clone()),
+            JobState::Leaving => return Step::Follow,
             JobState::Succeeded | JobState::Failed => {}
         }
     }
@@ -178,7 +182,13 @@ mod tests {
     const WANTED: &str = "gauge-sign-0";
 
     fn job(name: &str, state: JobState) -> JobSeen {
-        JobSeen { name: name.to_owned(), uid: format!("{name}-1"), state, message: String::new() }
+        JobSeen {
+            name: name.to_owned(),
+            uid: format!("{name}-1"),
+            module: "gauge".to_owned(),
+            state,
+            message: String::new(),
+        }
     }
 
     fn at(seconds: i64) -> Timestamp {
@@ -208,22 +218,30 @@ mod tests {
         #[case] expected: Step,
     ) {
         let retry_at = known.is_some().then(|| Time(at(5)));
-        assert_eq!(step(known.as_ref(), retry_at.as_ref(), WANTED, jobs, at(0)), expected);
+        assert_eq!(step(known.as_ref(), retry_at.as_ref(), ("gauge", WANTED), jobs, at(0)), expected);
     }
 
     #[test]
     fn when_its_time_has_come_the_failed_job_goes_and_another_starts() {
         let (known, retry_at) = (failed(Some("gauge-sign-0-1")), Time(at(5)));
         let failed = job(WANTED, JobState::Failed);
-        let step = |jobs: &[JobSeen]| step(Some(&known), Some(&retry_at), WANTED, jobs, at(5));
+        let step = |jobs: &[JobSeen]| step(Some(&known), Some(&retry_at), ("gauge", WANTED), jobs, at(5));
         assert_eq!(step(std::slice::from_ref(&failed)), Step::Clear(failed));
         assert_eq!(step(&[]), Step::Start);
     }
 
     #[test]
+    fn another_modules_job_is_waited_for_and_left_alone() {
+        let other = |state| JobSeen { module: "anvil".to_owned(), ..job("anvil-sign-0", state) };
+        let step = |state| step(None, None, ("gauge", WANTED), &[other(state)], at(0));
+        assert_eq!(step(JobState::Running), Step::Follow);
+        assert_eq!(step(JobState::Succeeded), Step::Start);
+    }
+
+    #[test]
     fn what_changes_is_tried_at_once() {
         let (known, retry_at) = (failed(None), Time(at(500)));
-        assert_eq!(step(Some(&known), Some(&retry_at), "gauge-sign-1", &[], at(0)), Step::Start);
+        assert_eq!(step(Some(&known), Some(&retry_at), ("gauge", "gauge-sign-1"), &[], at(0)), Step::Start);
     }
 
     #[test]
