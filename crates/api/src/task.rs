@@ -62,6 +62,19 @@ pub struct SignTask {
     pub hash: SignatureHash,
     /// [`annotation::REQUEST`].
     pub request: String,
+    /// What the kernels in question were built without: a signature that needs it is not made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacking: Vec<Algorithm>,
+}
+
+/// What not every kernel verifies signatures with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Algorithm {
+    /// Signatures of elliptic keys (`CONFIG_CRYPTO_ECDSA`).
+    Ecdsa,
+    /// SHA-384 and SHA-512 (`CONFIG_CRYPTO_SHA512`).
+    Sha512,
 }
 
 /// An image, and how its registry is spoken to.
@@ -116,19 +129,22 @@ pub enum Trouble {
     RegistryUnreachable,
     /// The image is malformed, hostile, or without what was asked for.
     ImageInvalid,
+    /// The kernel could not verify such a signature.
+    KernelRefuses,
     /// Anything else.
     Failed,
 }
 
 impl Trouble {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::SecretMissing,
         Self::SecretMalformed,
         Self::ImageAbsent,
         Self::RegistryDenied,
         Self::RegistryUnreachable,
         Self::ImageInvalid,
+        Self::KernelRefuses,
         Self::Failed,
     ];
 
@@ -141,13 +157,14 @@ impl Trouble {
             Self::RegistryDenied => reasons::REGISTRY_DENIED,
             Self::RegistryUnreachable => reasons::REGISTRY_UNREACHABLE,
             Self::ImageInvalid => reasons::IMAGE_INVALID,
+            Self::KernelRefuses => reasons::WILL_NOT_LOAD,
             Self::Failed => reasons::SIGN_FAILED,
         }
     }
 
     /// Whether the same will not do again: something must be changed first.
     pub fn needs_change(self) -> bool {
-        matches!(self, Self::ImageInvalid)
+        matches!(self, Self::ImageInvalid | Self::KernelRefuses)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tenon_api::message::chain;
 use tenon_api::module::SignatureHash;
-use tenon_api::task::{self, Place, Report, SignTask, Task, Trouble, annotation};
+use tenon_api::task::{self, Algorithm, Place, Report, SignTask, Task, Trouble, annotation};
 use tenon_image::ImageReference;
 use tenon_image::keyring::Keyring;
 use tenon_image::reference::ReferenceError;
@@ -12,7 +12,7 @@ use tenon_image::registry::{
     PullError, Registry, RegistryError, Timing, TlsSettings, Transport, TransportError,
 };
 use tenon_image::revise::{FilePattern, PatternError, ReviseError};
-use tenon_sign::{Hash, Identity};
+use tenon_sign::{Hash, Identity, KeyKind};
 
 use crate::credentials::{self, CredentialError};
 use crate::sign_image::{SignRequest, fingerprint, sign_image};
@@ -71,6 +71,22 @@ pub enum TaskError {
     /// What is mounted.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
+    /// Nobody could verify what would be made.
+    #[error(
+        "the kernel was built without {what}, which signatures by {subject} ({key}) with {hash} need: {way_out}"
+    )]
+    Kernel {
+        /// What it lacks.
+        what: &'static str,
+        /// Whose certificate it is.
+        subject: String,
+        /// The key's kind.
+        key: KeyKind,
+        /// The hash.
+        hash: Hash,
+        /// What would do.
+        way_out: &'static str,
+    },
     /// The way to a registry.
     #[error("prepare the connection to {registry}")]
     Transport {
@@ -93,6 +109,7 @@ impl TaskError {
             }
             Self::Credentials(_) => Trouble::SecretMalformed,
             Self::Pattern { .. } | Self::Reference { .. } => Trouble::ImageInvalid,
+            Self::Kernel { .. } => Trouble::KernelRefuses,
             Self::Revise(error) => trouble_of(error),
             Self::NoTask | Self::Task(_) | Self::Transport { .. } => Trouble::Failed,
         }
@@ -159,17 +176,18 @@ async fn sign(task: &SignTask, transport: &Transport, mounts: &Mounts) -> Result
     let files = files.collect::<Result<Vec<_>, _>>()?;
     let (from, to) = (reference(&task.from)?, reference(&task.to)?);
     let identity = credentials::identity(&mounts.key, &mounts.certificate)?;
+    let hash = match task.hash {
+        SignatureHash::Sha256 => Hash::Sha256,
+        SignatureHash::Sha384 => Hash::Sha384,
+        SignatureHash::Sha512 => Hash::Sha512,
+    };
+    verifiable(&identity, hash, &task.lacking)?;
     let keyring = credentials::keyring(&mounts.registry)?;
     let there = registry(transport, &task.from, &from, keyring.clone())?;
     let here = registry(transport, &task.to, &to, keyring)?;
     if let Some(digest) = made_before(&here, &to, task, &identity).await? {
         return Ok(Report::Made { digest, message: "it was there already".into() });
     }
-    let hash = match task.hash {
-        SignatureHash::Sha256 => Hash::Sha256,
-        SignatureHash::Sha384 => Hash::Sha384,
-        SignatureHash::Sha512 => Hash::Sha512,
-    };
     let request = SignRequest {
         files,
         hash,
@@ -192,6 +210,19 @@ async fn sign(task: &SignTask, transport: &Transport, mounts: &Mounts) -> Result
     );
     let digest = revised.reference.digest().map(ToString::to_string).unwrap_or_default();
     Ok(Report::Made { digest, message: message.into() })
+}
+
+/// Whether a kernel that lacks these can verify what would be made.
+fn verifiable(identity: &Identity, hash: Hash, lacking: &[Algorithm]) -> Result<(), TaskError> {
+    let (subject, key) = (identity.certificate().subject().to_owned(), identity.certificate().kind());
+    let refused = |what, way_out| Err(TaskError::Kernel { what, subject, key, hash, way_out });
+    if key != KeyKind::Rsa && lacking.contains(&Algorithm::Ecdsa) {
+        return refused("ECDSA", "sign with an RSA key");
+    }
+    if hash != Hash::Sha256 && lacking.contains(&Algorithm::Sha512) {
+        return refused("SHA-512", "set sign.hash to sha256");
+    }
+    Ok(())
 }
 
 /// The digest of an image that was made of the same, by the same certificate: then there is nothing to do.

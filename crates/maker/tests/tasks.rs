@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use tenon_api::module::SignatureHash;
-use tenon_api::task::{Place, Report, SignTask, Task, Trouble};
+use tenon_api::task::{Algorithm, Place, Report, SignTask, Task, Trouble};
 use tenon_image::registry::{Proxies, Transport};
 use tenon_image::testing::{Seen, TestRegistry, layer, module};
 use tenon_maker::task::{Mounts, run};
@@ -62,6 +62,7 @@ impl Bench {
             files: files.iter().map(|file| (*file).to_owned()).collect(),
             hash: SignatureHash::Sha256,
             request: "sha256:1".to_owned(),
+            lacking: Vec::new(),
         }
     }
 
@@ -141,6 +142,23 @@ async fn what_is_wrong_is_named_and_nothing_is_published() {
     assert_eq!(word, Trouble::SecretMissing);
     assert!(message.contains("sign.certSecret") && message.contains("\"cert\""), "{message}");
     assert!(bench.registry.manifest("signed", "1").is_none());
+}
+
+#[tokio::test]
+async fn what_the_kernel_could_not_verify_is_not_made() {
+    let bench = Bench::new().await;
+    let without = |algorithm, hash| SignTask { lacking: vec![algorithm], hash, ..bench.pinned() };
+    let refused = async |task, words: &str| {
+        let (word, message) = trouble(bench.run(task).await);
+        assert_eq!(word, Trouble::KernelRefuses);
+        assert!(message.contains(words), "{message}");
+        assert!(bench.registry.manifest("signed", "1").is_none());
+    };
+    refused(without(Algorithm::Sha512, SignatureHash::Sha384), "set sign.hash to sha256").await;
+    bench.mount("key/key", "p384.key");
+    bench.mount("cert/cert", "p384.pem");
+    refused(without(Algorithm::Ecdsa, SignatureHash::Sha256), "without ECDSA").await;
+    digest(&bench.run(without(Algorithm::Sha512, SignatureHash::Sha256)).await);
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use kube::{Api, ResourceExt};
 use tenon_api::ModuleImage;
 use tenon_api::kernel_facts;
 use tenon_api::module_image::KernelVerdict;
+use tenon_api::task::Algorithm;
 use tenon_image::bundle::BundleReader;
 use tenon_kmod::ModuleObject;
 use tenon_kmod::facts::{DecodeError, KernelFacts};
@@ -154,6 +155,19 @@ impl Foresight {
             ));
         }
         Some(verdicts)
+    }
+
+    /// What all known builds of the kernel were built without.
+    pub(super) async fn lacking(&self, context: &Context, wanted: &Wanted) -> Vec<Algorithm> {
+        let mut all: Option<Vec<Algorithm>> = None;
+        for (name, known) in &wanted.facts {
+            let Ok(facts) = self.facts(context, name, known).await else { return Vec::new() };
+            let rules = [(Algorithm::Ecdsa, facts.policy.ecdsa), (Algorithm::Sha512, facts.policy.sha512)];
+            let lacks = |algorithm: &Algorithm| rules.contains(&(*algorithm, Some(false)));
+            let before = all.unwrap_or_else(|| rules.iter().map(|(algorithm, _)| *algorithm).collect());
+            all = Some(before.into_iter().filter(lacks).collect());
+        }
+        all.unwrap_or_default()
     }
 
     async fn facts(

@@ -12,7 +12,7 @@ use kube::api::{DeleteParams, ListParams, PostParams, Preconditions, Propagation
 use kube::{Api, ResourceExt};
 use tenon_api::module::Sign;
 use tenon_api::module_image::Making;
-use tenon_api::task::{self, Place, Report, SignTask, Task, Trouble};
+use tenon_api::task::{self, Algorithm, Place, Report, SignTask, Task, Trouble};
 use tenon_api::{Module, ModuleImage, labels, reasons};
 use tenon_image::ImageReference;
 use tenon_image::registry::{Registry, Transport};
@@ -138,6 +138,7 @@ pub(super) async fn make(
     world: &World,
     image: &ModuleImage,
     wanted: &Wanted,
+    lacking: Vec<Algorithm>,
     jobs: &[JobSeen],
     now: &Time,
 ) -> Result<Look, WriteError> {
@@ -163,7 +164,7 @@ pub(super) async fn make(
     let whose = labels::value(&image.spec.module);
     match making::step(Some(&known), retry_at, (&whose, &wanted.making.job), jobs, now.0) {
         Step::Follow => Ok(following(known)),
-        Step::Start => match start(context, world, image, wanted).await? {
+        Step::Start => match start(context, world, image, wanted, lacking).await? {
             Ok(()) => Ok(following(known)),
             Err(finding) => Ok(Look { finding, making: Some(known), retry_at: None }),
         },
@@ -208,6 +209,7 @@ async fn start(
     world: &World,
     image: &ModuleImage,
     wanted: &Wanted,
+    lacking: Vec<Algorithm>,
 ) -> Result<Result<(), Finding>, WriteError> {
     let place = async |reference: &ImageReference, asked| -> Result<Place, Finding> {
         let tls = registries::tls(context, reference, asked).await?;
@@ -234,6 +236,7 @@ async fn start(
         files: wanted.sign.files_to_sign.clone(),
         hash: wanted.sign.hash.unwrap_or_default(),
         request: making::request(&wanted.sign),
+        lacking,
     });
     let environment =
         PROXIES.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))).collect();

@@ -97,7 +97,7 @@ impl Images {
         if let Ok(wanted) = &wanted
             && jobs.iter().any(|job| job.name == wanted.making.job && job.state == JobState::Running)
         {
-            return make::make(context, world, image, wanted, &jobs, &now).await;
+            return make::make(context, world, image, wanted, Vec::new(), &jobs, &now).await;
         }
         let is_outdated: IsOutdated = match &wanted {
             Ok(wanted) => {
@@ -110,7 +110,12 @@ impl Images {
         let known = image.status.as_ref().and_then(|status| status.making.clone());
         match (self.finder.find(context, image, None, is_outdated).await, wanted) {
             (Finding::Missing { reason: reasons::IMAGE_ABSENT, .. }, Ok(wanted)) => {
-                make::make(context, world, image, &wanted, &jobs, &now).await
+                let facts = verdicts_wanted(context, world, image);
+                let lacking = match &facts {
+                    Some(facts) => self.foresight.lacking(context, facts).await,
+                    None => Vec::new(),
+                };
+                make::make(context, world, image, &wanted, lacking, &jobs, &now).await
             }
             (Finding::Missing { reason: reasons::IMAGE_ABSENT, .. }, Err(why)) => {
                 Ok(Look { finding: why, making: known, retry_at: None })
@@ -132,7 +137,7 @@ impl Images {
         finding: &Finding,
     ) -> Vec<KernelVerdict> {
         let Finding::Packed { bundle, .. } = finding else { return Vec::new() };
-        let wanted = Wanted::of(&world.read(), image, &context.signatures);
+        let wanted = verdicts_wanted(context, world, image);
         let Some((wanted, digest)) = wanted.zip(bundle.digest.parse().ok()) else { return Vec::new() };
         self.foresight.verdicts(context, digest, &wanted).await.unwrap_or_default()
     }
@@ -146,7 +151,7 @@ impl Images {
     ) -> Result<Done, WriteError> {
         let Some((bundle, image_digest)) = provision::bundle(image) else { return Ok(Done::settled(false)) };
         let known = image.status.as_ref().map(|status| status.verdicts.as_slice()).unwrap_or_default();
-        let Some(wanted) = Wanted::of(&world.read(), image, &context.signatures) else {
+        let Some(wanted) = verdicts_wanted(context, world, image) else {
             return Ok(Done::settled(false));
         };
         let Ok(digest) = bundle.digest.parse() else { return Ok(Done::settled(false)) };
@@ -215,6 +220,11 @@ impl Images {
             }
         }
     }
+}
+
+/// The questions about an image.
+fn verdicts_wanted(context: &Context, world: &World, image: &ModuleImage) -> Option<Wanted> {
+    Wanted::of(&world.read(), image, &context.signatures)
 }
 
 impl Reconciler for Images {

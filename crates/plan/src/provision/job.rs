@@ -245,6 +245,7 @@ mod tests {
             files: vec!["/opt/*.ko".to_owned()],
             hash: SignatureHash::Sha256,
             request: "sha256:0".to_owned(),
+            lacking: Vec::new(),
         });
         let settings = Settings { image: "registry.test/maker:1".to_owned(), ..Settings::default() };
         sign_job(&image, &sign, &Digest::of(b"inputs"), &task, None, &settings)
