@@ -30,8 +30,9 @@ pub const KEY_ENTRY: &str = "key";
 /// The entry of a Secret that holds the certificate, as in KMM.
 pub const CERT_ENTRY: &str = "cert";
 
-/// Annotations of images that a Job has published, by which they are known again.
-pub mod annotation {
+/// Labels of images that a Job has published, by which they are known again. Labels, because Docker's manifests have no
+/// annotations.
+pub mod label {
     /// The digest of the image that the modules are from.
     pub const SOURCE: &str = "dev.tenon.signed-from";
     /// The SHA-256 of the certificate, in DER, that they are signed by.
@@ -60,7 +61,7 @@ pub struct SignTask {
     pub files: Vec<String>,
     /// What they are hashed with.
     pub hash: SignatureHash,
-    /// [`annotation::REQUEST`].
+    /// [`label::REQUEST`].
     pub request: String,
     /// What the kernels in question were built without: a signature that needs it is not made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -129,6 +130,8 @@ pub enum Trouble {
     RegistryUnreachable,
     /// The image is malformed, hostile, or without what was asked for.
     ImageInvalid,
+    /// The image is there already, and somebody else has made it.
+    NotOurs,
     /// The kernel could not verify such a signature.
     KernelRefuses,
     /// Anything else.
@@ -137,13 +140,14 @@ pub enum Trouble {
 
 impl Trouble {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::SecretMissing,
         Self::SecretMalformed,
         Self::ImageAbsent,
         Self::RegistryDenied,
         Self::RegistryUnreachable,
         Self::ImageInvalid,
+        Self::NotOurs,
         Self::KernelRefuses,
         Self::Failed,
     ];
@@ -158,13 +162,13 @@ impl Trouble {
             Self::RegistryUnreachable => reasons::REGISTRY_UNREACHABLE,
             Self::ImageInvalid => reasons::IMAGE_INVALID,
             Self::KernelRefuses => reasons::WILL_NOT_LOAD,
-            Self::Failed => reasons::SIGN_FAILED,
+            Self::NotOurs | Self::Failed => reasons::SIGN_FAILED,
         }
     }
 
     /// Whether the same will not do again: something must be changed first.
     pub fn needs_change(self) -> bool {
-        matches!(self, Self::ImageInvalid | Self::KernelRefuses)
+        matches!(self, Self::ImageInvalid | Self::NotOurs | Self::KernelRefuses)
     }
 }
 

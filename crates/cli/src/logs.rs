@@ -1,18 +1,22 @@
 //! `kubectl tenon logs`: what the Jobs say that make a Module's images.
 
 use std::io::Write as _;
+use std::time::Duration;
 
 use futures::{AsyncBufReadExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, LogParams};
 use kube::{Api, Client, ResourceExt as _};
 use tenon_api::labels;
-use tenon_api::module_image::{Making, ModuleImage};
+use tenon_api::module_image::{ImagePhase, Making, ModuleImage};
 use tenon_api::task::CONTAINER;
 use tenon_order::ModuleKey;
 
 use crate::cluster::{ClusterArgs, ClusterError, block_on, is_silent};
 use crate::failure::Failure;
+
+/// How often a pod that does not run yet is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 const LONG_ABOUT: &str = "Show what the Jobs say that make a Module's images.
 
@@ -109,7 +113,8 @@ fn heading(image: &ModuleImage) -> String {
             format!("Job {}, {} failed before", making.job, counted(making.failures))
         }
         Some(making) => format!("Job {}", making.job),
-        None => "made elsewhere".to_owned(),
+        None if status.phase == Some(ImagePhase::Ready) => "made elsewhere".to_owned(),
+        None => "no Job".to_owned(),
     };
     let phase = status.phase.map_or_else(|| "Waiting".to_owned(), |phase| format!("{phase:?}"));
     let message = status.message.map(|message| message.to_string()).unwrap_or_default();
@@ -132,13 +137,24 @@ async fn pod(client: &Client, key: &ModuleKey, making: &Making) -> Result<Option
 }
 
 async fn show(client: &Client, key: &ModuleKey, pod: &Pod, follow: bool) -> Result<(), LogsError> {
-    if let Some(why) = waits(pod) {
-        say(&format!("(pod {} waits: {why})", pod.name_any()))?;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), key.namespace());
+    let (mut told, mut pod) = (None, pod.clone());
+    while let Some(why) = waits(&pod) {
+        if told.as_ref() != Some(&why) {
+            say(&format!("(pod {} waits: {why})", pod.name_any()))?;
+        }
         if !follow {
             return Ok(());
         }
+        told = Some(why);
+        tokio::time::sleep(LOOK).await;
+        let failed =
+            |source| LogsError::Read { what: "a pod", module: key.clone(), source: Box::new(source) };
+        let Some(now) = pods.get_opt(&pod.name_any()).await.map_err(failed)? else {
+            return say("(the pod has gone)");
+        };
+        pod = now;
     }
-    let pods: Api<Pod> = Api::namespaced(client.clone(), key.namespace());
     let params = LogParams { container: Some(CONTAINER.to_owned()), follow, ..LogParams::default() };
     let name = pod.name_any();
     let log = match pods.log_stream(&name, &params).await {
@@ -181,7 +197,7 @@ fn say(line: &str) -> Result<(), LogsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tenon_api::module_image::{ImagePhase, ModuleImageSpec, ModuleImageStatus};
+    use tenon_api::module_image::{ModuleImageSpec, ModuleImageStatus};
 
     #[test]
     fn a_heading_says_how_an_image_stands() {

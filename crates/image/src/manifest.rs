@@ -90,8 +90,6 @@ pub struct ImageManifest {
     pub config: Descriptor,
     /// The layers, the lowest first.
     pub layers: Vec<Descriptor>,
-    /// What whoever made it notes.
-    pub annotations: BTreeMap<String, String>,
 }
 
 /// What a registry holds under an image's name.
@@ -110,7 +108,6 @@ struct Raw {
     config: Option<Descriptor>,
     layers: Option<Vec<Descriptor>>,
     manifests: Option<Vec<Descriptor>>,
-    annotations: Option<BTreeMap<String, String>>,
     /// Schema 1 only.
     fs_layers: Option<serde::de::IgnoredAny>,
 }
@@ -127,8 +124,7 @@ impl Document {
         }
         let (document, types) = match (raw.config, raw.layers, raw.manifests) {
             (Some(config), Some(layers), None) => {
-                let annotations = raw.annotations.unwrap_or_default();
-                (Self::Image(ImageManifest { config, layers, annotations }), [OCI_MANIFEST, DOCKER_MANIFEST])
+                (Self::Image(ImageManifest { config, layers }), [OCI_MANIFEST, DOCKER_MANIFEST])
             }
             (None, None, Some(manifests)) => (Self::Index(manifests), [OCI_INDEX, DOCKER_LIST]),
             (None, None, None) => return Err(ManifestError::Type(raw.media_type.unwrap_or_default())),
@@ -155,6 +151,21 @@ impl ImageManifest {
             None => Ok(()),
         }
     }
+}
+
+/// Reads an image's labels, which OCI's and Docker's configurations have alike. One without any has none.
+pub fn read_labels(config: &[u8]) -> BTreeMap<String, String> {
+    #[derive(Deserialize)]
+    struct Outer {
+        config: Option<Inner>,
+    }
+    #[derive(Deserialize)]
+    struct Inner {
+        #[serde(rename = "Labels")]
+        labels: Option<BTreeMap<String, String>>,
+    }
+    let read: Option<Outer> = serde_json::from_slice(config).ok();
+    read.and_then(|outer| outer.config?.labels).unwrap_or_default()
 }
 
 /// Reads what an image's configuration says of its platform.

@@ -21,7 +21,8 @@ fn louder(files: &[&str]) -> Revision {
         files: files.iter().map(|file| file.parse::<FilePattern>().unwrap()).collect(),
         change: Arc::new(|_, bytes| Ok((!bytes.ends_with(b"!")).then(|| [bytes, b"!"].concat()))),
         note: "made louder".to_owned(),
-        annotations: BTreeMap::from([("example/louder".to_owned(), "yes".to_owned())]),
+        lenient: false,
+        labels: BTreeMap::from([("example/louder".to_owned(), "yes".to_owned())]),
         limits: Limits::default(),
     }
 }
@@ -88,12 +89,30 @@ async fn a_named_file_is_changed_and_nothing_else_moves() {
     assert_eq!(content(&registry, pinned, "amd64", "/etc/motd").await, "hello");
     assert_eq!(content(&registry, &reference(&registry, "drivers:1"), "amd64", MODULE).await, "a");
     let manifest = document(&registry, "signed/drivers", "1");
-    assert_eq!(manifest["annotations"]["example/louder"], "yes");
+    let labels =
+        client(&registry.host()).image(&tag, &"amd64".parse().unwrap()).await.unwrap().labels().clone();
+    assert_eq!(labels.get("example/louder").map(String::as_str), Some("yes"));
     assert_eq!(manifest["layers"].as_array().unwrap().len(), 4);
 
     let again = revise_here(&registry, &louder(&[MODULE])).await.unwrap();
     assert_eq!(again.reference, revised.reference, "the same bytes every time");
     assert_eq!(again.blobs, Blobs { present: 3, ..Blobs::default() });
+}
+
+#[tokio::test]
+async fn who_is_lenient_passes_over_what_is_not_there_but_not_over_everything() {
+    let registry = TestRegistry::start().await.unwrap();
+    // The lower one is not missing only because it lies lower.
+    let lower = layer(&[("opt/lib/modules/6.1/b.ko", b"b")]);
+    registry.put_image("drivers", "1", "amd64", &[lower, layer(&[("opt/lib/modules/6.1/a.ko", b"a")])]);
+    let files = [MODULE, "/opt/lib/modules/7.0/a.ko", "/opt/lib/modules/6.1/b.ko"];
+    let lenient = |files: &[&str]| Revision { lenient: true, ..louder(files) };
+    let revised = revise_here(&registry, &lenient(&files)).await.unwrap();
+    let changed = revised.changed.get("linux/amd64").unwrap();
+    assert_eq!(changed, &[MODULE, "/opt/lib/modules/6.1/b.ko"]);
+    let none = revise_here(&registry, &lenient(&files[1..2])).await.unwrap_err();
+    assert!(matches!(none, ReviseError::NoFile { .. }), "{none}");
+    assert!(matches!(revise_here(&registry, &louder(&files)).await, Err(ReviseError::NoFile { .. })));
 }
 
 #[tokio::test]

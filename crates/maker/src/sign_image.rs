@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use tenon_api::task::annotation;
+use tenon_api::task::label;
 use tenon_image::ImageReference;
 use tenon_image::layers::Limits;
 use tenon_image::registry::Registry;
@@ -24,11 +24,12 @@ pub struct SignRequest {
     pub hash: Hash,
     /// What the image's history says of it.
     pub note: String,
-    /// Under which name the request is known again ([`annotation::REQUEST`]); `None` where nobody will ask.
+    /// Under which name the request is known again ([`label::REQUEST`]); `None` where nobody will ask. Files of one kernel
+    /// may be missing then, where the image is for several.
     pub request: Option<String>,
 }
 
-/// The SHA-256 of an identity's certificate, as it stands among the annotations.
+/// The SHA-256 of an identity's certificate, as it stands among the labels.
 pub fn fingerprint(identity: &Identity) -> Digest {
     Digest::of(identity.certificate().der())
 }
@@ -46,13 +47,14 @@ pub async fn sign_image(
         Some(digest) => *digest,
         None => from.0.resolve(from.1).await?,
     };
-    let mut annotations: BTreeMap<String, String> = BTreeMap::new();
+    let lenient = request.request.is_some();
+    let mut labels: BTreeMap<String, String> = BTreeMap::new();
     if let Some(request) = request.request {
-        annotations.extend(
+        labels.extend(
             [
-                (annotation::SOURCE, from_digest.to_string()),
-                (annotation::CERTIFICATE, fingerprint(&identity).to_string()),
-                (annotation::REQUEST, request),
+                (label::SOURCE, from_digest.to_string()),
+                (label::CERTIFICATE, fingerprint(&identity).to_string()),
+                (label::REQUEST, request),
             ]
             .map(|(key, value)| (key.to_owned(), value)),
         );
@@ -64,7 +66,13 @@ pub async fn sign_image(
             Signed::Already => None,
         })
     });
-    let revision =
-        Revision { files: request.files, change, note: request.note, annotations, limits: Limits::default() };
+    let revision = Revision {
+        files: request.files,
+        change,
+        note: request.note,
+        lenient,
+        labels,
+        limits: Limits::default(),
+    };
     revise((from.0, &from.1.with_digest(from_digest)), to, &revision, work).await
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tenon_api::message::chain;
 use tenon_api::module::SignatureHash;
-use tenon_api::task::{self, Algorithm, Place, Report, SignTask, Task, Trouble, annotation};
+use tenon_api::task::{self, Algorithm, Place, Report, SignTask, Task, Trouble, label};
 use tenon_image::ImageReference;
 use tenon_image::keyring::Keyring;
 use tenon_image::reference::ReferenceError;
@@ -71,6 +71,12 @@ pub enum TaskError {
     /// What is mounted.
     #[error(transparent)]
     Credentials(#[from] CredentialError),
+    /// Somebody else's image has the name.
+    #[error("{image} is there already, and was not made by signing: it is not written over")]
+    NotOurs {
+        /// Which.
+        image: String,
+    },
     /// Nobody could verify what would be made.
     #[error(
         "the kernel was built without {what}, which signatures by {subject} ({key}) with {hash} need: {way_out}"
@@ -109,6 +115,7 @@ impl TaskError {
             }
             Self::Credentials(_) => Trouble::SecretMalformed,
             Self::Pattern { .. } | Self::Reference { .. } => Trouble::ImageInvalid,
+            Self::NotOurs { .. } => Trouble::NotOurs,
             Self::Kernel { .. } => Trouble::KernelRefuses,
             Self::Revise(error) => trouble_of(error),
             Self::NoTask | Self::Task(_) | Self::Transport { .. } => Trouble::Failed,
@@ -239,14 +246,15 @@ async fn made_before(
     };
     let source = reference(&task.from)?.digest().map(ToString::to_string).unwrap_or_default();
     let wanted = [
-        (annotation::SOURCE, source),
-        (annotation::CERTIFICATE, fingerprint(identity).to_string()),
-        (annotation::REQUEST, task.request.clone()),
+        (label::SOURCE, source),
+        (label::CERTIFICATE, fingerprint(identity).to_string()),
+        (label::REQUEST, task.request.clone()),
     ];
-    let is_it = !original.images.is_empty()
-        && original.images.iter().all(|image| {
-            wanted.iter().all(|(key, value)| image.image.annotations().get(*key) == Some(value))
-        });
+    let labels = || original.images.iter().map(|image| image.image.labels());
+    if !labels().any(|labels| labels.contains_key(label::SOURCE)) {
+        return Err(TaskError::NotOurs { image: to.to_string() });
+    }
+    let is_it = labels().all(|labels| wanted.iter().all(|(key, value)| labels.get(*key) == Some(value)));
     let digest = original.reference.digest().map(ToString::to_string);
     Ok(digest.filter(|_| is_it))
 }

@@ -145,6 +145,17 @@ async fn what_is_wrong_is_named_and_nothing_is_published() {
 }
 
 #[tokio::test]
+async fn what_somebody_else_has_made_is_not_written_over() {
+    let bench = Bench::new().await;
+    bench.registry.put_image("signed", "1", "arm64", &[layer(&[("opt/theirs", b"theirs".as_slice())])]);
+    let before = bench.registry.manifest("signed", "1");
+    let (word, message) = trouble(bench.run(bench.pinned()).await);
+    assert_eq!(word, Trouble::NotOurs);
+    assert!(message.contains("signed:1"), "{message}");
+    assert_eq!(bench.registry.manifest("signed", "1"), before);
+}
+
+#[tokio::test]
 async fn what_the_kernel_could_not_verify_is_not_made() {
     let bench = Bench::new().await;
     let without = |algorithm, hash| SignTask { lacking: vec![algorithm], hash, ..bench.pinned() };

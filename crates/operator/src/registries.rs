@@ -121,7 +121,8 @@ pub(crate) fn missing(error: &RegistryError, if_absent: &str, if_denied: &str) -
         Retry::Later(after) => after,
         Retry::AfterChange => None,
     };
-    let needs_change = matches!(error, RegistryError::Invalid { .. });
+    // An image for other machines is there, and will not become another by itself.
+    let needs_change = matches!(error, RegistryError::Invalid { .. } | RegistryError::Platform { .. });
     Finding::Missing { reason, message: format!("{}{hint}", chain(error)), needs_change, retry_after }
 }
 

@@ -10,7 +10,7 @@ use tenon_sign::{Certificate, CertificateError, verify};
 
 use crate::args::SignaturePolicy;
 
-/// A certificate that is larger is none.
+/// Files of certificates are not larger.
 const MOST_BYTES: u64 = 64 * 1024;
 
 /// Why what is said of the nodes is unusable.
@@ -61,7 +61,7 @@ impl NodeSignatures {
                 files.push(path.clone());
             }
         }
-        let trusted = files.iter().map(|path| certificate(path)).collect::<Result<Vec<_>, _>>()?;
+        let trusted = files.iter().map(|path| certificates(path)).collect::<Result<Vec<_>, _>>()?.concat();
         let enforcement = match policy {
             SignaturePolicy::Permissive => Enforcement::Permissive,
             SignaturePolicy::Enforced => Enforcement::Enforced,
@@ -110,16 +110,17 @@ fn files_in(directory: &Path) -> Result<Vec<PathBuf>, SignaturesError> {
     Ok(files)
 }
 
-fn certificate(path: &Path) -> Result<Certificate, SignaturesError> {
+fn certificates(path: &Path) -> Result<Vec<Certificate>, SignaturesError> {
     let failed = |source| SignaturesError::Read { path: path.to_owned(), source };
     let size = fs::metadata(path).map_err(failed)?.len();
     if size > MOST_BYTES {
         return Err(failed(io::Error::other(format!(
-            "it has {size} bytes, a certificate at most {MOST_BYTES}"
+            "it has {size} bytes, certificates at most {MOST_BYTES}"
         ))));
     }
     let bytes = fs::read(path).map_err(failed)?;
-    Certificate::read(&bytes).map_err(|source| SignaturesError::Certificate { path: path.to_owned(), source })
+    Certificate::read_all(&bytes)
+        .map_err(|source| SignaturesError::Certificate { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -75,6 +75,9 @@ pub fn images(module: &Module, targets: &BTreeSet<Target>, existing: &[&ModuleIm
     }
 }
 
+/// The most files that are signed in an image (`maxItems` of `sign.filesToSign`).
+const MAX_FILES: usize = 128;
+
 /// Kernels that share an image share what is signed in it: made for one of them alone, it would lack the others' modules.
 fn share_files(images: &mut BTreeMap<String, ModuleImage>) {
     let mut shared: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
@@ -83,7 +86,9 @@ fn share_files(images: &mut BTreeMap<String, ModuleImage>) {
         shared.entry(spec.image.clone()).or_default().extend(files);
     }
     for ModuleImage { spec, .. } in images.values_mut() {
-        if let Some((sign, files)) = spec.sign.as_mut().zip(shared.get(&spec.image)) {
+        // More than an object may hold are not shared: what each kernel wants is then another image, which is said of each.
+        let shared = shared.get(&spec.image).filter(|files| files.len() <= MAX_FILES);
+        if let Some((sign, files)) = spec.sign.as_mut().zip(shared) {
             sign.files_to_sign = files.iter().cloned().collect();
         }
     }

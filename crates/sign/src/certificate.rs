@@ -69,6 +69,18 @@ impl Certificate {
         Self::from_der(der)
     }
 
+    /// Reads all certificates of a file: one in DER, or one or several in PEM.
+    pub fn read_all(bytes: &[u8]) -> Result<Vec<Self>, CertificateError> {
+        if bytes.first() == Some(&0x30) {
+            return Ok(vec![Self::read(bytes)?]);
+        }
+        let sections = CertificateDer::pem_slice_iter(bytes);
+        let read =
+            sections.map(|section| Self::from_der(section.map_err(|_| CertificateError::Missing)?.to_vec()));
+        let all = read.collect::<Result<Vec<_>, _>>()?;
+        if all.is_empty() { Err(CertificateError::Missing) } else { Ok(all) }
+    }
+
     fn from_der(der: Vec<u8>) -> Result<Self, CertificateError> {
         let malformed = CertificateError::Malformed;
         let certificate = x509_cert::Certificate::from_der(&der).map_err(malformed)?;
@@ -154,6 +166,16 @@ mod tests {
         let pem = Certificate::read(fixture::RSA.certificate.as_bytes()).unwrap();
         assert_eq!(der, pem);
         assert_eq!((der.kind(), der.subject()), (KeyKind::Rsa, "CN=Tenon test RSA"));
+    }
+
+    #[test]
+    fn a_file_may_hold_several() {
+        let both = [fixture::RSA.certificate, fixture::P384.certificate].concat();
+        let kinds: Vec<_> =
+            Certificate::read_all(both.as_bytes()).unwrap().iter().map(Certificate::kind).collect();
+        assert_eq!(kinds, [KeyKind::Rsa, KeyKind::P384]);
+        assert_eq!(Certificate::read_all(&fixture::RSA.certificate_der()).unwrap().len(), 1);
+        assert!(matches!(Certificate::read_all(b"nothing"), Err(CertificateError::Missing)));
     }
 
     #[test]

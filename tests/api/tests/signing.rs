@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
-use tenon_api::module_image::{ImagePhase, ModuleImageStatus};
+use tenon_api::module_image::{ImagePhase, ModuleImage, ModuleImageStatus};
 use tenon_api::task::Report;
 use tenon_api::{labels, reasons};
 use tenon_lab::claim::comes_true_within;
@@ -253,4 +253,25 @@ async fn what_cannot_be_made_says_so_and_begins_nothing() {
     }
     let tolerates = ours.spec.and_then(|spec| spec.template.spec?.tolerations).unwrap_or_default();
     assert_eq!(tolerates.len(), 1, "the Module's");
+
+    // Another Module wants another image of the same name.
+    let other = json!({ "spec": { "moduleLoader": { "container": { "sign": {
+        "keySecret": { "name": "key" }, "certSecret": { "name": "cert" }, "hash": "sha512",
+        "unsignedImage": format!("{}/plain:1", cluster.registry.host()), "filesToSign": ["/opt/*.ko"],
+    }}}}});
+    cluster.apply_module("other", "signed:1", other).await;
+    comes_true_within(SOON, "both say that there can be only one", async || {
+        let images =
+            cluster.images().list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+        let says = |image: &&ModuleImage| {
+            let status = image.status.clone().unwrap_or_default();
+            status.reason.as_deref() == Some(reasons::SPEC_INVALID)
+                && status.message.is_some_and(|message| message.as_str().contains("in two ways"))
+        };
+        let count = images.items.iter().filter(says).count();
+        if count == 2 { Ok(()) } else { Err(format!("{count} do: {:?}", images.items)) }
+    })
+    .await
+    .unwrap_or_else(|late| panic!("{late}"));
+    assert_eq!(job_names(&cluster).await, [job]);
 }

@@ -108,7 +108,7 @@ struct Checked {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, CheckError> {
     let facts = read_kernel(&args.kernel)?;
-    let trusted = args.trust.iter().map(|path| certificate(path)).collect::<Result<Vec<_>, _>>()?;
+    let trusted = args.trust.iter().map(|path| certificates(path)).collect::<Result<Vec<_>, _>>()?.concat();
     let files = files(&args.paths, &trusted)?;
     let circumstances = circumstances(args, files.len())?;
     let checked = check(files, &facts, circumstances);
@@ -140,9 +140,9 @@ struct File {
     signature: SignatureCheck,
 }
 
-fn certificate(path: &Path) -> Result<Certificate, CheckError> {
+fn certificates(path: &Path) -> Result<Vec<Certificate>, CheckError> {
     let bytes = fs::read(path).map_err(|source| CheckError::Read { path: path.to_owned(), source })?;
-    Certificate::read(&bytes).map_err(|source| CheckError::Certificate { path: path.to_owned(), source })
+    Certificate::read_all(&bytes).map_err(|source| CheckError::Certificate { path: path.to_owned(), source })
 }
 
 fn files(paths: &[PathBuf], trusted: &[Certificate]) -> Result<Vec<File>, CheckError> {

@@ -26,6 +26,7 @@ pub struct PlatformImage {
     reference: ImageReference,
     digest: Digest,
     manifest: ImageManifest,
+    labels: BTreeMap<String, String>,
     pub(super) access: Access,
 }
 
@@ -35,9 +36,10 @@ impl PlatformImage {
         reference: ImageReference,
         digest: Digest,
         manifest: ImageManifest,
+        labels: BTreeMap<String, String>,
         access: Access,
     ) -> Self {
-        Self { reference, digest, manifest, access }
+        Self { reference, digest, manifest, labels, access }
     }
 }
 
@@ -62,9 +64,9 @@ impl PlatformImage {
         &self.manifest.layers
     }
 
-    /// What whoever made it notes.
-    pub fn annotations(&self) -> &BTreeMap<String, String> {
-        &self.manifest.annotations
+    /// Its labels: what whoever made it notes.
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        &self.labels
     }
 }
 
@@ -131,11 +133,12 @@ impl Registry {
         manifest.check_layers().map_err(|error| RegistryError::invalid(&subject, error.into()))?;
         // An index may say anything; what the image was built for stands in its configuration.
         let config = self.config(image, &manifest.config, access).await?;
-        let config = manifest::read_platform(&config).map_err(|error| {
+        let platform = manifest::read_platform(&config).map_err(|error| {
             RegistryError::invalid(&Subject::blob(image, manifest.config.digest), error.into())
         })?;
-        platform::check(&config, architecture).map_err(other_platform)?;
-        Ok(PlatformImage { reference, digest, manifest, access: access.clone() })
+        platform::check(&platform, architecture).map_err(other_platform)?;
+        let labels = manifest::read_labels(&config);
+        Ok(PlatformImage { reference, digest, manifest, labels, access: access.clone() })
     }
 
     /// An image's configuration, as it is.

@@ -67,7 +67,13 @@ impl Registry {
         manifest.check_layers().map_err(invalid)?;
         let config = self.config(reference, &manifest.config, access).await?;
         let platform = manifest::read_platform(&config).map_err(invalid)?;
-        let image = PlatformImage::new(reference.clone(), fetched.digest, manifest, access.clone());
+        let image = PlatformImage::new(
+            reference.clone(),
+            fetched.digest,
+            manifest,
+            manifest::read_labels(&config),
+            access.clone(),
+        );
         Ok(OriginalImage { image, platform, manifest: fetched.bytes, config })
     }
 }

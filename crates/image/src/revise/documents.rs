@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use tenon_order::Digest;
 
 use super::Made;
-use crate::manifest::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST};
+use crate::manifest::{DOCKER_MANIFEST, OCI_INDEX, OCI_LAYER_GZIP, OCI_MANIFEST};
 use crate::new_layer::WrittenLayer;
 
 /// Docker's gzip layer.
@@ -32,40 +32,59 @@ fn bytes(document: Map<String, Value>) -> Vec<u8> {
     serde_json::to_vec(&Value::Object(document)).unwrap_or_default()
 }
 
-/// The configuration with a layer on top of those that it lists.
-pub(super) fn config(config: &[u8], diff_id: Digest, note: &str) -> Result<Vec<u8>, DocumentError> {
+/// The configuration with these labels, and with a layer on top of those that it lists, if there is one.
+pub(super) fn config(
+    config: &[u8],
+    layer: Option<&WrittenLayer>,
+    note: &str,
+    labels: &BTreeMap<String, String>,
+) -> Result<Vec<u8>, DocumentError> {
     const WHAT: &str = "configuration";
     let mut document = object(config, WHAT)?;
-    let layers = document.get_mut("rootfs").and_then(|rootfs| rootfs.get_mut("diff_ids"));
-    let layers = layers.and_then(Value::as_array_mut).ok_or(DocumentError::Form(WHAT))?;
-    layers.push(json!(diff_id));
-    // Where there is a history, it has a line for each layer.
-    if let Some(history) = document.get_mut("history").and_then(Value::as_array_mut) {
-        history.push(json!({ "created_by": note }));
+    if let Some(layer) = layer {
+        let layers = document.get_mut("rootfs").and_then(|rootfs| rootfs.get_mut("diff_ids"));
+        let layers = layers.and_then(Value::as_array_mut).ok_or(DocumentError::Form(WHAT))?;
+        layers.push(json!(layer.diff_id));
+        // Where there is a history, it has a line for each layer.
+        if let Some(history) = document.get_mut("history").and_then(Value::as_array_mut) {
+            history.push(json!({ "created_by": note }));
+        }
+    }
+    if !labels.is_empty() {
+        let run = entry(&mut document, "config").ok_or(DocumentError::Form(WHAT))?;
+        let there = entry(run, "Labels").ok_or(DocumentError::Form(WHAT))?;
+        there.extend(labels.iter().map(|(key, value)| (key.clone(), json!(value))));
     }
     Ok(bytes(document))
 }
 
-/// The manifest with a layer on top, and with the configuration that lists it.
+/// The object under this key; one that is missing, or null as some builders write it, is made.
+fn entry<'d>(document: &'d mut Map<String, Value>, key: &str) -> Option<&'d mut Map<String, Value>> {
+    let there = document.entry(key).or_insert(Value::Null);
+    if there.is_null() {
+        *there = json!({});
+    }
+    there.as_object_mut()
+}
+
+/// The manifest with this configuration, and with a layer on top, if there is one.
 pub(super) fn manifest(
     manifest: &[u8],
     config: &[u8],
-    layer: &WrittenLayer,
-    annotations: &BTreeMap<String, String>,
+    layer: Option<&WrittenLayer>,
 ) -> Result<Made, DocumentError> {
     const WHAT: &str = "manifest";
     let mut document = object(manifest, WHAT)?;
     let media_type = media_type(&document, OCI_MANIFEST);
-    let docker = media_type == DOCKER_MANIFEST;
     let described =
         document.get_mut("config").and_then(Value::as_object_mut).ok_or(DocumentError::Form(WHAT))?;
     described.insert("digest".to_owned(), json!(Digest::of(config)));
     described.insert("size".to_owned(), json!(config.len()));
-    let layers = document.get_mut("layers").and_then(Value::as_array_mut).ok_or(DocumentError::Form(WHAT))?;
-    let kind = if docker { DOCKER_LAYER } else { OCI_LAYER_GZIP };
-    layers.push(json!({ "mediaType": kind, "digest": layer.digest, "size": layer.size }));
-    if !docker {
-        annotate(&mut document, annotations);
+    if let Some(layer) = layer {
+        let layers =
+            document.get_mut("layers").and_then(Value::as_array_mut).ok_or(DocumentError::Form(WHAT))?;
+        let kind = if media_type == DOCKER_MANIFEST { DOCKER_LAYER } else { OCI_LAYER_GZIP };
+        layers.push(json!({ "mediaType": kind, "digest": layer.digest, "size": layer.size }));
     }
     Ok(Made { media_type, document: bytes(document) })
 }
@@ -77,11 +96,7 @@ pub(super) fn unchanged(manifest: &[u8]) -> Result<Made, DocumentError> {
 }
 
 /// The index with these images in place of those. What describes others, such as attestations, is about what they were.
-pub(super) fn index(
-    index: &[u8],
-    replaced: &[(Digest, Made)],
-    annotations: &BTreeMap<String, String>,
-) -> Result<(String, Vec<u8>), DocumentError> {
+pub(super) fn index(index: &[u8], replaced: &[(Digest, Made)]) -> Result<(String, Vec<u8>), DocumentError> {
     const WHAT: &str = "index";
     let mut document = object(index, WHAT)?;
     let media_type = media_type(&document, OCI_INDEX);
@@ -97,19 +112,9 @@ pub(super) fn index(
         left.push(entry);
     }
     *entries = left;
-    if media_type != DOCKER_LIST {
-        annotate(&mut document, annotations);
-    }
     Ok((media_type, bytes(document)))
 }
 
 fn media_type(document: &Map<String, Value>, otherwise: &str) -> String {
     document.get("mediaType").and_then(Value::as_str).unwrap_or(otherwise).to_owned()
-}
-
-fn annotate(document: &mut Map<String, Value>, annotations: &BTreeMap<String, String>) {
-    let there = document.entry("annotations").or_insert_with(|| json!({}));
-    if let Some(there) = there.as_object_mut() {
-        there.extend(annotations.iter().map(|(key, value)| (key.clone(), json!(value))));
-    }
 }

@@ -39,8 +39,10 @@ pub struct Revision {
     pub change: Change,
     /// What the image's history says of it.
     pub note: String,
-    /// What the manifest is annotated with.
-    pub annotations: BTreeMap<String, String>,
+    /// Whether a pattern that fits nothing is passed over, as long as another fits something.
+    pub lenient: bool,
+    /// Labels that each of the images gets.
+    pub labels: BTreeMap<String, String>,
     /// How much of an image is tolerated.
     pub limits: Limits,
 }
@@ -202,7 +204,7 @@ pub async fn revise(
         replaced.push((image.image.digest(), made));
     }
     let (media_type, document) = match (&original.index, replaced.as_slice()) {
-        (Some(index), replaced) => documents::index(index, replaced, &revision.annotations)?,
+        (Some(index), replaced) => documents::index(index, replaced)?,
         (None, [(_, only)]) => {
             let digest = to.0.push_manifest(to.1, &only.media_type, &only.document).await?;
             return Ok(Revised { reference: to.1.with_digest(digest), ..revised });
@@ -249,19 +251,16 @@ async fn publish(
         revised.changed.insert(platform.clone(), changed);
         Some(layer)
     });
-    let made = match layer {
-        None => {
-            let config = Descriptor { size: original.config.len() as u64, ..image.config().clone() };
-            revised.blobs.count(registry.provide_blob(to, &config, (from, image), work).await?);
-            documents::unchanged(&original.manifest)?
-        }
-        Some(layer) => {
-            registry.push_blob(to, &layer.blob()).await?;
-            let config = documents::config(&original.config, layer.diff_id, &revision.note)?;
-            let made = documents::manifest(&original.manifest, &config, &layer, &revision.annotations)?;
-            registry.push_blob(to, &Blob::Bytes(config)).await?;
-            made
-        }
-    };
+    if layer.is_none() && revision.labels.is_empty() {
+        let config = Descriptor { size: original.config.len() as u64, ..image.config().clone() };
+        revised.blobs.count(registry.provide_blob(to, &config, (from, image), work).await?);
+        return Ok(documents::unchanged(&original.manifest)?);
+    }
+    if let Some(layer) = &layer {
+        registry.push_blob(to, &layer.blob()).await?;
+    }
+    let config = documents::config(&original.config, layer.as_ref(), &revision.note, &revision.labels)?;
+    let made = documents::manifest(&original.manifest, &config, layer.as_ref())?;
+    registry.push_blob(to, &Blob::Bytes(config)).await?;
     Ok(made)
 }

@@ -82,7 +82,8 @@ fn step(
         // A layer may hold links to what lies below it: alone it says nothing yet.
         Err(_) => return Ok(Step::More(copies)),
     };
-    match wanted(image.tree(), platform, revision) {
+    // Above the lowest layer, what is missing may still come.
+    match wanted(image.tree(), platform, revision, revision.lenient && last) {
         Ok(wanted) => {
             let (layer, unchanged) = change(&image, &wanted, revision, work)?;
             Ok(Step::Done(layer, unchanged))
@@ -93,13 +94,17 @@ fn step(
 }
 
 /// The files that are meant, by path.
-fn wanted(tree: &Tree, platform: &str, revision: &Revision) -> Result<BTreeMap<String, FileAt>, ReviseError> {
-    let mut wanted = BTreeMap::new();
+fn wanted(
+    tree: &Tree,
+    platform: &str,
+    revision: &Revision,
+    lenient: bool,
+) -> Result<BTreeMap<String, FileAt>, ReviseError> {
+    let (mut wanted, mut missing) = (BTreeMap::new(), None);
     for pattern in &revision.files {
         let found = matching(tree, pattern)?;
         if found.is_empty() {
-            let (platform, pattern) = (platform.to_owned(), pattern.to_string());
-            return Err(ReviseError::NoFile { platform, pattern });
+            missing = missing.or(Some(pattern));
         }
         for (path, found) in found {
             let Found::File(at) = found else {
@@ -112,7 +117,12 @@ fn wanted(tree: &Tree, platform: &str, revision: &Revision) -> Result<BTreeMap<S
             wanted.insert(path, at);
         }
     }
-    Ok(wanted)
+    match missing {
+        Some(pattern) if !lenient || wanted.is_empty() => {
+            Err(ReviseError::NoFile { platform: platform.to_owned(), pattern: pattern.to_string() })
+        }
+        _ => Ok(wanted),
+    }
 }
 
 /// What a pattern means, links followed.

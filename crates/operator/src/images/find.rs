@@ -18,12 +18,12 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::inspect::inspect;
-use super::make::{self, Wanted};
+use super::make::{self, Unwanted, Wanted};
 use crate::metrics::RegistryOutcome;
 use crate::registries::{self, TIMING, chain, failed, outcome};
 use crate::run::Context;
 
-/// Whether an image with these annotations is not the one that is wanted.
+/// Whether an image with these labels is not the one that is wanted.
 pub(super) type IsOutdated = Box<dyn Fn(&BTreeMap<String, String>) -> bool + Send + Sync>;
 
 /// Looks for images. Connections are shared; credentials never are.
@@ -45,7 +45,7 @@ impl Finder {
     }
 
     /// Finds the image and puts its bundle into the depot's cache; `digest` is what it was resolved to before. An image that
-    /// `is_outdated` by its annotations counts as absent.
+    /// `is_outdated` by its labels counts as absent.
     ///
     /// On a thread of its own: between requests it reads and writes layers, and no other work should wait for the disk.
     pub(super) async fn find(
@@ -68,9 +68,10 @@ impl Finder {
         context: &Context,
         image: &Arc<ModuleImage>,
         sign: Sign,
-    ) -> Result<Wanted, Finding> {
+    ) -> Result<Wanted, Unwanted> {
         let (finder, context, image) = (self.clone(), context.clone(), image.clone());
-        aside(async move || make::wanted(&context, &finder.transport, &image, sign).await).await.flatten()
+        let wanted = aside(async move || make::wanted(&context, &finder.transport, &image, sign).await);
+        wanted.await.map_err(Unwanted::passing).flatten()
     }
 
     async fn try_find(
@@ -91,7 +92,7 @@ impl Finder {
         let found = registry.image(&request.image, &request.architecture).await;
         context.metrics.asked_registry(found.as_ref().err().map_or(RegistryOutcome::Ok, outcome));
         let found = found.map_err(|error| missing(&error))?;
-        if is_outdated(found.annotations()) {
+        if is_outdated(found.labels()) {
             return Err(Finding::Missing {
                 reason: reasons::IMAGE_ABSENT,
                 message: format!("{} is made from what it is not to be made from any more", request.image),

@@ -11,11 +11,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions, PropagationPolicy};
 use kube::{Api, ResourceExt};
 use tenon_api::module::Sign;
-use tenon_api::module_image::Making;
+use tenon_api::module_image::{ImagePhase, Making};
 use tenon_api::task::{self, Algorithm, Place, Report, SignTask, Task, Trouble};
 use tenon_api::{Module, ModuleImage, labels, reasons};
 use tenon_image::ImageReference;
-use tenon_image::registry::{Registry, Transport};
+use tenon_image::registry::{Registry, RegistryError, Transport};
 use tenon_order::ModuleKey;
 use tenon_plan::provision::job::{Settings, sign_job};
 use tenon_plan::provision::making::{self, JobSeen, JobState, SignInputs, Step};
@@ -34,6 +34,9 @@ use crate::world::World;
 /// What a Job's program is to know of the way to registries.
 const PROXIES: [&str; 6] = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"];
 
+/// The most bytes of a task: Linux starts no program with a longer variable (128 KiB, `MAX_ARG_STRLEN`).
+const MOST_TASK: usize = 100 * 1024;
+
 /// What an image is to be made from, once that is known.
 #[derive(Debug)]
 pub(super) struct Wanted {
@@ -46,26 +49,47 @@ pub(super) struct Wanted {
     hash: tenon_order::Digest,
 }
 
+/// Why it is not known what an image is to be made from.
+#[derive(Debug)]
+pub(super) struct Unwanted {
+    pub(super) finding: Finding,
+    /// Whether it may be known in a moment.
+    pub(super) passing: bool,
+}
+
+impl Unwanted {
+    pub(super) fn passing(finding: Finding) -> Self {
+        Self { finding, passing: true }
+    }
+
+    fn lasting(finding: Finding) -> Self {
+        Self { finding, passing: false }
+    }
+}
+
 /// Finds out what the image is to be made from: another image's digest, and which versions of the Secrets there are.
 pub(super) async fn wanted(
     context: &Context,
     transport: &Transport,
     image: &ModuleImage,
     sign: Sign,
-) -> Result<Wanted, Finding> {
-    let source = source(image, &sign)?;
+) -> Result<Wanted, Unwanted> {
+    let source = source(image, &sign).map_err(Unwanted::lasting)?;
     let namespace = image.namespace().unwrap_or_default();
     let version = async |name: &str, field: &str| version(context, &namespace, name, field).await;
     let key = version(&sign.key_secret.name, "sign.keySecret").await?;
     let certificate = version(&sign.cert_secret.name, "sign.certSecret").await?;
     let secret = image.spec.image_repo_secret.as_ref().map(|secret| secret.name.as_str());
-    let keyring = registries::keyring(context, &namespace, secret, "spec.imageRepoSecret").await?;
+    let keyring = registries::keyring(context, &namespace, secret, "spec.imageRepoSecret").await;
+    let keyring = keyring.map_err(Unwanted::lasting)?;
     let asked = sign.unsigned_image_registry_tls.unwrap_or_default();
-    let tls = registries::tls(context, &source, asked).await?;
+    let tls = registries::tls(context, &source, asked).await.map_err(Unwanted::passing)?;
     let registry = Registry::new(transport, &tls, keyring, TIMING)
-        .map_err(|error| failed(reasons::REGISTRY_UNREACHABLE, &error))?;
+        .map_err(|error| Unwanted::lasting(failed(reasons::REGISTRY_UNREACHABLE, &error)))?;
     let digest = registry.resolve(&source).await.map_err(|error| {
-        registries::missing(&error, "push it, or correct sign.unsignedImage", "check spec.imageRepoSecret")
+        let passing = matches!(error, RegistryError::Unreachable { .. } | RegistryError::Disk { .. });
+        let (absent, denied) = ("push it, or correct sign.unsignedImage", "check spec.imageRepoSecret");
+        Unwanted { finding: registries::missing(&error, absent, denied), passing }
     })?;
     let inputs = SignInputs { source: digest, key, certificate };
     let hash = inputs.hash(image, &sign);
@@ -93,11 +117,38 @@ fn source(image: &ModuleImage, sign: &Sign) -> Result<ImageReference, Finding> {
         );
         return Err(invalid(message));
     }
+    if image.spec.image.contains('@') {
+        let message = format!(
+            "containerImage {} names a digest, which what is signed gets only when it is signed: name a tag",
+            image.spec.image
+        );
+        return Err(invalid(message));
+    }
     Ok(source)
 }
 
+/// What another ModuleImage of the namespace wants otherwise of an image of this name: there can be only one.
+pub(super) fn conflict(world: &World, image: &ModuleImage) -> Option<Finding> {
+    let index = world.read();
+    let other = index.images().find(|other| {
+        other.metadata.namespace == image.metadata.namespace
+            && other.spec.image == image.spec.image
+            && other.spec.sign.is_some()
+            && other.spec.sign != image.spec.sign
+    })?;
+    Some(Finding::Missing {
+        reason: reasons::SPEC_INVALID,
+        message: format!(
+            "{} is to be made in two ways: Module {} for kernel {} signs otherwise; give each a containerImage of its own",
+            image.spec.image, other.spec.module, other.spec.kernel
+        ),
+        needs_change: true,
+        retry_after: None,
+    })
+}
+
 /// Which Secret it is, and which version of it.
-async fn version(context: &Context, namespace: &str, name: &str, field: &str) -> Result<String, Finding> {
+async fn version(context: &Context, namespace: &str, name: &str, field: &str) -> Result<String, Unwanted> {
     let secrets: Api<Secret> = Api::namespaced(context.client.clone(), namespace);
     let waiting = |message| Finding::Missing {
         reason: reasons::SECRET_MISSING,
@@ -111,25 +162,37 @@ async fn version(context: &Context, namespace: &str, name: &str, field: &str) ->
             secret.uid().unwrap_or_default(),
             secret.resource_version().unwrap_or_default()
         )),
-        Ok(None) => Err(waiting(format!("Secret {namespace}/{name} ({field}) does not exist; create it"))),
+        Ok(None) => {
+            let message = format!("Secret {namespace}/{name} ({field}) does not exist; create it");
+            Err(Unwanted::lasting(waiting(message)))
+        }
         Err(error) => {
-            Err(waiting(format!("Secret {namespace}/{name} ({field}) cannot be read: {}", chain(&error))))
+            let message = format!("Secret {namespace}/{name} ({field}) cannot be read: {}", chain(&error));
+            Err(Unwanted::passing(waiting(message)))
         }
     }
 }
 
-/// Whether an image that exists is to be made anew: by its annotations, or because a Secret is another one than it was.
+/// Whether an image that exists is to be made anew: by its labels, or because a Secret is another one than it was, or may be.
 pub(super) fn is_outdated(
     image: &ModuleImage,
-    annotations: &BTreeMap<String, String>,
+    labels: &BTreeMap<String, String>,
     wanted: &Wanted,
     jobs: &[JobSeen],
 ) -> bool {
-    let known = image.status.as_ref().and_then(|status| status.making.as_ref());
+    if making::is_outdated(labels, &wanted.sign, Some(&wanted.inputs.source)) {
+        return true;
+    }
     let just_made = jobs.iter().any(|job| job.name == wanted.making.job && job.state == JobState::Succeeded);
-    let from_others = known.is_some_and(|known| known.inputs != wanted.making.inputs)
-        && annotations.contains_key(task::annotation::SOURCE);
-    making::is_outdated(annotations, &wanted.sign, &wanted.inputs.source) || (from_others && !just_made)
+    let known = image.status.as_ref().and_then(|status| status.making.as_ref());
+    // Who does not know by which Secret it was made has a Job look, which leaves what is right as it is.
+    let same = known.is_some_and(|known| known.inputs == wanted.making.inputs);
+    making::is_ours(labels) && !same && !just_made
+}
+
+/// The same while it is not known what it would be made from: what may be known in a moment is waited for.
+pub(super) fn may_be_outdated(labels: &BTreeMap<String, String>, sign: &Sign, passing: bool) -> bool {
+    making::is_outdated(labels, sign, None) || (passing && making::is_ours(labels))
 }
 
 /// Brings an image one step nearer to being made. `jobs` were looked at before the image was looked for and not found.
@@ -162,8 +225,27 @@ pub(super) async fn make(
         retry_at: None,
     };
     let whose = labels::value(&image.spec.module);
+    // A user who wants another try does not want to wait for one that hangs.
+    let told = status.and_then(|status| status.making.as_ref()).filter(|told| told.job == wanted.making.job);
+    let hangs = |job: &&JobSeen| job.name == wanted.making.job && job.state == JobState::Running;
+    if let Some(job) = jobs.iter().find(hangs).filter(|_| told.is_some_and(|told| told.retry != wish)) {
+        clear(context, image, job).await?;
+        return Ok(following(known));
+    }
     match making::step(Some(&known), retry_at, (&whose, &wanted.making.job), jobs, now.0) {
-        Step::Follow => Ok(following(known)),
+        Step::Follow => {
+            let mut look = following(known);
+            // Not at once: a pod takes a moment to start.
+            if status.is_some_and(|status| status.phase == Some(ImagePhase::Signing))
+                && let Some(why) = hindrance(context, image, jobs).await
+                && let Finding::Making { message } = &mut look.finding
+            {
+                *message = format!("{message}; {why}");
+            }
+            Ok(look)
+        }
+        // Another look may have begun one meanwhile.
+        Step::Start if is_being_made(world, image) => Ok(following(known)),
         Step::Start => match start(context, world, image, wanted, lacking).await? {
             Ok(()) => Ok(following(known)),
             Err(finding) => Ok(Look { finding, making: Some(known), retry_at: None }),
@@ -178,6 +260,12 @@ pub(super) async fn make(
     }
 }
 
+/// Whether some Job makes the image now.
+fn is_being_made(world: &World, image: &ModuleImage) -> bool {
+    let jobs = world.jobs_of(&image.namespace().unwrap_or_default(), &image.spec.image);
+    jobs.iter().any(|job| matches!(job.state, JobState::Running | JobState::Leaving))
+}
+
 /// The Module that the image is for.
 fn module_of(world: &World, image: &ModuleImage) -> Option<Arc<Module>> {
     let owner = image.owner_references().iter().find(|owner| owner.kind == "Module")?;
@@ -189,8 +277,7 @@ fn module_of(world: &World, image: &ModuleImage) -> Option<Arc<Module>> {
 fn said(status: Option<&tenon_api::ModuleImageStatus>) -> Finding {
     let message = status.and_then(|status| status.message.as_ref()).map(ToString::to_string);
     let reason = status.and_then(|status| status.reason.as_deref()).unwrap_or_default();
-    let failed =
-        status.is_some_and(|status| status.phase == Some(tenon_api::module_image::ImagePhase::Failed));
+    let failed = status.is_some_and(|status| status.phase == Some(ImagePhase::Failed));
     Finding::Missing {
         reason: Trouble::ALL
             .map(Trouble::reason)
@@ -238,6 +325,17 @@ async fn start(
         request: making::request(&wanted.sign),
         lacking,
     });
+    if serde_json::to_string(&task).is_ok_and(|text| text.len() > MOST_TASK) {
+        return Ok(Err(Finding::Missing {
+            reason: reasons::SPEC_INVALID,
+            message: format!(
+                "what the Job would be told has more than {MOST_TASK} bytes: shorten sign.filesToSign, or the \
+                 operator's --registry ca-file"
+            ),
+            needs_change: true,
+            retry_after: None,
+        }));
+    }
     let environment =
         PROXIES.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))).collect();
     let settings = Settings { image: context.args.maker_image.to_string(), environment };
@@ -258,7 +356,7 @@ async fn start(
         Err(WriteError::Api(kube::Error::Api(status))) if status.is_already_exists() => {
             Ok(claimed(&jobs, wanted).await)
         }
-        Err(WriteError::Api(kube::Error::Api(status))) if status.is_forbidden() || status.is_invalid() => {
+        Err(WriteError::Api(kube::Error::Api(status))) if [400, 403, 422].contains(&status.code) => {
             // A quota, or a policy of the namespace's.
             let message =
                 format!("the Job that signs cannot be made in namespace {namespace}: {}", status.message);
@@ -355,6 +453,27 @@ async fn report(context: &Context, image: &ModuleImage, job: &JobSeen) -> Report
         None => format!("Job {} failed: {kubernetes}", job.name),
     };
     Report::Failed { trouble: Trouble::Failed, message: message.into() }
+}
+
+/// What keeps the pod of a running Job from running: quota and policies keep it from being made, its image or a node may be
+/// missing.
+async fn hindrance(context: &Context, image: &ModuleImage, jobs: &[JobSeen]) -> Option<String> {
+    let job = jobs.iter().find(|job| job.state == JobState::Running)?;
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), &image.namespace().unwrap_or_default());
+    let params = ListParams::default().labels(&format!("batch.kubernetes.io/controller-uid={}", job.uid));
+    let list = pods.list(&params).await.ok()?;
+    let Some(pod) = list.items.first() else {
+        return Some(format!("it has no pod: `kubectl describe job {}` says why", job.name));
+    };
+    let status = pod.status.as_ref().filter(|status| status.phase.as_deref() == Some("Pending"))?;
+    let mut containers = status.container_statuses.iter().flatten();
+    let waiting = containers.find_map(|container| container.state.as_ref()?.waiting.clone());
+    let unscheduled = || {
+        let mut conditions = status.conditions.iter().flatten();
+        conditions.find(|condition| condition.status == "False")?.message.clone()
+    };
+    let why = waiting.and_then(|waiting| waiting.message.or(waiting.reason)).or_else(unscheduled)?;
+    Some(format!("its pod waits: {why}"))
 }
 
 fn last_words(pod: &Pod) -> Option<String> {

@@ -33,12 +33,13 @@ use crate::world::{ImageKey, World};
 
 use find::{Finder, IsOutdated};
 use foresight::{Foresight, Wanted};
+use make::Unwanted;
 use misses::Misses;
 
 /// When to try again to judge an image whose bundle is not to be had.
 const JUDGE_AGAIN: Duration = Duration::from_secs(30);
 /// How often a Job is asked after that has not told that it has ended.
-const FOLLOW_AGAIN: Duration = Duration::from_mins(1);
+const FOLLOW_AGAIN: Duration = Duration::from_secs(20);
 /// Bundles that are made again at once because nodes ask for them.
 const SUPPLIED_AT_ONCE: usize = 2;
 /// Bundles whose modules are read at once: a module may have 192 MiB, and is held in memory.
@@ -92,7 +93,10 @@ impl Images {
     ) -> Result<Look, WriteError> {
         // Before the image is looked for: what has ended by now has left it there.
         let jobs = world.jobs_of(&image.namespace().unwrap_or_default(), &image.spec.image);
-        let wanted = self.finder.wanted(context, image, sign).await.map(Arc::new);
+        let wanted = match make::conflict(world, image) {
+            Some(finding) => Err(Unwanted { finding, passing: false }),
+            None => self.finder.wanted(context, image, sign.clone()).await.map(Arc::new),
+        };
         let now = apply::now();
         if let Ok(wanted) = &wanted
             && jobs.iter().any(|job| job.name == wanted.making.job && job.state == JobState::Running)
@@ -102,14 +106,20 @@ impl Images {
         let is_outdated: IsOutdated = match &wanted {
             Ok(wanted) => {
                 let (wanted, image, jobs) = (wanted.clone(), image.clone(), jobs.clone());
-                Box::new(move |annotations| make::is_outdated(&image, annotations, &wanted, &jobs))
+                Box::new(move |labels| make::is_outdated(&image, labels, &wanted, &jobs))
             }
-            // What cannot be made is used as it is.
-            Err(_) => Box::new(|_| false),
+            Err(unwanted) => {
+                let passing = unwanted.passing;
+                Box::new(move |labels| make::may_be_outdated(labels, &sign, passing))
+            }
         };
         let known = image.status.as_ref().and_then(|status| status.making.clone());
+        // A hiccup is no reason to try again any sooner.
+        let retry_at = image.status.as_ref().and_then(|status| status.retry_at.clone());
+        let just_made =
+            wanted.as_ref().is_ok_and(|wanted| jobs.iter().any(|job| job.name == wanted.making.job));
         match (self.finder.find(context, image, None, is_outdated).await, wanted) {
-            (Finding::Missing { reason: reasons::IMAGE_ABSENT, .. }, Ok(wanted)) => {
+            (Finding::Missing { reason: reasons::IMAGE_ABSENT, needs_change: false, .. }, Ok(wanted)) => {
                 let facts = verdicts_wanted(context, world, image);
                 let lacking = match &facts {
                     Some(facts) => self.foresight.lacking(context, facts).await,
@@ -117,14 +127,16 @@ impl Images {
                 };
                 make::make(context, world, image, &wanted, lacking, &jobs, &now).await
             }
-            (Finding::Missing { reason: reasons::IMAGE_ABSENT, .. }, Err(why)) => {
-                Ok(Look { finding: why, making: known, retry_at: None })
+            (Finding::Missing { reason: reasons::IMAGE_ABSENT, needs_change: false, .. }, Err(why)) => {
+                Ok(Look { finding: why.finding, making: known, retry_at })
             }
             (finding @ Finding::Packed { .. }, Ok(wanted)) => {
-                let made = known.map(|known| Making { retry: known.retry, ..wanted.making.clone() });
+                let retry = known.as_ref().and_then(|known| known.retry);
+                let made = (known.is_some() || just_made).then(|| Making { retry, ..wanted.making.clone() });
                 Ok(Look { finding, making: made, retry_at: None })
             }
-            (finding, _) => Ok(Look { finding, making: known, retry_at: None }),
+            (finding @ Finding::Packed { .. }, Err(_)) => Ok(Look { finding, making: known, retry_at: None }),
+            (finding, _) => Ok(Look { finding, making: known, retry_at }),
         }
     }
 

@@ -11,7 +11,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use tenon_api::module::Sign;
 use tenon_api::module_image::Making;
-use tenon_api::task::annotation;
+use tenon_api::task::label;
 use tenon_api::{ModuleImage, labels};
 use tenon_order::Digest;
 
@@ -39,7 +39,7 @@ impl SignInputs {
     }
 }
 
-/// The hash of what is asked for: which files, hashed with what. It stands among the image's annotations.
+/// The hash of what is asked for: which files, hashed with what. It stands among the image's labels.
 pub fn request(sign: &Sign) -> String {
     let mut files: Vec<&str> = sign.files_to_sign.iter().map(String::as_str).collect();
     files.sort_unstable();
@@ -52,12 +52,17 @@ fn hash(value: &impl Serialize) -> Digest {
     Digest::of(&serde_json::to_vec(value).unwrap_or_default())
 }
 
-/// Whether an image with these annotations was made by a Job of ours, but not from what it would be made from now. What
-/// somebody else has made is as it should be.
-pub fn is_outdated(annotations: &BTreeMap<String, String>, sign: &Sign, source: &Digest) -> bool {
-    let says = |key: &str, value: &str| annotations.get(key).is_some_and(|known| known == value);
-    let ours = annotations.contains_key(annotation::SOURCE) && annotations.contains_key(annotation::REQUEST);
-    ours && !(says(annotation::SOURCE, &source.to_string()) && says(annotation::REQUEST, &request(sign)))
+/// Whether an image with these labels was made by a Job of ours.
+pub fn is_ours(labels: &BTreeMap<String, String>) -> bool {
+    labels.contains_key(label::SOURCE) && labels.contains_key(label::REQUEST)
+}
+
+/// Whether an image with these labels was made by a Job of ours, but not from what it would be made from now, as far as that is
+/// known. What somebody else has made is as it should be.
+pub fn is_outdated(labels: &BTreeMap<String, String>, sign: &Sign, source: Option<&Digest>) -> bool {
+    let says = |key: &str, value: &str| labels.get(key).is_some_and(|known| known == value);
+    let same_source = source.is_none_or(|source| says(label::SOURCE, &source.to_string()));
+    is_ours(labels) && !(same_source && says(label::REQUEST, &request(sign)))
 }
 
 /// The Job that signs, by what it is made from: `<module>-sign-<12 hexadecimal digits>`.
@@ -269,12 +274,12 @@ mod tests {
     fn what_was_made_from_something_else_is_outdated_and_what_others_made_never_is() {
         let (sign, source) = (sign(&["/a"], None), Digest::of(b"source"));
         let made = |source: &Digest, request: String| {
-            let entries = [(annotation::SOURCE, source.to_string()), (annotation::REQUEST, request)];
+            let entries = [(label::SOURCE, source.to_string()), (label::REQUEST, request)];
             entries.map(|(key, value)| (key.to_owned(), value)).into()
         };
-        assert!(!is_outdated(&made(&source, request(&sign)), &sign, &source));
-        assert!(is_outdated(&made(&Digest::of(b"older"), request(&sign)), &sign, &source));
-        assert!(is_outdated(&made(&source, "sha256:0".to_owned()), &sign, &source));
-        assert!(!is_outdated(&BTreeMap::new(), &sign, &source));
+        assert!(!is_outdated(&made(&source, request(&sign)), &sign, Some(&source)));
+        assert!(is_outdated(&made(&Digest::of(b"older"), request(&sign)), &sign, Some(&source)));
+        assert!(is_outdated(&made(&source, "sha256:0".to_owned()), &sign, Some(&source)));
+        assert!(!is_outdated(&BTreeMap::new(), &sign, Some(&source)));
     }
 }

@@ -178,9 +178,9 @@ async fn modules_are_signed_by_a_job_and_the_key_is_seen_nowhere_else() {
     comes_to(lab, ImagePhase::Ready, reasons::IMAGE_EXISTS).await;
     journey.loaded(lab, |_| {}).await.unwrap();
     let certificate = Certificate::read(read("rsa.pem").as_bytes()).unwrap();
-    let (verdict, annotations) = signed(lab, &certificate).await;
+    let (verdict, labels) = signed(lab, &certificate).await;
     assert_eq!(verdict, Verdict::Good { certificate: 0, hash: Hash::Sha256 });
-    assert!(annotations.contains(task::annotation::SOURCE), "{annotations:?}");
+    assert!(labels.contains(task::label::SOURCE), "{labels:?}");
     assert!(
         event_reasons(lab)
             .await
@@ -219,7 +219,7 @@ async fn is_published(lab: &Lab) -> bool {
     }
 }
 
-/// What the signature of the published module is worth, and the image's annotations.
+/// What the signature of the published module is worth, and the image's labels.
 async fn signed(lab: &Lab, certificate: &Certificate) -> (Verdict, BTreeSet<String>) {
     let (registry, image) = client(lab);
     let image = registry.image(&image, &"amd64".parse().unwrap()).await.unwrap();
@@ -231,7 +231,7 @@ async fn signed(lab: &Lab, certificate: &Certificate) -> (Verdict, BTreeSet<Stri
     let mut bytes = Vec::new();
     let mut take = |_, content: &mut dyn std::io::Read| content.read_to_end(&mut bytes).map(drop);
     files.read(&[at].into(), &mut take, &|error| std::io::Error::other(error)).unwrap();
-    (verify(&bytes, std::slice::from_ref(certificate)), image.annotations().keys().cloned().collect())
+    (verify(&bytes, std::slice::from_ref(certificate)), image.labels().keys().cloned().collect())
 }
 
 async fn event_reasons(lab: &Lab) -> BTreeSet<String> {
