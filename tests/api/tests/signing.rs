@@ -9,6 +9,7 @@ mod cluster;
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use cluster::{Cluster, SOON};
 use k8s_openapi::api::batch::v1::Job;
@@ -161,6 +162,39 @@ async fn an_image_is_made_once_and_anew_when_what_it_is_made_from_changes() {
     })
     .await;
     assert_ne!(anew.bundle, made.bundle);
+
+    // A key that cannot sign is told of; what is there is not taken for what it would have made.
+    secret(&cluster, "cert", "cert", "p384.pem", "3").await;
+    trigger(&cluster, 4).await;
+    let fourth = comes_true_within(SOON, "a Job for the new certificate", async || {
+        let names = job_names(&cluster).await;
+        let new = names.iter().find(|name| **name != second && **name != third);
+        new.cloned().ok_or_else(|| format!("{names:?}"))
+    });
+    let fourth = fourth.await.unwrap_or_else(|late| panic!("{late}"));
+    run(&cluster, &fourth).await;
+    let noted = |status: &ModuleImageStatus| status.reason.as_deref() == Some(reasons::SECRET_MALFORMED);
+    status_where(&cluster, "the failure is noted", noted).await;
+    cluster.stop_operator().await;
+    cluster.start_operator().await;
+    // As long as who starts anew needs to look at it, twice over.
+    let end = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < end {
+        let phase = status_where(&cluster, "a status", |_| true).await.phase;
+        assert_ne!(phase, Some(ImagePhase::Ready), "the former image is taken for the new one");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    secret(&cluster, "cert", "cert", "rsa.pem", "4").await;
+    trigger(&cluster, 5).await;
+    let fifth = comes_true_within(SOON, "a Job for the mended certificate", async || {
+        let names = job_names(&cluster).await;
+        let new = names.iter().find(|name| ![&second, &third, &fourth].contains(name));
+        new.cloned().ok_or_else(|| format!("{names:?}"))
+    });
+    let fifth = fifth.await.unwrap_or_else(|late| panic!("{late}"));
+    run(&cluster, &fifth).await;
+    let mended = ready(&cluster).await;
+    assert_eq!(mended.image_digest, anew.image_digest, "equal content, equal digest");
 }
 
 /// What `kubectl tenon` says.

@@ -184,9 +184,11 @@ pub(super) fn is_outdated(
         return true;
     }
     let just_made = jobs.iter().any(|job| job.name == wanted.making.job && job.state == JobState::Succeeded);
-    let known = image.status.as_ref().and_then(|status| status.making.as_ref());
+    // What was to be made and is not known to have been made says nothing of what is there.
+    let made = image.status.as_ref().filter(|status| status.phase == Some(ImagePhase::Ready));
+    let made = made.and_then(|status| status.making.as_ref());
     // Who does not know by which Secret it was made has a Job look, which leaves what is right as it is.
-    let same = known.is_some_and(|known| known.inputs == wanted.making.inputs);
+    let same = made.is_some_and(|made| made.inputs == wanted.making.inputs);
     making::is_ours(labels) && !same && !just_made
 }
 
