@@ -92,7 +92,7 @@ async fn retry(args: &Args) -> Result<String, RetryError> {
     let nodes = chosen(&key, &failed, &args.nodes)?;
     let kernels = unmade(&client, &key).await.map_err(read("the images"))?;
     if nodes.is_empty() && kernels.is_empty() {
-        return Ok(format!("{key} has failed nowhere: there is nothing to try again"));
+        return Ok(format!("{key} has failed on no node and in no Job: there is nothing to try again"));
     }
     let named = if nodes.len() > MOST_NAMED { BTreeSet::new() } else { nodes.clone() };
     let text = Retry::text(number(&module), &named);
