@@ -439,12 +439,17 @@ async fn note(context: &Context, image: &ModuleImage, job: &JobSeen, known: Maki
     }
 }
 
-/// What the pod of a failed Job has left: its report, its last words, or what Kubernetes says.
-async fn report(context: &Context, image: &ModuleImage, job: &JobSeen) -> Report {
+/// The pods of this very Job.
+async fn pods_of(context: &Context, image: &ModuleImage, job: &JobSeen) -> Result<Vec<Pod>, kube::Error> {
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &image.namespace().unwrap_or_default());
     let params = ListParams::default().labels(&format!("batch.kubernetes.io/controller-uid={}", job.uid));
-    let found = pods.list(&params).await;
-    let mut messages = found.iter().flatten().filter_map(last_words);
+    Ok(pods.list(&params).await?.items)
+}
+
+/// What the pod of a failed Job has left: its report, its last words, or what Kubernetes says.
+async fn report(context: &Context, image: &ModuleImage, job: &JobSeen) -> Report {
+    let found = pods_of(context, image, job).await.unwrap_or_default();
+    let mut messages = found.iter().filter_map(last_words);
     let told = messages.next_back();
     if let Some(report) = told.as_deref().and_then(Report::read) {
         return report;
@@ -461,10 +466,8 @@ async fn report(context: &Context, image: &ModuleImage, job: &JobSeen) -> Report
 /// missing.
 async fn hindrance(context: &Context, image: &ModuleImage, jobs: &[JobSeen]) -> Option<String> {
     let job = jobs.iter().find(|job| job.state == JobState::Running)?;
-    let pods: Api<Pod> = Api::namespaced(context.client.clone(), &image.namespace().unwrap_or_default());
-    let params = ListParams::default().labels(&format!("batch.kubernetes.io/controller-uid={}", job.uid));
-    let list = pods.list(&params).await.ok()?;
-    let Some(pod) = list.items.first() else {
+    let found = pods_of(context, image, job).await.ok()?;
+    let Some(pod) = found.first() else {
         return Some(format!("it has no pod: `kubectl describe job {}` says why", job.name));
     };
     let status = pod.status.as_ref().filter(|status| status.phase.as_deref() == Some("Pending"))?;
