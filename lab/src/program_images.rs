@@ -76,7 +76,7 @@ pub enum ProgramImageError {
 
 /// A layer on disk.
 struct Layer {
-    file: tempfile::NamedTempFile,
+    file: File,
     digest: Digest,
     size: u64,
 }
@@ -102,7 +102,7 @@ pub async fn push(image: &ProgramImage<'_>, reference: &str) -> Result<Digest, P
     let transport = Transport::new(Proxies::from_variables(|_| None));
     let client = Client::new(&transport, &tls, Keyring::default(), Timing::default())?;
     let failed = |source| ProgramImageError::Push { image: reference.to_owned(), source: Box::new(source) };
-    let blob = Blob::File { path: layer.file.path().to_owned(), digest: layer.digest, size: layer.size };
+    let blob = Blob::File { file: layer.file.into(), digest: layer.digest, size: layer.size };
     for blob in [blob, Blob::Bytes(config)] {
         client.push_blob(&to, &blob).await.map_err(failed)?;
     }
@@ -118,7 +118,7 @@ fn layer(binary: &Path, path: &str) -> Result<Layer, ProgramImageError> {
     let bytes = fs::read(file.path()).map_err(at("read", file.path()))?;
     let mut hasher = Hasher::new();
     hasher.update(&bytes);
-    Ok(Layer { digest: hasher.finish(), size: bytes.len() as u64, file })
+    Ok(Layer { digest: hasher.finish(), size: bytes.len() as u64, file: file.into_file() })
 }
 
 /// Nothing in it depends on the machine or the time: equal programs make equal images.
@@ -149,7 +149,8 @@ mod tests {
         let (first, second) =
             (layer(&busybox, "/bin/program").unwrap(), layer(&busybox, "/bin/program").unwrap());
         assert_eq!(first.digest, second.digest);
-        let mut archive = tar::Archive::new(File::open(first.file.path()).unwrap());
+        io::Seek::rewind(&mut &first.file).unwrap();
+        let mut archive = tar::Archive::new(first.file);
         let entries: Vec<_> = archive.entries().unwrap().map(Result::unwrap).collect();
         let [entry] = entries.as_slice() else { panic!("{} files", entries.len()) };
         assert_eq!(entry.path().unwrap(), Path::new("bin/program"));

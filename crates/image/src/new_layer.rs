@@ -1,13 +1,13 @@
-//! A layer in the making: a tar of plain files and their directories, compressed with gzip, in a temporary file. Equal
-//! files make equal bytes.
+//! A layer in the making: a tar of plain files and their directories, compressed with gzip, in a temporary file without a
+//! name. Equal files make equal bytes.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use flate2::write::GzEncoder;
 use flate2::{Compression, GzBuilder};
-use tempfile::NamedTempFile;
 use tenon_order::{Digest, Hasher};
 
 use crate::registry::Blob;
@@ -16,13 +16,13 @@ use crate::ustar::{self, Kind, TRAILER, UstarError};
 /// A layer that is being written.
 pub(crate) struct NewLayer {
     tar: Hashing<GzEncoder<Hashing<File>>>,
-    file: NamedTempFile,
+    file: File,
 }
 
 /// A layer on disk.
 #[derive(Debug)]
 pub(crate) struct WrittenLayer {
-    file: NamedTempFile,
+    file: Arc<File>,
     /// Of the compressed bytes.
     pub(crate) digest: Digest,
     /// Of the compressed bytes.
@@ -45,8 +45,8 @@ pub(crate) enum AppendError {
 impl NewLayer {
     /// An empty one, in a file of this directory.
     pub(crate) fn new(work: &Path) -> io::Result<Self> {
-        let file = NamedTempFile::new_in(work)?;
-        let blob = Hashing::new(file.reopen()?);
+        let file = tempfile::tempfile_in(work)?;
+        let blob = Hashing::new(file.try_clone()?);
         let tar = Hashing::new(GzBuilder::new().mtime(0).write(blob, Compression::best()));
         Ok(Self { tar, file })
     }
@@ -82,14 +82,14 @@ impl NewLayer {
         let (gzip, diff_id, _) = self.tar.finish();
         let (mut file, digest, size) = gzip.finish()?.finish();
         file.flush()?;
-        Ok(WrittenLayer { file: self.file, digest, size, diff_id })
+        Ok(WrittenLayer { file: self.file.into(), digest, size, diff_id })
     }
 }
 
 impl WrittenLayer {
     /// For the registry.
     pub(crate) fn blob(&self) -> Blob {
-        Blob::File { path: self.file.path().to_owned(), digest: self.digest, size: self.size }
+        Blob::File { file: Arc::clone(&self.file), digest: self.digest, size: self.size }
     }
 }
 

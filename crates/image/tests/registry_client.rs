@@ -402,9 +402,9 @@ async fn blobs_and_manifests_are_pushed_once() {
     let client = client_with(keyring(&[(&registry.host(), "ada", "hunter2")]), quick());
     let to = reference(&registry);
     let content = vec![7; 100_000];
-    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let mut file = tempfile::tempfile().unwrap();
     std::io::Write::write_all(&mut file, &content).unwrap();
-    let large = Blob::File { path: file.path().to_owned(), digest: Digest::of(&content), size: 100_000 };
+    let large = Blob::File { file: file.into(), digest: Digest::of(&content), size: 100_000 };
     for blob in [Blob::Bytes(b"config".to_vec()), large] {
         registry.inject(Route::Upload, 1, Fault::Status(503, None));
         assert_eq!(client.push_blob(&to, &blob).await.unwrap(), Pushed::Uploaded);

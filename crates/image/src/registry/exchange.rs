@@ -1,8 +1,13 @@
 //! One request and its answer: authorization, redirects, statuses; and doing it again within a deadline.
 
 use std::error::Error as _;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{Stream, stream};
 use reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
@@ -22,6 +27,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(8);
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 /// Of an error's body.
 const MAX_ERROR: u64 = 16 * 1024;
+/// Of a file, read and sent at once.
+const PIECE: u64 = 128 * 1024;
 /// Of a registry's own words in our messages.
 const MAX_WORDS: usize = 200;
 
@@ -42,7 +49,7 @@ pub(super) struct Call<'a> {
 pub(super) enum Payload<'a> {
     None,
     Bytes(&'a [u8]),
-    File { path: &'a std::path::Path, size: u64 },
+    File { file: &'a Arc<File>, size: u64 },
 }
 
 impl Registry {
@@ -154,7 +161,7 @@ impl Registry {
         if let Some(authorization) = authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
-        send(attach(request, call).await?, call.subject).await
+        send(attach(request, call), call.subject).await
     }
 
     /// To the registry's storage. Authorization stays at home, also when the way leads back.
@@ -183,18 +190,37 @@ impl Registry {
     }
 }
 
-async fn attach(request: RequestBuilder, call: &Call<'_>) -> Result<RequestBuilder, RegistryError> {
-    Ok(match call.body {
+fn attach(request: RequestBuilder, call: &Call<'_>) -> RequestBuilder {
+    match call.body {
         Payload::None => request,
         Payload::Bytes(bytes) => request.body(bytes.to_vec()),
-        Payload::File { path, size } => {
-            let file = tokio::fs::File::open(path)
-                .await
-                .map_err(|source| RegistryError::Disk { subject: call.subject.clone(), source })?;
-            let stream = tokio_util::io::ReaderStream::with_capacity(file, 64 * 1024);
-            request.header("Content-Length", size).body(Body::wrap_stream(stream))
+        Payload::File { file, size } => {
+            let pieces = Body::wrap_stream(pieces(Arc::clone(file), size));
+            request.header("Content-Length", size).body(pieces)
+        }
+    }
+}
+
+/// The first `size` bytes of a file. Each piece is read at its own place: an attempt that was given up may still be reading by
+/// the same handle.
+fn pieces(file: Arc<File>, size: u64) -> impl Stream<Item = io::Result<Vec<u8>>> + Send {
+    stream::try_unfold(0, move |at| {
+        let file = Arc::clone(&file);
+        async move {
+            let length = (size - at).min(PIECE);
+            if length == 0 {
+                return Ok(None);
+            }
+            let read = tokio::task::spawn_blocking(move || piece(&file, at, length)).await;
+            Ok(Some((read.map_err(io::Error::other)??, at + length)))
         }
     })
+}
+
+fn piece(file: &File, at: u64, length: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+    file.read_exact_at(&mut bytes, at)?;
+    Ok(bytes)
 }
 
 fn scope(call: &Call<'_>) -> String {

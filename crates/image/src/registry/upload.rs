@@ -1,6 +1,8 @@
 //! Uploading blobs and manifests: asks first whether they are there, then sends them in one piece.
 
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
 
 use reqwest::{Method, StatusCode, Url};
 use tenon_order::Digest;
@@ -12,14 +14,14 @@ use crate::manifest::Descriptor;
 use crate::reference::ImageReference;
 
 /// A blob to upload.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Blob {
     /// From memory.
     Bytes(Vec<u8>),
-    /// From a file.
+    /// From a file, from its beginning, wherever the handle stands. Open already: what a name leads to may change meanwhile.
     File {
-        /// Where.
-        path: PathBuf,
+        /// The bytes.
+        file: Arc<File>,
         /// Of its bytes.
         digest: Digest,
         /// In bytes.
@@ -39,7 +41,7 @@ impl Blob {
     fn payload(&self) -> Payload<'_> {
         match self {
             Self::Bytes(bytes) => Payload::Bytes(bytes),
-            Self::File { path, size, .. } => Payload::File { path, size: *size },
+            Self::File { file, size, .. } => Payload::File { file, size: *size },
         }
     }
 }
@@ -82,29 +84,40 @@ impl Registry {
         directory: &Path,
     ) -> Result<Pushed, RegistryError> {
         let (registry, image) = from;
-        let subject = Subject::blob(to, blob.digest);
         let source = image.reference();
         let mounts = (source.registry() == to.registry()).then(|| source.repository());
+        if let Some(pushed) = self.find_blob(to, blob.digest, mounts).await? {
+            return Ok(pushed);
+        }
+        let subject = Subject::blob(to, blob.digest);
+        let aside = tempfile::tempfile_in(directory)
+            .map_err(|source| RegistryError::Disk { subject: subject.clone(), source })?;
+        let file = registry.pull_blob(image, blob, aside).await?.into();
+        self.push_blob(to, &Blob::File { file, digest: blob.digest, size: blob.size }).await
+    }
+
+    /// Asks whether the repository holds a blob, and has it mounted from another repository of this registry, if one is
+    /// given. `None` where it must be sent.
+    pub(crate) async fn find_blob(
+        &self,
+        to: &ImageReference,
+        digest: Digest,
+        mounts: Option<&str>,
+    ) -> Result<Option<Pushed>, RegistryError> {
+        let subject = Subject::blob(to, digest);
         let ask = async |access: Access| {
             self.persist(&subject, self.timing.manifest, async || {
-                if self.has_blob(to, blob.digest, &subject, &access).await? {
+                if self.has_blob(to, digest, &subject, &access).await? {
                     return Ok(Some(Pushed::Present));
                 }
                 match mounts {
-                    Some(repository) => self.mount(to, blob.digest, repository, &subject, &access).await,
+                    Some(repository) => self.mount(to, digest, repository, &subject, &access).await,
                     None => Ok(None),
                 }
             })
             .await
         };
-        if let Some(pushed) = self.with_access(to, ask).await?.0 {
-            return Ok(pushed);
-        }
-        let disk = |source| RegistryError::Disk { subject: subject.clone(), source };
-        let aside = tempfile::NamedTempFile::new_in(directory).map_err(disk)?;
-        registry.pull_blob(image, blob, aside.reopen().map_err(disk)?).await?;
-        let path = aside.path().to_owned();
-        self.push_blob(to, &Blob::File { path, digest: blob.digest, size: blob.size }).await
+        Ok(self.with_access(to, ask).await?.0)
     }
 
     /// Asks for a blob of another repository. Registries that do not mount open an upload instead, which is given up.
