@@ -58,7 +58,7 @@ fn layers(bytes: &[u8]) -> Vec<Layer> {
         let bytes = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
         let mut file = tempfile::tempfile_in(memory()).expect("a file");
         file.write_all(bytes).and_then(|()| file.rewind()).expect("a file");
-        layers.push(Layer { digest: Digest::of(bytes), size: bytes.len() as u64, file });
+        layers.push(Layer { digest: Digest::of(bytes), size: bytes.len() as u64, file, shared: false });
         match end.and_then(|end| rest.get(end + MARK.len()..)) {
             Some(more) if layers.len() < 16 => rest = more,
             _ => return layers,

@@ -71,7 +71,7 @@ fn stored(bytes: &[u8]) -> Layer {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(bytes).unwrap();
     file.rewind().unwrap();
-    Layer { digest: Digest::of(bytes), size: bytes.len() as u64, file }
+    Layer { digest: Digest::of(bytes), size: bytes.len() as u64, file, shared: false }
 }
 
 pub(crate) fn flatten(layers: impl IntoIterator<Item = Archive>) -> Result<ImageFiles, LayersError> {

@@ -1,12 +1,14 @@
 //! Which files an image has, and their bytes.
 //!
-//! Layers come in as temporary files whose digests were checked to the last byte; [`ImageFiles::flatten`] reads their
-//! archives bottom-up into one [`tree::Tree`] of names (whiteouts, opaque directories, links, usrmerge), and
-//! [`ImageFiles::read`] goes back for the few files that somebody wants. Nothing is ever written under a name that the
-//! image chose. Whatever an image builder would not write is refused, naming the entry; [`Limits`] bound the rest.
+//! Layers come in as files whose digests were checked to the last byte, or are while they are read;
+//! [`ImageFiles::flatten`] reads their archives bottom-up into one [`tree::Tree`] of names (whiteouts, opaque directories,
+//! links, usrmerge), and [`ImageFiles::read`] goes back for the few files that somebody wants. Nothing is ever written under
+//! a name that the image chose. Whatever an image builder would not write is refused, naming the entry; [`Limits`] bound
+//! the rest.
 
 mod archive;
 mod compression;
+mod stored;
 mod tree;
 mod walk;
 
@@ -17,13 +19,14 @@ mod model;
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read};
 
 use tenon_order::Digest;
 
 pub use archive::ArchiveError;
 pub(crate) use archive::{Member, MemberKind};
 pub(crate) use compression::Decompressed;
+use stored::Stored;
 pub use tree::{FileAt, LinkError, TooManyNames, Tree, TreeError};
 pub use walk::{Found, Walked};
 
@@ -69,7 +72,7 @@ impl Default for Limits {
     }
 }
 
-/// A layer in a temporary file. Whoever makes one has checked the digest of all of its bytes.
+/// A layer in a file.
 #[derive(Debug)]
 pub struct Layer {
     /// Of the bytes as the registry has them.
@@ -78,6 +81,9 @@ pub struct Layer {
     pub size: u64,
     /// The bytes.
     pub file: File,
+    /// Whether somebody else may write to the file: then its digest is checked whenever it is read. Otherwise whoever made the
+    /// layer has checked the digest of all of its bytes.
+    pub shared: bool,
 }
 
 impl Layer {
@@ -108,6 +114,14 @@ pub enum LayersError {
         layer: Digest,
         /// What is wrong in it.
         source: TreeError,
+    },
+    /// Somebody wrote to the file, or it never was this layer.
+    #[error("read layer {layer}: the file's digest is {found}")]
+    Digest {
+        /// The layer.
+        layer: Digest,
+        /// Of what was read.
+        found: Digest,
     },
     /// The temporary file.
     #[error("read the local copy of layer {layer}")]
@@ -169,14 +183,9 @@ fn apply(
     limits: &Limits,
     tree: &mut Tree,
 ) -> Result<u64, LayersError> {
-    let mut bytes = open(layer, left, limits)?;
-    let applied = archive::read(&mut bytes, &mut |member, _| {
+    visit(layer, left, limits, &mut |member, _| {
         tree.apply(number, &member).map_err(|source| LayersError::Tree { layer: layer.digest, source })
-    });
-    match applied {
-        Ok(()) => Ok(bytes.delivered()),
-        Err(error) => Err(located(error, layer, &bytes)),
-    }
+    })
 }
 
 fn read_from<E>(
@@ -186,26 +195,37 @@ fn read_from<E>(
     wanted: &BTreeSet<FileAt>,
     take: &mut dyn FnMut(FileAt, &mut dyn Read) -> Result<(), E>,
 ) -> Result<Result<(), E>, LayersError> {
-    let mut bytes = open(layer, limits.expanded, limits)?;
     let mut refused = None;
-    let read = archive::read(&mut bytes, &mut |member, content| {
+    // A broken archive comes first: it may be why the taker failed.
+    visit(layer, limits.expanded, limits, &mut |member, content| {
         let MemberKind::File { size } = member.kind else { return Ok(()) };
         let at = FileAt { layer: number, member: member.index, size };
         if refused.is_none() && wanted.contains(&at) {
             refused = take(at, content).err();
         }
         Ok(())
-    });
-    // A broken archive comes first: it may be why the taker failed.
-    read.map_err(|error| located(error, layer, &bytes))?;
+    })?;
     Ok(refused.map_or(Ok(()), Err))
 }
 
-fn open<'a>(layer: &'a Layer, left: u64, limits: &Limits) -> Result<Decompressed<'a>, LayersError> {
+/// Visits every entry of a layer; says how many bytes its archive has. After an error nothing that was visited means
+/// anything.
+fn visit(
+    layer: &Layer,
+    left: u64,
+    limits: &Limits,
+    visit: &mut dyn FnMut(Member, &mut dyn Read) -> Result<(), LayersError>,
+) -> Result<u64, LayersError> {
     let failed = |source| LayersError::Io { layer: layer.digest, source };
-    (&layer.file).rewind().map_err(failed)?;
     let by_ratio = layer.size.saturating_mul(limits.ratio).max(64 << 20);
-    Decompressed::open(&layer.file, left.min(by_ratio)).map_err(failed)
+    let mut stored = Stored::open(layer).map_err(failed)?;
+    let mut bytes = Decompressed::open(&mut stored, left.min(by_ratio)).map_err(failed)?;
+    let read = archive::read(&mut bytes, visit).map_err(|error| located(error, layer, &bytes));
+    let delivered = bytes.delivered();
+    drop(bytes);
+    // Where the bytes are others it does not matter what became of them.
+    stored.check()?;
+    read.map(|()| delivered)
 }
 
 /// An archive that ended because it grew too large says so, whatever the reader in between made of it.

@@ -52,7 +52,7 @@ impl Registry {
                 let file = tempfile::tempfile_in(directory)
                     .map_err(|source| PullError::Spool { directory: directory.to_owned(), source })?;
                 let file = self.pull_blob(image, descriptor, file).await?;
-                Ok(Layer { digest: descriptor.digest, size: descriptor.size, file })
+                Ok(Layer { digest: descriptor.digest, size: descriptor.size, file, shared: false })
             })
             .buffered(PARALLEL)
             .try_collect()

@@ -49,7 +49,7 @@ pub(super) async fn changed(
             let file = tempfile::tempfile_in(work).map_err(spool)?;
             let file = registry.pull_blob(&image.image, descriptor, file).await?;
             fetched += descriptor.size;
-            layers.insert(0, Layer { digest: descriptor.digest, size: descriptor.size, file });
+            layers.insert(0, Layer { digest: descriptor.digest, size: descriptor.size, file, shared: false });
         }
         let last = below.peek().is_none();
         let (platform, revision, work) = (platform(image), revision.clone(), work.to_owned());

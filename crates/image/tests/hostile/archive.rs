@@ -194,5 +194,5 @@ pub(crate) fn stored(bytes: &[u8]) -> Layer {
 fn into_layer(mut file: File) -> Layer {
     file.rewind().unwrap();
     let size = file.metadata().unwrap().len();
-    Layer { digest: Digest::of(b"a layer"), size, file }
+    Layer { digest: Digest::of(b"a layer"), size, file, shared: false }
 }
