@@ -1,8 +1,10 @@
-//! What a registry, a pull secret or a user says: manifests, configurations, credentials, names. What is read names itself again.
+//! What a registry, a builder's folder, a pull secret or a user says: manifests, indexes, configurations, credentials, names.
+//! What is read names itself again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use tenon_image::keyring::{Keyring, SecretFormat};
+use tenon_image::layout::{Contents, read_index, read_version};
 use tenon_image::manifest::{Document, OCI_INDEX, OCI_MANIFEST, read_platform};
 use tenon_image::platform::{check, select};
 use tenon_image::{ImagePath, ImageReference};
@@ -22,6 +24,10 @@ fuzz_target!(|bytes: &[u8]| {
     }
     if let Ok(platform) = read_platform(bytes) {
         let _ = check(&platform, &amd64);
+    }
+    let _ = read_version(bytes);
+    if let Ok(Contents::Platforms(index)) = read_index(bytes) {
+        assert!(index.len() > 1, "one image needs no platform to be told apart");
     }
     let mut keyring = Keyring::default();
     for format in [SecretFormat::DockerConfigJson, SecretFormat::DockerCfg] {

@@ -5,8 +5,9 @@
 use std::process::Output;
 
 use tenon_image::layers::{Found, ImageFiles, Limits};
+use tenon_image::manifest::OCI_LAYER_GZIP;
 use tenon_image::registry::{Proxies, Registry, Timing, TlsSettings, Transport};
-use tenon_image::testing::{TestRegistry, layer, module};
+use tenon_image::testing::{TestLayout, TestRegistry, layer, module};
 use tenon_image::{ImagePath, ImageReference};
 use tenon_sign::{Certificate, Hash, Verdict, verify};
 use tokio::process::Command;
@@ -79,6 +80,31 @@ async fn the_signed_image_is_the_result_and_the_same_every_time() {
     let output = sign(&[&to, &third, "--file", DUMMY, "--hash", "sha512", "--plain-http"]).await;
     assert!(text(&output.stderr).contains(&format!("was signed: {DUMMY}")), "{}", text(&output.stderr));
     assert_eq!(registry.manifest("third", "1").unwrap(), manifest);
+}
+
+#[tokio::test]
+async fn what_a_builder_has_left_in_a_folder_is_published_signed() {
+    let registry = TestRegistry::start().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let layout = TestLayout::create(&folder.path().join("image")).unwrap();
+    let dummy = module(62, "dummy", "6.1.0-9-test");
+    let files = layer(&[(DUMMY.trim_start_matches('/'), &dummy)]);
+    layout.put_index(&[layout.put_image("amd64", &[(OCI_LAYER_GZIP, files)]).unwrap()]).unwrap();
+    let to = format!("{}/drivers:1", registry.host());
+    let from = format!("oci:{}", layout.folder().display());
+    let output = sign(&[&from, &to, "--file", DUMMY, "--plain-http"]).await;
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("fetched 0 bytes of layers; 0 blobs mounted, 1 copied"), "{said}");
+    let hash = Hash::Sha256;
+    assert_eq!(verdict(&to, &DUMMY.parse().unwrap()).await, Verdict::Good { certificate: 0, hash });
+
+    let output = sign(&[&format!("{from}-not"), &to, "--file", DUMMY, "--plain-http"]).await;
+    let said = text(&output.stderr);
+    assert!(
+        output.status.code() == Some(1) && said.contains("image-not") && said.contains("it is not there"),
+        "{said}"
+    );
 }
 
 #[tokio::test]

@@ -3,10 +3,10 @@
 //! In comes an image's name, a kernel and an architecture; out goes a [`bundle`]: the few files that a node needs,
 //! named by their content. On the way lie [`mod@reference`] (names), [`keyring`] (pull secrets), [`registry`] (the
 //! client), [`platform`] (which manifest of an index), [`layers`] (what files an image has), [`kernel`] (what it tells of a
-//! kernel) and, in the other direction, [`publish`] (a directory of modules becomes an image) and [`revise`] (an image is
-//! published again with some files changed).
+//! kernel) and, in the other direction, [`publish`] (a directory of modules becomes an image) and [`revise`] (an image
+//! of a registry, or one that a builder has left in a folder as a [`layout`], is published with some files changed).
 //!
-//! Everything but the client is values, bytes and files; nothing from an image or a registry is trusted before its
+//! Everything but the client is values, bytes and files; nothing from an image, a folder or a registry is trusted before its
 //! digest was checked, and nothing from an image is ever written under a name that the image chose. Without the
 //! feature `registry` only [`bundle::BundleReader`] is left, which is all that a node needs.
 
@@ -17,6 +17,8 @@ pub mod kernel;
 pub mod keyring;
 #[cfg(feature = "registry")]
 pub mod layers;
+#[cfg(feature = "registry")]
+pub mod layout;
 #[cfg(feature = "registry")]
 pub mod manifest;
 #[cfg(feature = "registry")]

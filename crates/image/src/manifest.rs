@@ -69,6 +69,13 @@ pub struct Descriptor {
     pub platform: Option<Platform>,
 }
 
+impl Descriptor {
+    /// In an index: whether something can run it. Attestations say of themselves that they are for an unknown system.
+    pub fn is_runnable(&self) -> bool {
+        self.platform.as_ref().is_none_or(|platform| platform.os != "unknown")
+    }
+}
+
 /// What an image runs on.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Platform {

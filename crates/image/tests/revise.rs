@@ -10,7 +10,7 @@ use tenon_image::ImageReference;
 use tenon_image::keyring::{Keyring, SecretFormat};
 use tenon_image::layers::{ImageFiles, Limits};
 use tenon_image::registry::{Proxies, Registry, Timing, TlsSettings, Transport};
-use tenon_image::revise::{Blobs, FilePattern, ReviseError, Revised, Revision, revise};
+use tenon_image::revise::{Blobs, FilePattern, ReviseError, Revised, Revision, Source, revise};
 use tenon_image::testing::{Auth, Fault, Route, TestRegistry, layer};
 
 const MODULE: &str = "/opt/lib/modules/6.1/a.ko";
@@ -44,7 +44,7 @@ fn reference(registry: &TestRegistry, rest: &str) -> ImageReference {
 async fn revise_here(registry: &TestRegistry, revision: &Revision) -> Result<Revised, ReviseError> {
     let client = client(&registry.host());
     let (from, to) = (reference(registry, "drivers:1"), reference(registry, "signed/drivers:1"));
-    revise((&client, &from), (&client, &to), revision, &std::env::temp_dir()).await
+    revise(Source::Registry(&client, &from), (&client, &to), revision, &std::env::temp_dir()).await
 }
 
 /// What a file of an image is, as whoever runs it sees it.
@@ -170,13 +170,49 @@ async fn each_image_of_an_index_is_changed_and_what_described_them_goes() {
 }
 
 #[tokio::test]
+async fn without_files_the_image_is_published_as_it_is_and_no_layer_comes_here() {
+    let registry = TestRegistry::start().await.unwrap();
+    let image = |tag, architecture| {
+        registry.put_image("drivers", tag, architecture, &[layer(&[("opt/lib/modules/6.1/a.ko", b"a")])])
+    };
+    let (amd64, arm64) = (image("amd64", "amd64"), image("arm64", "arm64"));
+    let layers = || {
+        registry.seen().iter().filter(|seen| seen.method == "GET" && seen.path.contains("/blobs/")).count()
+    };
+    for whole in [amd64, registry.put_index("drivers", "1", &[("amd64", amd64), ("arm64", arm64)])] {
+        let (from, to) =
+            (reference(&registry, "drivers:1").with_digest(whole), reference(&registry, "signed/drivers:1"));
+        let client = client(&registry.host());
+        let publish = async |labels| {
+            let revision = Revision { labels, ..louder(&[]) };
+            let from = Source::Registry(&client, &from);
+            revise(from, (&client, &to), &revision, &std::env::temp_dir()).await.unwrap()
+        };
+        let before = layers();
+        let as_it_is = publish(BTreeMap::new()).await;
+        assert_eq!(as_it_is.reference.digest(), Some(&whole));
+        let labelled = publish(louder(&[]).labels).await;
+        assert_ne!(labelled.reference, as_it_is.reference);
+        assert_eq!(
+            (labelled.fetched, labelled.changed, labelled.unchanged),
+            (0, BTreeMap::new(), BTreeMap::new())
+        );
+        assert_eq!(content(&registry, &labelled.reference, "amd64", MODULE).await, "a");
+        let configurations = if whole == amd64 { 2 } else { 4 };
+        // What `content` reads: a configuration and a layer.
+        assert_eq!(layers() - before, configurations + 2);
+    }
+}
+
+#[tokio::test]
 async fn another_registry_gets_copies() {
     let (here, there) = (TestRegistry::start().await.unwrap(), TestRegistry::start().await.unwrap());
     here.put_image("drivers", "1", "amd64", &[layer(&[("opt/lib/modules/6.1/a.ko", b"a")])]);
     let (from, to) = (reference(&here, "drivers:1"), reference(&there, "drivers:1"));
     let (source, target) = (client(&here.host()), client(&there.host()));
     let work = std::env::temp_dir();
-    let revised = revise((&source, &from), (&target, &to), &louder(&[MODULE]), &work).await.unwrap();
+    let from = Source::Registry(&source, &from);
+    let revised = revise(from, (&target, &to), &louder(&[MODULE]), &work).await.unwrap();
     assert_eq!(revised.blobs, Blobs { copied: 1, ..Blobs::default() });
     assert_eq!(content(&there, &to, "amd64", MODULE).await, "a!");
 }

@@ -8,7 +8,7 @@ use tenon_api::task::label;
 use tenon_image::ImageReference;
 use tenon_image::layers::Limits;
 use tenon_image::registry::Registry;
-use tenon_image::revise::{Change, FilePattern, ReviseError, Revised, Revision, revise};
+use tenon_image::revise::{Change, FilePattern, ReviseError, Revised, Revision, Source, revise};
 use tenon_order::Digest;
 use tenon_sign::{Hash, Identity, Signed, sign_file};
 
@@ -34,19 +34,17 @@ pub fn fingerprint(identity: &Identity) -> Digest {
     Digest::of(identity.certificate().der())
 }
 
-/// Signs modules of `from` and publishes it as `to`, with temporary files in `work`. Every architecture of an index is signed.
+/// Signs modules of `from`, an image of a registry or of a folder, and publishes it as `to`, with temporary files in `work`.
+/// Every architecture of an index is signed.
 /// Modules that this certificate has signed last stay as they are. Equal input makes the same digest.
 pub async fn sign_image(
-    from: (&Registry, &ImageReference),
+    from: Source<'_>,
     to: (&Registry, &ImageReference),
     request: SignRequest,
     identity: Identity,
     work: &Path,
 ) -> Result<Revised, ReviseError> {
-    let from_digest = match from.1.digest() {
-        Some(digest) => *digest,
-        None => from.0.resolve(from.1).await?,
-    };
+    let from_digest = from.digest().await?;
     let lenient = request.request.is_some();
     let mut labels: BTreeMap<String, String> = BTreeMap::new();
     if let Some(request) = request.request {
@@ -74,5 +72,12 @@ pub async fn sign_image(
         labels,
         limits: Limits::default(),
     };
-    revise((from.0, &from.1.with_digest(from_digest)), to, &revision, work).await
+    match from {
+        // The name may lead to another image meanwhile.
+        Source::Registry(registry, image) => {
+            let image = image.with_digest(from_digest);
+            revise(Source::Registry(registry, &image), to, &revision, work).await
+        }
+        Source::Layout(_) => revise(from, to, &revision, work).await,
+    }
 }

@@ -11,7 +11,7 @@ use tenon_image::reference::ReferenceError;
 use tenon_image::registry::{
     PullError, Registry, RegistryError, Timing, TlsSettings, Transport, TransportError,
 };
-use tenon_image::revise::{FilePattern, PatternError, ReviseError};
+use tenon_image::revise::{FilePattern, PatternError, ReviseError, Source};
 use tenon_sign::{Hash, Identity, KeyKind};
 
 use crate::credentials::{self, CredentialError};
@@ -133,6 +133,7 @@ fn trouble_of(error: &ReviseError) -> Trouble {
             RegistryError::Disk { .. } => Trouble::Failed,
         },
         ReviseError::Pull(PullError::TooLarge { .. })
+        | ReviseError::Layout(_)
         | ReviseError::Layers(_)
         | ReviseError::NoFile { .. }
         | ReviseError::NotAFile { .. }
@@ -201,7 +202,8 @@ async fn sign(task: &SignTask, transport: &Transport, mounts: &Mounts) -> Result
         note: format!("tenon: modules signed with {hash} by {}", identity.certificate().issued_as()),
         request: Some(task.request.clone()),
     };
-    let revised = sign_image((&there, &from), (&here, &to), request, identity, &mounts.work).await?;
+    let from = Source::Registry(&there, &from);
+    let revised = sign_image(from, (&here, &to), request, identity, &mounts.work).await?;
     let count = |files: &std::collections::BTreeMap<String, Vec<String>>| -> usize {
         files.values().map(Vec::len).sum()
     };

@@ -1,10 +1,15 @@
 //! `kubectl tenon image sign`: modules inside an image are signed, and the image is published under another name, without
 //! a builder and without its layers coming here.
 
+use std::fmt;
 use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::str::FromStr;
 
 use tenon_image::ImageReference;
-use tenon_image::revise::{FilePattern, ReviseError, Revised};
+use tenon_image::layout::{Layout, LayoutError};
+use tenon_image::reference::ReferenceError;
+use tenon_image::revise::{FilePattern, ReviseError, Revised, Source};
 use tenon_maker::{SignRequest, sign_image};
 
 use super::connection::{ConnectionArgs, ConnectionError, passes, wait_for};
@@ -15,16 +20,17 @@ use crate::sign::{SignerArgs, SignerError};
 const LONG_ABOUT: &str = "Sign modules of an image and publish it under another name.
 
 The new image has one small layer more, with the signed modules; everything else is mounted where both names are in one \
-registry, and copied where they are not. Every architecture of an index is signed. Modules that this certificate has \
-signed last, with this hash, stay as they are. The same image, key and hash make the same digest, which is written to \
-standard output with the name.";
+registry, and copied where they are not. FROM may be the folder that `buildah push IMAGE oci:FOLDER` has written, with one \
+image in it: then nothing unsigned is ever in a registry. Every architecture of an index is signed. Modules that this \
+certificate has signed last, with this hash, stay as they are. The same image, key and hash make the same digest, which is \
+written to standard output with the name.";
 
 #[derive(Debug, clap::Args)]
 #[command(long_about = LONG_ABOUT)]
 pub(crate) struct Args {
-    /// The image whose modules are signed
+    /// The image whose modules are signed: registry/name:tag, or oci:FOLDER as buildah and skopeo write it
     #[arg(value_name = "FROM")]
-    from: ImageReference,
+    from: Origin,
     /// Where to: registry/name:tag
     #[arg(value_name = "TO")]
     to: ImageReference,
@@ -37,6 +43,34 @@ pub(crate) struct Args {
     connection: ConnectionArgs,
 }
 
+/// Where the image is, in the notation of buildah and skopeo.
+#[derive(Debug, Clone)]
+pub(crate) enum Origin {
+    Registry(ImageReference),
+    /// `oci:` and the folder of an image layout.
+    Layout(PathBuf),
+}
+
+impl FromStr for Origin {
+    type Err = ReferenceError;
+
+    fn from_str(text: &str) -> Result<Self, ReferenceError> {
+        match text.strip_prefix("oci:") {
+            Some(folder) => Ok(Self::Layout(folder.into())),
+            None => text.parse().map(Self::Registry),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Registry(image) => image.fmt(f),
+            Self::Layout(folder) => write!(f, "oci:{}", folder.display()),
+        }
+    }
+}
+
 /// Why no signed image was published.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SignError {
@@ -46,8 +80,10 @@ pub(crate) enum SignError {
     Signer(#[from] SignerError),
     #[error(transparent)]
     Connection(#[from] ConnectionError),
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
     #[error("sign the modules of {from}")]
-    Revise { from: ImageReference, hint: Option<String>, source: Box<ReviseError> },
+    Revise { from: Origin, hint: Option<String>, source: Box<ReviseError> },
     #[error("write the result to standard output")]
     Output(#[source] io::Error),
 }
@@ -83,8 +119,15 @@ pub(crate) fn run(args: &Args) -> Result<(), SignError> {
         request: None,
     };
     let work = std::env::temp_dir();
-    let revised =
-        wait_for(sign_image((registry, &args.from), (registry, &args.to), request, identity, &work))?;
+    let layout;
+    let from = match &args.from {
+        Origin::Registry(image) => Source::Registry(registry, image),
+        Origin::Layout(folder) => {
+            layout = Layout::open(folder)?;
+            Source::Layout(&layout)
+        }
+    };
+    let revised = wait_for(sign_image(from, (registry, &args.to), request, identity, &work))?;
     let revised = revised.map_err(|source| {
         let hint = match &source {
             ReviseError::Registry(error) => connection.hint(error),

@@ -43,9 +43,7 @@ impl Registry {
             return Ok(Original { reference, index: None, images });
         };
         let mut images = Vec::new();
-        for entry in
-            entries.iter().filter(|entry| entry.platform.as_ref().is_none_or(|on| on.os != "unknown"))
-        {
+        for entry in entries.iter().filter(|entry| entry.is_runnable()) {
             let one = image.with_digest(entry.digest);
             let fetched = self.fetch(&one, access).await?;
             images.push(self.original_image(&one, fetched, access).await?);

@@ -95,24 +95,30 @@ pub(super) fn unchanged(manifest: &[u8]) -> Result<Made, DocumentError> {
     Ok(Made { media_type, document: manifest.to_owned() })
 }
 
-/// The index with these images in place of those. What describes others, such as attestations, is about what they were.
-pub(super) fn index(index: &[u8], replaced: &[(Digest, Made)]) -> Result<(String, Vec<u8>), DocumentError> {
+/// The index with these images in place of those; byte for byte where all are the same. What describes others, such as
+/// attestations, is about what they were.
+pub(super) fn index(index: &[u8], replaced: &[(Digest, Made)]) -> Result<Made, DocumentError> {
     const WHAT: &str = "index";
     let mut document = object(index, WHAT)?;
     let media_type = media_type(&document, OCI_INDEX);
     let entries =
         document.get_mut("manifests").and_then(Value::as_array_mut).ok_or(DocumentError::Form(WHAT))?;
-    let mut left = Vec::new();
+    let (mut left, mut same) = (Vec::new(), true);
     for mut entry in std::mem::take(entries) {
         let digest = entry.get("digest").and_then(Value::as_str).and_then(|text| text.parse::<Digest>().ok());
-        let Some((_, made)) = replaced.iter().find(|(old, _)| Some(*old) == digest) else { continue };
+        let Some((old, made)) = replaced.iter().find(|(old, _)| Some(*old) == digest) else {
+            same = false;
+            continue;
+        };
+        same &= *old == made.digest();
         let fields = entry.as_object_mut().ok_or(DocumentError::Form(WHAT))?;
         fields.insert("digest".to_owned(), json!(made.digest()));
         fields.insert("size".to_owned(), json!(made.document.len()));
         left.push(entry);
     }
     *entries = left;
-    Ok((media_type, bytes(document)))
+    let document = if same { index.to_owned() } else { bytes(document) };
+    Ok(Made { media_type, document })
 }
 
 fn media_type(document: &Map<String, Value>, otherwise: &str) -> String {

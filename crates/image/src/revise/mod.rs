@@ -1,14 +1,16 @@
-//! An image is published again with some of its files changed: one more layer, and nothing else.
+//! An image is published with some of its files changed: one more layer, and nothing else.
 //!
-//! Whoever signs modules changes a few small files of an image that may sit on a whole distribution. What the image has stays
-//! where it is: layers are mounted from one repository into the other, or copied where the registry is another. Only the
-//! layers that decide what the wanted files are come here: from the topmost down until all of them are found, or all layers
-//! where a pattern leaves open how many there are. Equal input makes equal bytes, so that doing it again ends in the same
-//! digest.
+//! Whoever signs modules changes a few small files of an image that may sit on a whole distribution. The image comes from
+//! a registry, or from a folder in which a builder has left it and where nobody else sees it ([`Source`]). What an image of
+//! a registry has stays where it is: layers are mounted from one repository into the other, or copied where the registry is
+//! another. Only the layers that decide what the wanted files are come here: from the topmost down until all of them are
+//! found, or all layers where a pattern leaves open how many there are. Equal input makes equal bytes, so that doing it again
+//! ends in the same digest.
 
 mod documents;
 mod pattern;
 mod select;
+mod source;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,11 +21,14 @@ use tenon_order::Digest;
 
 use crate::ImageReference;
 use crate::layers::{LayersError, Limits};
+use crate::layout::LayoutError;
 use crate::manifest::Descriptor;
-use crate::registry::{Blob, OriginalImage, PullError, Pushed, Registry, RegistryError};
+use crate::registry::{Blob, PullError, Pushed, Registry, RegistryError};
+use source::Image;
 
 pub use documents::DocumentError;
 pub use pattern::{FilePattern, PatternError};
+pub use source::Source;
 
 type Any = Box<dyn std::error::Error + Send + Sync>;
 
@@ -33,7 +38,7 @@ pub type Change = Arc<dyn Fn(&str, &[u8]) -> Result<Option<Vec<u8>>, Any> + Send
 /// What is to be changed.
 #[derive(Clone)]
 pub struct Revision {
-    /// Which files.
+    /// Which files. Without any, the image is published as it is but for the labels, and no layer is read.
     pub files: Vec<FilePattern>,
     /// What is done to each.
     pub change: Change,
@@ -65,7 +70,7 @@ pub struct Revised {
     pub changed: BTreeMap<String, Vec<String>>,
     /// The files that were wanted and stayed as they are.
     pub unchanged: BTreeMap<String, Vec<String>>,
-    /// Bytes of layers that came here.
+    /// Bytes of layers that came here from a registry.
     pub fetched: u64,
     /// How many of the image's own blobs were sent, mounted, or there.
     pub blobs: Blobs,
@@ -98,6 +103,9 @@ pub enum ReviseError {
     /// A registry's answer.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// The folder that it is in.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
     /// Its layers.
     #[error(transparent)]
     Pull(#[from] PullError),
@@ -162,14 +170,15 @@ pub enum ReviseError {
     Thread(#[source] tokio::task::JoinError),
 }
 
-/// Publishes `from` again as `to`, with temporary files in `work`. The name is written last.
+/// Publishes `from` as `to`, with temporary files in `work`. The name is written last.
 pub async fn revise(
-    from: (&Registry, &ImageReference),
+    from: Source<'_>,
     to: (&Registry, &ImageReference),
     revision: &Revision,
     work: &Path,
 ) -> Result<Revised, ReviseError> {
-    let original = from.0.original(from.1).await?;
+    let original = from.open(&revision.limits).await?;
+    let (index, images) = (original.index(), original.images());
     let mut revised = Revised {
         reference: to.1.clone(),
         changed: BTreeMap::new(),
@@ -177,43 +186,53 @@ pub async fn revise(
         fetched: 0,
         blobs: Blobs::default(),
     };
-    let many = original.images.len() > 1;
-    let mut missing = None;
-    let mut made = Vec::new();
-    for image in &original.images {
-        match select::changed(from.0, image, revision, work).await {
-            Ok(files) => made.push((image, Some(files))),
+    let mut replaced = Vec::new();
+    for (image, files) in change_all(&images, revision, work).await? {
+        let made = publish(image, to, files, revision, work, &mut revised).await?;
+        if index.is_some() {
+            // Found by its digest until the index leads to it.
+            to.0.push_manifest(&to.1.by_digest(made.digest()), &made.media_type, &made.document).await?;
+        }
+        replaced.push((image.digest, made));
+    }
+    // An index may name nothing that runs.
+    let last = replaced.pop().ok_or(DocumentError::Form("index"))?;
+    let named = match index {
+        None => last.1,
+        Some(index) => {
+            replaced.push(last);
+            documents::index(index, &replaced)?
+        }
+    };
+    let digest = to.0.push_manifest(to.1, &named.media_type, &named.document).await?;
+    Ok(Revised { reference: to.1.with_digest(digest), ..revised })
+}
+
+/// The images with their changed files; none where an image has none of the files that are meant, or none are.
+async fn change_all<'i>(
+    images: &'i [Image<'i>],
+    revision: &Revision,
+    work: &Path,
+) -> Result<Vec<(&'i Image<'i>, Option<select::Files>)>, ReviseError> {
+    if revision.files.is_empty() {
+        return Ok(images.iter().map(|image| (image, None)).collect());
+    }
+    let (mut missing, mut changed) = (None, Vec::new());
+    for image in images {
+        match select::changed(image, revision, work).await {
+            Ok(files) => changed.push((image, Some(files))),
             // Of several images, some may be for others.
-            Err(error @ ReviseError::NoFile { .. }) if many => {
+            Err(error @ ReviseError::NoFile { .. }) if images.len() > 1 => {
                 missing = Some(error);
-                made.push((image, None));
+                changed.push((image, None));
             }
             Err(error) => return Err(error),
         }
     }
-    if let Some(error) = missing.filter(|_| made.iter().all(|(_, files)| files.is_none())) {
-        return Err(error);
+    match missing {
+        Some(error) if changed.iter().all(|(_, files)| files.is_none()) => Err(error),
+        _ => Ok(changed),
     }
-    let mut replaced = Vec::new();
-    for (image, files) in made {
-        let made = publish(from.0, to, image, files, revision, work, &mut revised).await?;
-        if original.index.is_some() {
-            // Found by its digest until the index leads to it.
-            to.0.push_manifest(&to.1.by_digest(made.digest()), &made.media_type, &made.document).await?;
-        }
-        replaced.push((image.image.digest(), made));
-    }
-    let (media_type, document) = match (&original.index, replaced.as_slice()) {
-        (Some(index), replaced) => documents::index(index, replaced)?,
-        (None, [(_, only)]) => {
-            let digest = to.0.push_manifest(to.1, &only.media_type, &only.document).await?;
-            return Ok(Revised { reference: to.1.with_digest(digest), ..revised });
-        }
-        // An image without an index is one image.
-        (None, _) => return Err(DocumentError::Form("manifest").into()),
-    };
-    let digest = to.0.push_manifest(to.1, &media_type, &document).await?;
-    Ok(Revised { reference: to.1.with_digest(digest), ..revised })
 }
 
 /// A manifest that is ready to be stored.
@@ -231,19 +250,17 @@ impl Made {
 
 /// Brings one image's blobs to their place; its manifest is the caller's to store.
 async fn publish(
-    from: &Registry,
+    image: &Image<'_>,
     (registry, to): (&Registry, &ImageReference),
-    original: &OriginalImage,
     files: Option<select::Files>,
     revision: &Revision,
     work: &Path,
     revised: &mut Revised,
 ) -> Result<Made, ReviseError> {
-    let image = &original.image;
-    for layer in image.layers() {
-        revised.blobs.count(registry.provide_blob(to, layer, (from, image), work).await?);
+    for layer in image.layers {
+        revised.blobs.count(image.provide(layer, (registry, to), work).await?);
     }
-    let platform = select::platform(original);
+    let platform = image.platform();
     let layer = files.and_then(|files| {
         revised.fetched += files.fetched;
         revised.unchanged.insert(platform.clone(), files.unchanged);
@@ -252,15 +269,15 @@ async fn publish(
         Some(layer)
     });
     if layer.is_none() && revision.labels.is_empty() {
-        let config = Descriptor { size: original.config.len() as u64, ..image.config().clone() };
-        revised.blobs.count(registry.provide_blob(to, &config, (from, image), work).await?);
-        return Ok(documents::unchanged(&original.manifest)?);
+        let config = Descriptor { size: image.config.len() as u64, ..image.configuration.clone() };
+        revised.blobs.count(image.provide(&config, (registry, to), work).await?);
+        return Ok(documents::unchanged(image.manifest)?);
     }
     if let Some(layer) = &layer {
         registry.push_blob(to, &layer.blob()).await?;
     }
-    let config = documents::config(&original.config, layer.as_ref(), &revision.note, &revision.labels)?;
-    let made = documents::manifest(&original.manifest, &config, layer.as_ref())?;
+    let config = documents::config(image.config, layer.as_ref(), &revision.note, &revision.labels)?;
+    let made = documents::manifest(image.manifest, &config, layer.as_ref())?;
     registry.push_blob(to, &Blob::Bytes(config)).await?;
     Ok(made)
 }

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Seek as _, Write as _};
 use std::path::Path;
 
+use super::source::Image;
 use super::{FilePattern, ReviseError, Revision};
-use crate::layers::{FileAt, Found, ImageFiles, Layer, Tree};
+use crate::layers::{FileAt, Found, ImageFiles, Layer, LayersError, Tree};
 use crate::new_layer::{AppendError, NewLayer, WrittenLayer};
-use crate::registry::{OriginalImage, PullError, Registry};
+use crate::registry::PullError;
 
 /// A layer, and the paths of the files in it.
 pub(super) type Changed = (WrittenLayer, Vec<String>);
@@ -18,23 +19,17 @@ pub(super) struct Files {
     pub(super) layer: Option<Changed>,
     /// Those that stayed as they are.
     pub(super) unchanged: Vec<String>,
-    /// Bytes of layers that came here.
+    /// Bytes of layers that came here from a registry.
     pub(super) fetched: u64,
-}
-
-/// What an image is for, as people write it.
-pub(super) fn platform(image: &OriginalImage) -> String {
-    format!("{}/{}", image.platform.os, image.platform.architecture)
 }
 
 /// Finds the wanted files and changes them.
 pub(super) async fn changed(
-    registry: &Registry,
-    image: &OriginalImage,
+    image: &Image<'_>,
     revision: &Revision,
     work: &Path,
 ) -> Result<Files, ReviseError> {
-    let size = image.image.layers().iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
+    let size = image.layers.iter().fold(0, |sum: u64, layer| sum.saturating_add(layer.size));
     let limit = revision.limits.compressed;
     if size > limit {
         return Err(PullError::TooLarge { size, limit }.into());
@@ -42,17 +37,15 @@ pub(super) async fn changed(
     // Where each path is named, a layer in which all are found hides what lies below.
     let named = revision.files.iter().all(|pattern| pattern.literal().is_some());
     let (mut layers, mut fetched) = (Vec::new(), 0);
-    let mut below = image.image.layers().iter().rev().peekable();
+    let mut below = image.layers.iter().rev().peekable();
     loop {
         for descriptor in below.by_ref().take(if named { 1 } else { usize::MAX }) {
-            let spool = |source| PullError::Spool { directory: work.to_owned(), source };
-            let file = tempfile::tempfile_in(work).map_err(spool)?;
-            let file = registry.pull_blob(&image.image, descriptor, file).await?;
-            fetched += descriptor.size;
-            layers.insert(0, Layer { digest: descriptor.digest, size: descriptor.size, file, shared: false });
+            let (layer, came) = image.layer(descriptor, work).await?;
+            fetched += came;
+            layers.insert(0, layer);
         }
         let last = below.peek().is_none();
-        let (platform, revision, work) = (platform(image), revision.clone(), work.to_owned());
+        let (platform, revision, work) = (image.platform(), revision.clone(), work.to_owned());
         let step = move || step(layers, last, &platform, &revision, &work);
         match tokio::task::spawn_blocking(step).await.map_err(ReviseError::Thread)?? {
             Step::More(back) => layers = back,
@@ -78,7 +71,7 @@ fn step(
     let copies: Vec<Layer> = layers.iter().map(Layer::try_clone).collect::<Result<_, _>>().map_err(spool)?;
     let image = match ImageFiles::flatten(layers, &revision.limits) {
         Ok(image) => image,
-        Err(error) if last => return Err(error.into()),
+        Err(error) if last || matches!(error, LayersError::Digest { .. }) => return Err(error.into()),
         // A layer may hold links to what lies below it: alone it says nothing yet.
         Err(_) => return Ok(Step::More(copies)),
     };

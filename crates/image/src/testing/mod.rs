@@ -1,11 +1,12 @@
-//! A registry for tests: real HTTP, in the test's own process, that misbehaves on request.
+//! A registry for tests: real HTTP, in the test's own process, that misbehaves on request. And images for it, or in folders.
 //!
-//! It speaks the part of the OCI distribution specification that registries must, keeps everything in memory, and
+//! The registry speaks the part of the OCI distribution specification that registries must, keeps everything in memory, and
 //! notes every request. A [`Fault`] spoils the next requests of one [`Route`]. Dropping it closes all connections.
 
 mod answer;
 mod fault;
 mod images;
+mod layout;
 mod module;
 mod server;
 mod store;
@@ -21,6 +22,7 @@ use tokio::task::JoinHandle;
 
 pub use fault::{Fault, Route};
 pub use images::layer;
+pub use layout::TestLayout;
 pub use module::module;
 pub use store::{Auth, Seen};
 
