@@ -27,6 +27,15 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 const ELLIPSIS: char = '…';
 
+/// The last `most` bytes of a text, from the beginning of a character; what is longer begins with an ellipsis.
+pub fn end(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let from = text.ceil_char_boundary(text.len() + ELLIPSIS.len_utf8() - most.max(ELLIPSIS.len_utf8()));
+    format!("{ELLIPSIS}{}", text.get(from..).unwrap_or_default())
+}
+
 /// A text for humans of at most [`MAX_BYTES`] bytes of UTF-8; what is longer is cut at the end of a character and
 /// ends in an ellipsis.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]

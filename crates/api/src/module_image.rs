@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::labels;
-use crate::module::{Predicted, RegistryTls, Sign};
+use crate::module::{Build, Predicted, RegistryTls, Sign};
 use crate::serde_forms::{empty_is_absent, is_zero};
 
 /// Which image, and how to get at it.
@@ -79,7 +79,12 @@ pub struct ModuleImageSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rebuild_trigger: Option<i64>,
 
-    /// How the image is made where it does not exist: by signing modules of another one. With all variables replaced.
+    /// How the image is built where it does not exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<Build>,
+
+    /// How its modules are signed where it does not exist: those of another image, or those that were just built. With all
+    /// variables replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sign: Option<Sign>,
 }
@@ -155,6 +160,8 @@ pub struct ModuleImageStatus {
 pub enum ImagePhase {
     /// It is resolved and packed.
     Ready,
+    /// A Job builds it, and signs its modules if they are to be signed.
+    Building,
     /// A Job signs its modules.
     Signing,
     /// Something is missing; it is tried again.

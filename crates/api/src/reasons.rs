@@ -72,6 +72,16 @@ pub const DEPOT_FAILED: &str = "DepotFailed";
 pub const SECRET_MISSING: &str = "SecretMissing";
 /// A Secret that the Module names does not hold what it should.
 pub const SECRET_MALFORMED: &str = "SecretMalformed";
+/// A Job builds the image.
+pub const BUILDING: &str = "Building";
+/// The Job that builds the image did not succeed; the message has its last words.
+pub const BUILD_FAILED: &str = "BuildFailed";
+/// The node's or the namespace's settings keep the builder from working; the message names them.
+pub const BUILDER_CONFINED: &str = "BuilderConfined";
+/// As many Jobs make images as may at a time; the message says how many are before this one.
+pub const QUEUED: &str = "Queued";
+/// A ConfigMap that the Module names does not exist, or has not the key.
+pub const CONFIG_MAP_MISSING: &str = "ConfigMapMissing";
 /// A Job signs the image's modules.
 pub const SIGNING: &str = "Signing";
 /// The Job that signs the image's modules did not succeed; the message says why.

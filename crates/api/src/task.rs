@@ -30,39 +30,94 @@ pub const KEY_ENTRY: &str = "key";
 /// The entry of a Secret that holds the certificate, as in KMM.
 pub const CERT_ENTRY: &str = "cert";
 
+/// What the container before has built, as an OCI image layout, within the directory where the Job may write.
+pub const LAYOUT: &str = "image";
+
+/// What the container before has compiled, as the files of an image, within the directory where the Job may write.
+pub const COMPILED: &str = "out";
+/// The sources, within the directory where the Job may write.
+pub const SOURCE: &str = "source";
+
+/// The container of the Job's pod that fetches sources, before the one that compiles them.
+pub const FETCH_CONTAINER: &str = "fetch";
+/// The container of the Job's pod that builds, before the one that reports.
+pub const BUILD_CONTAINER: &str = "build";
+/// Where the build finds the Dockerfile, under the name `dockerfile`.
+pub const DOCKERFILE_DIR: &str = "/run/tenon/dockerfile";
+/// Where the build finds more authorities to trust, in PEM.
+pub const AUTHORITIES_DIR: &str = "/run/tenon/authorities";
+/// Where the build finds how registries are spoken to.
+pub const REGISTRIES_DIR: &str = "/run/tenon/registries";
+/// The file with it, in the form of containers-registries.conf(5), version 2.
+pub const REGISTRIES_FILE: &str = "registries.conf";
+/// Where the build's Secrets are, each in a directory of its name; as in KMM.
+pub const SECRETS_DIR: &str = "/run/secrets";
+/// Where the Secret for a git repository is mounted.
+pub const GIT_DIR: &str = "/run/tenon/git";
+/// Where a volume with sources is mounted.
+pub const CLAIM_DIR: &str = "/run/tenon/claim";
+/// The builder's exit code when what confines it keeps it from working: `EX_CONFIG` of sysexits.h.
+pub const CONFINED: i32 = 78;
+
 /// Labels of images that a Job has published, by which they are known again. Labels, because Docker's manifests have no
 /// annotations.
 pub mod label {
-    /// The digest of the image that the modules are from.
-    pub const SOURCE: &str = "dev.tenon.signed-from";
-    /// The SHA-256 of the certificate, in DER, that they are signed by.
+    /// What the image was made from: the digest of another image, or the hash of all that went into its build.
+    pub const SOURCE: &str = "dev.tenon.made-from";
+    /// The SHA-256 of the certificate, in DER, that its modules are signed by.
     pub const CERTIFICATE: &str = "dev.tenon.signed-by";
-    /// The hash of what was asked for: which files, hashed with what.
-    pub const REQUEST: &str = "dev.tenon.signed-as";
+    /// The hash of what was asked for: which files are signed, hashed with what.
+    pub const REQUEST: &str = "dev.tenon.made-as";
 }
 
-/// What a Job is to do.
+/// What a Job is to do: publish an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub enum Task {
-    /// Publish an image again with signed modules.
-    Sign(SignTask),
+pub struct Task {
+    /// Where its content comes from.
+    pub from: Source,
+    /// What it is called.
+    pub to: Place,
+    /// [`label::SOURCE`].
+    pub made_from: String,
+    /// [`label::REQUEST`].
+    pub request: String,
+    /// What is signed in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sign: Option<SignTask>,
+}
+
+/// Where an image's content comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Source {
+    /// Another image, by its digest.
+    Image(Place),
+    /// What the container before has built: [`LAYOUT`].
+    Built,
+    /// What the container before has compiled: [`COMPILED`].
+    Compiled(Compiled),
+}
+
+/// Where the files of an image lie that were compiled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Compiled {
+    /// The directory that holds `lib/modules/<kernel>`.
+    pub dir_name: String,
+    /// The directory that holds firmware, if there is any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware_path: Option<String>,
 }
 
 /// Modules of an image are to be signed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SignTask {
-    /// The image, by its digest.
-    pub from: Place,
-    /// What it is called when its modules are signed.
-    pub to: Place,
     /// The modules in it, by path; the shell's wildcards mean what they mean there.
     pub files: Vec<String>,
     /// What they are hashed with.
     pub hash: SignatureHash,
-    /// [`label::REQUEST`].
-    pub request: String,
     /// What the kernels in question were built without: a signature that needs it is not made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lacking: Vec<Algorithm>,

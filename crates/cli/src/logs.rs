@@ -9,8 +9,9 @@ use kube::api::{ListParams, LogParams};
 use kube::{Api, Client, ResourceExt as _};
 use tenon_api::labels;
 use tenon_api::module_image::{ImagePhase, Making, ModuleImage};
-use tenon_api::task::CONTAINER;
+use tenon_api::task::{BUILD_CONTAINER, CONTAINER, FETCH_CONTAINER};
 use tenon_order::ModuleKey;
+use tenon_plan::provision::job::progress;
 
 use crate::cluster::{ClusterArgs, ClusterError, block_on, is_silent};
 use crate::failure::Failure;
@@ -138,24 +139,65 @@ async fn pod(client: &Client, key: &ModuleKey, making: &Making) -> Result<Option
 
 async fn show(client: &Client, key: &ModuleKey, pod: &Pod, follow: bool) -> Result<(), LogsError> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), key.namespace());
-    let (mut told, mut pod) = (None, pod.clone());
-    while let Some(why) = waits(&pod) {
+    let mut pod = pod.clone();
+    for container in containers(&pod) {
+        match begun(&pods, key, pod, container, follow).await? {
+            Some(now) => pod = now,
+            None => return Ok(()),
+        }
+        stream(&pods, key, &pod, container, follow).await?;
+    }
+    Ok(())
+}
+
+/// The containers of a pod, in the order in which they run.
+fn containers(pod: &Pod) -> Vec<&'static str> {
+    let before = pod.spec.as_ref().and_then(|spec| spec.init_containers.as_ref());
+    let has = |name: &&str| before.is_some_and(|all| all.iter().any(|container| container.name == *name));
+    [FETCH_CONTAINER, BUILD_CONTAINER].into_iter().filter(has).chain([CONTAINER]).collect()
+}
+
+/// Waits until a container has begun, if that is wanted, and says what is in its way; `None` when there is nothing to read.
+async fn begun(
+    pods: &Api<Pod>,
+    key: &ModuleKey,
+    mut pod: Pod,
+    container: &str,
+    follow: bool,
+) -> Result<Option<Pod>, LogsError> {
+    let mut told = None;
+    while !progress::has_begun(&pod, container) {
+        if progress::has_ended(&pod) {
+            return Ok(None);
+        }
+        let why = progress::hindrance(&pod).unwrap_or_else(|| format!("container {container} has not begun"));
         if told.as_ref() != Some(&why) {
             say(&format!("(pod {} waits: {why})", pod.name_any()))?;
         }
         if !follow {
-            return Ok(());
+            return Ok(None);
         }
         told = Some(why);
         tokio::time::sleep(LOOK).await;
         let failed =
             |source| LogsError::Read { what: "a pod", module: key.clone(), source: Box::new(source) };
         let Some(now) = pods.get_opt(&pod.name_any()).await.map_err(failed)? else {
-            return say("(the pod has gone)");
+            say("(the pod has gone)")?;
+            return Ok(None);
         };
         pod = now;
     }
-    let params = LogParams { container: Some(CONTAINER.to_owned()), follow, ..LogParams::default() };
+    Ok(Some(pod))
+}
+
+async fn stream(
+    pods: &Api<Pod>,
+    key: &ModuleKey,
+    pod: &Pod,
+    container: &str,
+    follow: bool,
+) -> Result<(), LogsError> {
+    let params = LogParams { container: Some(container.to_owned()), follow, ..LogParams::default() };
     let name = pod.name_any();
     let log = match pods.log_stream(&name, &params).await {
         Ok(log) => log,
@@ -173,21 +215,6 @@ async fn show(client: &Client, key: &ModuleKey, pod: &Pod, follow: bool) -> Resu
         say(&line)?;
     }
     Ok(())
-}
-
-/// Why a pod does not run yet: for its image, or for a node.
-fn waits(pod: &Pod) -> Option<String> {
-    let status = pod.status.as_ref().filter(|status| status.phase.as_deref() == Some("Pending"))?;
-    let mut containers = status.container_statuses.iter().flatten();
-    let container = containers.find_map(|container| container.state.as_ref()?.waiting.clone());
-    if let Some(waiting) = container {
-        let words = [waiting.reason, waiting.message];
-        return Some(words.into_iter().flatten().collect::<Vec<_>>().join(": "));
-    }
-    let mut conditions = status.conditions.iter().flatten();
-    let unscheduled = conditions.find(|condition| condition.status == "False");
-    let message = unscheduled.and_then(|condition| condition.message.clone());
-    Some(message.unwrap_or_else(|| "it has just been made".to_owned()))
 }
 
 fn say(line: &str) -> Result<(), LogsError> {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use tenon_api::task::label;
 use tenon_image::ImageReference;
 use tenon_image::layers::Limits;
 use tenon_image::registry::Registry;
@@ -24,9 +23,10 @@ pub struct SignRequest {
     pub hash: Hash,
     /// What the image's history says of it.
     pub note: String,
-    /// Under which name the request is known again ([`label::REQUEST`]); `None` where nobody will ask. Files of one kernel
-    /// may be missing then, where the image is for several.
-    pub request: Option<String>,
+    /// Labels of the image.
+    pub labels: BTreeMap<String, String>,
+    /// Whether files of one kernel may be missing, where the image is for several.
+    pub lenient: bool,
 }
 
 /// The SHA-256 of an identity's certificate, as it stands among the labels.
@@ -35,8 +35,7 @@ pub fn fingerprint(identity: &Identity) -> Digest {
 }
 
 /// Signs modules of `from`, an image of a registry or of a folder, and publishes it as `to`, with temporary files in `work`.
-/// Every architecture of an index is signed.
-/// Modules that this certificate has signed last stay as they are. Equal input makes the same digest.
+/// Every architecture of an index is signed. Modules that this certificate has signed last stay as they are. Equal input makes the same digest.
 pub async fn sign_image(
     from: Source<'_>,
     to: (&Registry, &ImageReference),
@@ -45,18 +44,6 @@ pub async fn sign_image(
     work: &Path,
 ) -> Result<Revised, ReviseError> {
     let from_digest = from.digest().await?;
-    let lenient = request.request.is_some();
-    let mut labels: BTreeMap<String, String> = BTreeMap::new();
-    if let Some(request) = request.request {
-        labels.extend(
-            [
-                (label::SOURCE, from_digest.to_string()),
-                (label::CERTIFICATE, fingerprint(&identity).to_string()),
-                (label::REQUEST, request),
-            ]
-            .map(|(key, value)| (key.to_owned(), value)),
-        );
-    }
     let hash = request.hash;
     let change: Change = Arc::new(move |_, module| {
         Ok(match sign_file(module, &identity, hash, MODULE_LIMIT)? {
@@ -68,8 +55,8 @@ pub async fn sign_image(
         files: request.files,
         change,
         note: request.note,
-        lenient,
-        labels,
+        lenient: request.lenient,
+        labels: request.labels,
         limits: Limits::default(),
     };
     match from {
@@ -80,4 +67,22 @@ pub async fn sign_image(
         }
         Source::Layout(_) => revise(from, to, &revision, work).await,
     }
+}
+
+/// Publishes an image as it is, with these labels.
+pub async fn publish_image(
+    from: Source<'_>,
+    to: (&Registry, &ImageReference),
+    labels: BTreeMap<String, String>,
+    work: &Path,
+) -> Result<Revised, ReviseError> {
+    let revision = Revision {
+        files: Vec::new(),
+        change: Arc::new(|_, _| Ok(None)),
+        note: String::new(),
+        lenient: true,
+        labels,
+        limits: Limits::default(),
+    };
+    revise(from, to, &revision, work).await
 }

@@ -1,21 +1,27 @@
 //! A task, done: from what the environment says to the report.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use tenon_api::message::chain;
 use tenon_api::module::SignatureHash;
-use tenon_api::task::{self, Algorithm, Place, Report, SignTask, Task, Trouble, label};
-use tenon_image::ImageReference;
+use tenon_api::task::{self, Algorithm, Compiled, Place, Report, SignTask, Source, Task, Trouble, label};
 use tenon_image::keyring::Keyring;
+use tenon_image::layout::{Layout, LayoutError};
+use tenon_image::path::PathError;
+use tenon_image::publish::{self, Contents, ContentsError, FIRMWARE_PATH, PackError};
 use tenon_image::reference::ReferenceError;
 use tenon_image::registry::{
     PullError, Registry, RegistryError, Timing, TlsSettings, Transport, TransportError,
 };
-use tenon_image::revise::{FilePattern, PatternError, ReviseError, Source};
+use tenon_image::revise::{FilePattern, PatternError, ReviseError, Revised, Source as ImageSource};
+use tenon_image::{ImagePath, ImageReference};
 use tenon_sign::{Hash, Identity, KeyKind};
 
 use crate::credentials::{self, CredentialError};
-use crate::sign_image::{SignRequest, fingerprint, sign_image};
+use crate::sign_image::{SignRequest, fingerprint, publish_image, sign_image};
 
 /// Where things are mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +78,7 @@ pub enum TaskError {
     #[error(transparent)]
     Credentials(#[from] CredentialError),
     /// Somebody else's image has the name.
-    #[error("{image} is there already, and was not made by signing: it is not written over")]
+    #[error("{image} is there already, and was not made by a Job of Tenon's: it is not written over")]
     NotOurs {
         /// Which.
         image: String,
@@ -104,6 +110,42 @@ pub enum TaskError {
     /// The image.
     #[error(transparent)]
     Revise(#[from] ReviseError),
+    /// A path in the image.
+    #[error("{path}")]
+    Path {
+        /// As given.
+        path: String,
+        /// What is wrong with it.
+        source: PathError,
+    },
+    /// Firmware in another place than where it is packed.
+    #[error(
+        "modprobe.firmwarePath is {path}, and what is compiled has its firmware in {FIRMWARE_PATH}: set it to that"
+    )]
+    Firmware {
+        /// As given.
+        path: String,
+    },
+    /// What was compiled cannot be read.
+    #[error("read {path}", path = path.display())]
+    Read {
+        /// A file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What was compiled has something in it that no image needs.
+    #[error("{path} is neither a file nor a directory, or too deep: copy what a link leads to", path = path.display())]
+    NotAFile {
+        /// What.
+        path: PathBuf,
+    },
+    /// What was compiled is no driver.
+    #[error(transparent)]
+    Contents(#[from] ContentsError),
+    /// It cannot be packed.
+    #[error(transparent)]
+    Pack(#[from] PackError),
 }
 
 impl TaskError {
@@ -114,11 +156,18 @@ impl TaskError {
                 Trouble::SecretMissing
             }
             Self::Credentials(_) => Trouble::SecretMalformed,
-            Self::Pattern { .. } | Self::Reference { .. } => Trouble::ImageInvalid,
+            Self::Pattern { .. }
+            | Self::Reference { .. }
+            | Self::Path { .. }
+            | Self::Firmware { .. }
+            | Self::NotAFile { .. }
+            | Self::Contents(_) => Trouble::ImageInvalid,
             Self::NotOurs { .. } => Trouble::NotOurs,
             Self::Kernel { .. } => Trouble::KernelRefuses,
             Self::Revise(error) => trouble_of(error),
-            Self::NoTask | Self::Task(_) | Self::Transport { .. } => Trouble::Failed,
+            Self::NoTask | Self::Task(_) | Self::Transport { .. } | Self::Read { .. } | Self::Pack(_) => {
+                Trouble::Failed
+            }
         }
     }
 }
@@ -149,16 +198,23 @@ fn trouble_of(error: &ReviseError) -> Trouble {
 
 /// What the variable asks for, for people who read the log.
 pub fn describe(task: Option<&str>) -> String {
-    match task.map(serde_json::from_str) {
-        Some(Ok(Task::Sign(SignTask { from, to, files, hash, .. }))) => format!(
-            "tenon-maker {}: sign {} in {} with {}, and publish it as {}",
-            env!("CARGO_PKG_VERSION"),
-            files.join(" "),
-            from.image,
-            hash.as_str(),
-            to.image
+    let version = env!("CARGO_PKG_VERSION");
+    let Some(Ok(task)) = task.map(serde_json::from_str::<Task>) else {
+        return format!("tenon-maker {version}: no task that it knows");
+    };
+    let from = match &task.from {
+        Source::Image(place) => &place.image,
+        Source::Built => "what was built",
+        Source::Compiled(_) => "what was compiled",
+    };
+    let to = &task.to.image;
+    match &task.sign {
+        Some(sign) => format!(
+            "tenon-maker {version}: sign {} in {from} with {}, and publish it as {to}",
+            sign.files.join(" "),
+            sign.hash.as_str()
         ),
-        _ => format!("tenon-maker {}: no task that it knows", env!("CARGO_PKG_VERSION")),
+        None => format!("tenon-maker {version}: publish {from} as {to}"),
     }
 }
 
@@ -172,43 +228,136 @@ pub async fn run(task: Option<&str>, transport: &Transport, mounts: &Mounts) -> 
 
 async fn attempt(task: Option<&str>, transport: &Transport, mounts: &Mounts) -> Result<Report, TaskError> {
     let task: Task = serde_json::from_str(task.ok_or(TaskError::NoTask)?).map_err(TaskError::Task)?;
-    let Task::Sign(task) = task;
-    sign(&task, transport, mounts).await
-}
-
-async fn sign(task: &SignTask, transport: &Transport, mounts: &Mounts) -> Result<Report, TaskError> {
-    let files = task.files.iter().map(|file| {
-        let pattern = file.parse::<FilePattern>();
-        pattern.map_err(|source| TaskError::Pattern { file: file.clone(), source })
-    });
-    let files = files.collect::<Result<Vec<_>, _>>()?;
-    let (from, to) = (reference(&task.from)?, reference(&task.to)?);
-    let identity = credentials::identity(&mounts.key, &mounts.certificate)?;
-    let hash = match task.hash {
-        SignatureHash::Sha256 => Hash::Sha256,
-        SignatureHash::Sha384 => Hash::Sha384,
-        SignatureHash::Sha512 => Hash::Sha512,
-    };
-    verifiable(&identity, hash, &task.lacking)?;
+    let signing = task.sign.as_ref().map(|sign| Signing::of(sign, mounts)).transpose()?;
+    let to = reference(&task.to)?;
     let keyring = credentials::keyring(&mounts.registry)?;
-    let there = registry(transport, &task.from, &from, keyring.clone())?;
-    let here = registry(transport, &task.to, &to, keyring)?;
-    if let Some(digest) = made_before(&here, &to, task, &identity).await? {
+    let here = registry(transport, &task.to, &to, keyring.clone())?;
+    let identity = signing.as_ref().map(|signing| &signing.identity);
+    if let Some(digest) = made_before(&here, &to, &task, identity).await? {
         return Ok(Report::Made { digest, message: "it was there already".into() });
     }
-    let request = SignRequest {
-        files,
-        hash,
-        note: format!("tenon: modules signed with {hash} by {}", identity.certificate().issued_as()),
-        request: Some(task.request.clone()),
+    let labels = labels(&task, identity);
+    let revised = match &task.from {
+        Source::Image(place) => {
+            let from = reference(place)?;
+            let there = registry(transport, place, &from, keyring)?;
+            publish(ImageSource::Registry(&there, &from), (&here, &to), signing, labels, mounts).await?
+        }
+        Source::Compiled(compiled) => {
+            pack(compiled, mounts).await?;
+            let layout = open(mounts).await?;
+            publish(ImageSource::Layout(&layout), (&here, &to), signing, labels, mounts).await?
+        }
+        Source::Built => {
+            let layout = open(mounts).await?;
+            publish(ImageSource::Layout(&layout), (&here, &to), signing, labels, mounts).await?
+        }
     };
-    let from = Source::Registry(&there, &from);
-    let revised = sign_image(from, (&here, &to), request, identity, &mounts.work).await?;
-    let count = |files: &std::collections::BTreeMap<String, Vec<String>>| -> usize {
-        files.values().map(Vec::len).sum()
+    let digest = revised.reference.digest().map(ToString::to_string).unwrap_or_default();
+    Ok(Report::Made { digest, message: summary(&revised).into() })
+}
+
+/// Makes an image of what was compiled: its modules and firmware, in one layer on nothing.
+async fn pack(compiled: &Compiled, mounts: &Mounts) -> Result<(), TaskError> {
+    let path = |path: &str| {
+        path.parse::<ImagePath>().map_err(|source| TaskError::Path { path: path.to_owned(), source })
     };
+    let dir_name = path(&compiled.dir_name)?;
+    let firmware = compiled.firmware_path.as_deref().map(path).transpose()?;
+    if let Some(other) = firmware.as_ref().filter(|path| path.as_str() != FIRMWARE_PATH) {
+        return Err(TaskError::Firmware { path: other.to_string() });
+    }
+    let (from, work) = (mounts.work.join(task::COMPILED), mounts.work.clone());
+    let firmware = firmware.map(|_| from.join(FIRMWARE_PATH.trim_start_matches('/')));
+    // Not every kernel's sources have some.
+    let firmware = firmware.filter(|path| path.is_dir());
+    let packing = move || -> Result<(), TaskError> {
+        only_files(&from, 0)?;
+        let contents = Contents::scan(&from, &dir_name, firmware.as_deref())?;
+        let packed = publish::pack(&contents, &contents.architecture, &work)?;
+        let layout = work.join(task::LAYOUT);
+        packed.write_layout(&layout).map_err(|source| TaskError::Read { path: layout, source })
+    };
+    tokio::task::spawn_blocking(packing).await.map_err(ReviseError::Thread)?
+}
+
+/// What the container before has left.
+async fn open(mounts: &Mounts) -> Result<Layout, TaskError> {
+    let folder = mounts.work.join(task::LAYOUT);
+    let opened: Result<Layout, LayoutError> =
+        tokio::task::spawn_blocking(move || Layout::open(&folder)).await.map_err(ReviseError::Thread)?;
+    Ok(opened.map_err(ReviseError::from)?)
+}
+
+/// Directories below each other.
+const MAX_DEPTH: usize = 32;
+
+/// Whoever compiled may have left links: to the key beside us, for one. What they lead to is not packed.
+fn only_files(directory: &Path, depth: usize) -> Result<(), TaskError> {
+    let read = |source| TaskError::Read { path: directory.to_owned(), source };
+    let is = |path: &Path| path.symlink_metadata().map(|metadata| metadata.file_type());
+    if depth > MAX_DEPTH || !is(directory).map_err(read)?.is_dir() {
+        return Err(TaskError::NotAFile { path: directory.to_owned() });
+    }
+    for entry in fs::read_dir(directory).map_err(read)? {
+        let path = entry.map_err(read)?.path();
+        let kind = is(&path).map_err(read)?;
+        if kind.is_dir() {
+            only_files(&path, depth + 1)?;
+        } else if !kind.is_file() {
+            return Err(TaskError::NotAFile { path });
+        }
+    }
+    Ok(())
+}
+
+/// How modules are signed.
+struct Signing {
+    files: Vec<FilePattern>,
+    identity: Identity,
+    hash: Hash,
+}
+
+impl Signing {
+    fn of(sign: &SignTask, mounts: &Mounts) -> Result<Self, TaskError> {
+        let files = sign.files.iter().map(|file| {
+            let pattern = file.parse::<FilePattern>();
+            pattern.map_err(|source| TaskError::Pattern { file: file.clone(), source })
+        });
+        let files = files.collect::<Result<Vec<_>, _>>()?;
+        let identity = credentials::identity(&mounts.key, &mounts.certificate)?;
+        let hash = match sign.hash {
+            SignatureHash::Sha256 => Hash::Sha256,
+            SignatureHash::Sha384 => Hash::Sha384,
+            SignatureHash::Sha512 => Hash::Sha512,
+        };
+        verifiable(&identity, hash, &sign.lacking)?;
+        Ok(Self { files, identity, hash })
+    }
+}
+
+/// Publishes an image, its modules signed if they are to be.
+async fn publish(
+    from: ImageSource<'_>,
+    to: (&Registry, &ImageReference),
+    signing: Option<Signing>,
+    labels: BTreeMap<String, String>,
+    mounts: &Mounts,
+) -> Result<Revised, ReviseError> {
+    match signing {
+        Some(Signing { files, identity, hash }) => {
+            let note = format!("tenon: modules signed with {hash} by {}", identity.certificate().issued_as());
+            let request = SignRequest { files, hash, note, labels, lenient: true };
+            sign_image(from, to, request, identity, &mounts.work).await
+        }
+        None => publish_image(from, to, labels, &mounts.work).await,
+    }
+}
+
+fn summary(revised: &Revised) -> String {
+    let count = |files: &BTreeMap<String, Vec<String>>| -> usize { files.values().map(Vec::len).sum() };
     let blobs = revised.blobs;
-    let message = format!(
+    format!(
         "{} modules signed, {} were; {} bytes of layers fetched; {} blobs mounted, {} copied, {} there before",
         count(&revised.changed),
         count(&revised.unchanged),
@@ -216,9 +365,14 @@ async fn sign(task: &SignTask, transport: &Transport, mounts: &Mounts) -> Result
         blobs.mounted,
         blobs.copied,
         blobs.present
-    );
-    let digest = revised.reference.digest().map(ToString::to_string).unwrap_or_default();
-    Ok(Report::Made { digest, message: message.into() })
+    )
+}
+
+/// By what the image is known again.
+fn labels(task: &Task, identity: Option<&Identity>) -> BTreeMap<String, String> {
+    let certificate = identity.map(|identity| (label::CERTIFICATE, fingerprint(identity).to_string()));
+    let made = [(label::SOURCE, task.made_from.clone()), (label::REQUEST, task.request.clone())];
+    made.into_iter().chain(certificate).map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 /// Whether a kernel that lacks these can verify what would be made.
@@ -238,25 +392,25 @@ fn verifiable(identity: &Identity, hash: Hash, lacking: &[Algorithm]) -> Result<
 async fn made_before(
     registry: &Registry,
     to: &ImageReference,
-    task: &SignTask,
-    identity: &Identity,
+    task: &Task,
+    identity: Option<&Identity>,
 ) -> Result<Option<String>, TaskError> {
     let original = match registry.original(to).await {
         Ok(original) => original,
         Err(RegistryError::Absent(_)) => return Ok(None),
         Err(error) => return Err(ReviseError::from(error).into()),
     };
-    let source = reference(&task.from)?.digest().map(ToString::to_string).unwrap_or_default();
-    let wanted = [
-        (label::SOURCE, source),
-        (label::CERTIFICATE, fingerprint(identity).to_string()),
-        (label::REQUEST, task.request.clone()),
-    ];
-    let labels = || original.images.iter().map(|image| image.image.labels());
-    if !labels().any(|labels| labels.contains_key(label::SOURCE)) {
+    let wanted = labels(task, identity);
+    let found = || original.images.iter().map(|image| image.image.labels());
+    if !found().any(|labels| labels.contains_key(label::SOURCE)) {
         return Err(TaskError::NotOurs { image: to.to_string() });
     }
-    let is_it = labels().all(|labels| wanted.iter().all(|(key, value)| labels.get(*key) == Some(value)));
+    // What was signed and is not to be signed any more is another image.
+    let unsigned =
+        |labels: &BTreeMap<String, String>| identity.is_some() || !labels.contains_key(label::CERTIFICATE);
+    let says =
+        |labels: &BTreeMap<String, String>| wanted.iter().all(|(key, value)| labels.get(key) == Some(value));
+    let is_it = found().all(|labels| says(labels) && unsigned(labels));
     let digest = original.reference.digest().map(ToString::to_string);
     Ok(digest.filter(|_| is_it))
 }

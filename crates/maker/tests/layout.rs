@@ -44,7 +44,8 @@ async fn the_signed_image_is_known_by_what_it_was_made_of_and_no_other_is_publis
         files: vec![format!("/{DUMMY}").parse().unwrap()],
         hash: Hash::Sha256,
         note: "signed".to_owned(),
-        request: Some("sha256:1".to_owned()),
+        labels: [(label::REQUEST.to_owned(), "sha256:1".to_owned())].into(),
+        lenient: true,
     };
     let from = Source::Layout(&layout);
     let identity = identity(folder.path());
@@ -52,7 +53,7 @@ async fn the_signed_image_is_known_by_what_it_was_made_of_and_no_other_is_publis
 
     assert_eq!(signed.changed.len(), 1);
     let labels = registry.image(&to, &"amd64".parse().unwrap()).await.unwrap().labels().clone();
-    assert_eq!(labels.get(label::SOURCE), Some(&layout.digest().to_string()));
+    assert_eq!(labels.get(label::REQUEST).map(String::as_str), Some("sha256:1"));
     let manifests =
         server.seen().into_iter().filter(|seen| seen.method == "PUT" && seen.path.contains("/manifests/"));
     assert_eq!(manifests.count(), 1);

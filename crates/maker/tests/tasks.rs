@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use tenon_api::module::SignatureHash;
-use tenon_api::task::{Algorithm, Place, Report, SignTask, Task, Trouble};
+use tenon_api::task::{Algorithm, Compiled, Place, Report, SignTask, Source, Task, Trouble};
 use tenon_image::registry::{Proxies, Transport};
 use tenon_image::testing::{Seen, TestRegistry, layer, module};
 use tenon_maker::task::{Mounts, run};
@@ -49,33 +49,48 @@ impl Bench {
         Mounts { key: at("key"), certificate: at("cert"), registry: at("registry"), work: at("work") }
     }
 
-    fn task(&self, files: &[&str]) -> SignTask {
-        let place = |name: &str| Place {
+    fn place(&self, name: &str) -> Place {
+        Place {
             image: format!("{}/{name}", self.registry.host()),
             plain_http: true,
             skip_verify: false,
             authority: None,
-        };
-        SignTask {
-            from: place("drivers:1"),
-            to: place("signed:1"),
-            files: files.iter().map(|file| (*file).to_owned()).collect(),
-            hash: SignatureHash::Sha256,
+        }
+    }
+
+    fn task(&self, files: &[&str]) -> Task {
+        Task {
+            from: Source::Image(self.place("drivers:1")),
+            to: self.place("signed:1"),
+            made_from: "sha256:0".to_owned(),
             request: "sha256:1".to_owned(),
-            lacking: Vec::new(),
+            sign: Some(SignTask {
+                files: files.iter().map(|file| (*file).to_owned()).collect(),
+                hash: SignatureHash::Sha256,
+                lacking: Vec::new(),
+            }),
         }
     }
 
     /// The task by the digest that the image has now, as the operator hands it over.
-    fn pinned(&self) -> SignTask {
-        let mut task = self.task(&["/opt/lib/modules/*/*.ko"]);
+    fn pinned(&self) -> Task {
         let manifest = self.registry.manifest("drivers", "1").unwrap();
-        task.from.image = format!("{}@{}", task.from.image, tenon_order::Digest::of(&manifest));
-        task
+        let digest = tenon_order::Digest::of(&manifest);
+        let from = Source::Image(self.place(&format!("drivers:1@{digest}")));
+        Task { from, made_from: digest.to_string(), ..self.task(&["/opt/lib/modules/*/*.ko"]) }
     }
 
-    async fn run(&self, task: SignTask) -> Report {
-        let text = serde_json::to_string(&Task::Sign(task)).unwrap();
+    /// A task for what was compiled, which is one module.
+    fn compiled(&self) -> Task {
+        let modules = self.folder.path().join("work/out/opt/lib/modules/6.1.0-9-test");
+        fs::create_dir_all(&modules).unwrap();
+        fs::write(modules.join("dummy.ko"), module(62, "dummy", "6.1.0-9-test")).unwrap();
+        let compiled = Compiled { dir_name: "/opt".to_owned(), firmware_path: Some("/firmware".to_owned()) };
+        Task { from: Source::Compiled(compiled), ..self.task(&["/opt/lib/modules/*/*.ko"]) }
+    }
+
+    async fn run(&self, task: Task) -> Report {
+        let text = serde_json::to_string(&task).unwrap();
         run(Some(&text), &Transport::new(Proxies::default()), &self.mounts()).await
     }
 
@@ -118,8 +133,10 @@ async fn another_certificate_or_another_request_makes_another_image() {
     bench.mount("cert/cert", "p384.pem");
     let second = bench.run(bench.pinned()).await;
     assert_ne!(digest(&second), digest(&first));
-    let third = bench.run(SignTask { request: "sha256:2".to_owned(), ..bench.pinned() }).await;
+    let third = bench.run(Task { request: "sha256:2".to_owned(), ..bench.pinned() }).await;
     assert_ne!(digest(&third), digest(&second));
+    let unsigned = bench.run(Task { sign: None, ..bench.pinned() }).await;
+    assert_ne!(digest(&unsigned), digest(&third));
 }
 
 #[tokio::test]
@@ -129,8 +146,7 @@ async fn what_is_wrong_is_named_and_nothing_is_published() {
     assert_eq!(absent.0, Trouble::ImageInvalid);
     assert!(absent.1.contains("/opt/absent.ko"), "{}", absent.1);
     assert_eq!(trouble(bench.run(bench.task(&["/opt/a.txt"])).await).0, Trouble::ImageInvalid);
-    let mut elsewhere = bench.task(&["/opt/a.ko"]);
-    elsewhere.from.image = format!("{}/nobody:1", bench.registry.host());
+    let elsewhere = Task { from: Source::Image(bench.place("nobody:1")), ..bench.task(&["/opt/a.ko"]) };
     assert_eq!(trouble(bench.run(elsewhere).await).0, Trouble::ImageAbsent);
 
     bench.mount("cert/cert", "p384.pem");
@@ -156,9 +172,61 @@ async fn what_somebody_else_has_made_is_not_written_over() {
 }
 
 #[tokio::test]
+async fn what_was_compiled_is_packed_signed_and_published() {
+    let bench = Bench::new().await;
+    fs::create_dir_all(bench.folder.path().join("work/out/firmware")).unwrap();
+    fs::write(bench.folder.path().join("work/out/firmware/a.bin"), "firmware").unwrap();
+    let task = bench.compiled();
+    let Report::Made { digest, message } = bench.run(task).await else { panic!("it was not made") };
+    let manifest = bench.registry.manifest("signed", "1").unwrap();
+    assert_eq!(digest, tenon_order::Digest::of(&manifest).to_string());
+    assert!(message.to_string().starts_with("1 modules signed"), "{message}");
+}
+
+#[tokio::test]
+async fn what_was_built_is_published_as_it_is_where_nothing_is_to_be_signed() {
+    let bench = Bench::new().await;
+    // What compiles leaves what a builder leaves, once it is packed.
+    digest(&bench.run(bench.compiled()).await);
+    let unsigned = Task { from: Source::Built, sign: None, to: bench.place("plain:1"), ..bench.compiled() };
+    let report = bench.run(unsigned).await;
+    let manifest = bench.registry.manifest("plain", "1").unwrap();
+    assert_eq!(digest(&report), tenon_order::Digest::of(&manifest).to_string());
+    let nothing = Bench::new().await;
+    let (word, message) = trouble(nothing.run(Task { from: Source::Built, ..nothing.pinned() }).await);
+    assert_eq!(word, Trouble::ImageInvalid, "{message}");
+}
+
+/// Whoever writes the sources has the key at hand, one directory away.
+#[tokio::test]
+async fn a_link_to_the_key_is_not_packed() {
+    use std::os::unix::fs::symlink;
+    for link in ["work/out/firmware/key.bin", "work/out/opt/lib/modules/6.1.0-9-test/deep", "work/out"] {
+        let bench = Bench::new().await;
+        let task = bench.compiled();
+        fs::create_dir_all(bench.folder.path().join("work/out/firmware")).unwrap();
+        let link = bench.folder.path().join(link);
+        if link.is_dir() {
+            fs::rename(&link, bench.folder.path().join("work/elsewhere")).unwrap();
+            symlink("elsewhere", &link).unwrap();
+        } else {
+            symlink(bench.folder.path().join("key/key"), &link).unwrap();
+        }
+        let (word, message) = trouble(bench.run(task).await);
+        assert_eq!(word, Trouble::ImageInvalid, "{message}");
+        assert!(message.contains("neither a file nor a directory"), "{message}");
+        assert!(bench.registry.manifest("signed", "1").is_none());
+    }
+}
+
+#[tokio::test]
 async fn what_the_kernel_could_not_verify_is_not_made() {
     let bench = Bench::new().await;
-    let without = |algorithm, hash| SignTask { lacking: vec![algorithm], hash, ..bench.pinned() };
+    let without = |algorithm, hash| {
+        let task = bench.pinned();
+        let sign = task.sign.clone().map(|sign| SignTask { lacking: vec![algorithm], hash, ..sign });
+        Task { sign, ..task }
+    };
     let refused = async |task, words: &str| {
         let (word, message) = trouble(bench.run(task).await);
         assert_eq!(word, Trouble::KernelRefuses);

@@ -12,8 +12,9 @@ use tenon_plan::template::TemplateError;
 
 use crate::logs::LogFilter;
 
-/// The image of this version.
+/// The images of this version.
 const MAKER_IMAGE: &str = concat!("registry.tenon.dev/tenon-maker:", env!("CARGO_PKG_VERSION"));
+const BUILDER_IMAGE: &str = concat!("registry.tenon.dev/tenon-builder:", env!("CARGO_PKG_VERSION"));
 
 /// How the operator runs.
 #[derive(Clone, Debug, Parser)]
@@ -74,7 +75,7 @@ pub struct Args {
           value_parser = clap::value_parser!(u16).range(1..=300))]
     pub api_timeout: u16,
 
-    /// Settings of one registry; repeatable: host[:port][,plain-http][,insecure-skip-verify][,ca-file=PATH]
+    /// Settings of one registry; repeatable: `host[:port][,plain-http][,insecure-skip-verify][,ca-file=PATH]`
     #[arg(long = "registry", env = "TENON_REGISTRY", value_name = "SETTINGS", value_delimiter = ' ')]
     pub registries: Vec<RegistrySettings>,
 
@@ -87,9 +88,27 @@ pub struct Args {
     #[arg(long, env = "TENON_FACTS_IMAGE_SECRET", value_name = "NAME", requires = "facts_images")]
     pub facts_image_secret: Option<String>,
 
-    /// Image of the program that signs modules, in Jobs in the Modules' namespaces
+    /// Image of the program that signs modules and publishes images, in Jobs in the Modules' namespaces
     #[arg(long, env = "TENON_MAKER_IMAGE", default_value = MAKER_IMAGE, value_name = "IMAGE")]
     pub maker_image: ImageReference,
+
+    /// Image of the builder, for Modules with `build`; its Containerfile is in images/builder
+    #[arg(long, env = "TENON_BUILDER_IMAGE", default_value = BUILDER_IMAGE, value_name = "IMAGE")]
+    pub builder_image: ImageReference,
+
+    /// Driver toolkit of a kernel, with the variables of image names: what `DTK_AUTO` stands for in Dockerfiles
+    #[arg(long, env = "TENON_TOOLKIT_IMAGE", value_name = "TEMPLATE", value_parser = facts_image)]
+    pub toolkit_image: Option<String>,
+
+    /// Jobs that make images at the same time, in the whole cluster; further ones wait for their turn
+    #[arg(long, env = "TENON_JOBS_AT_ONCE", default_value_t = 4, value_name = "NUMBER",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs_at_once: u16,
+
+    /// Seconds after which what a built image was made from is looked at again: Dockerfile, base images, Secrets
+    #[arg(long, env = "TENON_LOOK_AGAIN", default_value_t = 300, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub look_again: u32,
 
     /// What the nodes' kernels do about modules without a signature that they trust: load them, or refuse them because of
     /// `module.sig_enforce`, Secure Boot or lockdown

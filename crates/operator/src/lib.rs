@@ -1,6 +1,6 @@
 //! The operator: watches what users want and what nodes report, and writes what follows from it.
 //!
-//! In come flags and the API server; out go objects, bundles for the nodes, metrics. [`run`] puts the parts together:
+//! In come flags and the API server; out go objects, bundles for the nodes, metrics. [`run()`] puts the parts together:
 //!
 //! - [`lease`] decides which replica may write. All replicas keep their caches warm and serve the depot.
 //! - [`identity`] keeps the keys that sign orders, and the depot's certificates.

@@ -1,6 +1,7 @@
 //! One ModuleImage per (Module, kernel, architecture), and what became of it: the second arrow. What exists is used; what does
 //! not is made where the Module says how ([`making`]).
 
+pub mod dockerfile;
 pub mod job;
 pub mod making;
 
@@ -121,8 +122,8 @@ fn image(module: &Module, target: &Target, resolved: Resolved) -> ModuleImage {
             image_repo_secret: module.spec.image_repo_secret.clone(),
             registry_tls: (tls != RegistryTls::default()).then_some(tls),
             rebuild_trigger: module.spec.image_rebuild_trigger_generation,
-            // What is built is signed when it is built.
-            sign: resolved.sign.filter(|_| resolved.build.is_none()),
+            build: resolved.build,
+            sign: resolved.sign,
         },
         status: None,
     }
@@ -177,8 +178,11 @@ impl From<Finding> for Look {
 const FIRST_RETRY: Duration = Duration::from_secs(2);
 /// The longest such wait: a missing image may come at any time, and a HEAD costs little.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
-/// How often a Secret that is not there, or not right, is read again: Secrets are not watched, and who mends one looks on.
-const SECRET_RETRY: Duration = Duration::from_secs(3);
+/// How often a Secret or ConfigMap that is not there, or not right, is read again: they are not watched, and who mends one looks
+/// on. And how often who waits for a turn asks for it.
+const PROMPT_RETRY: Duration = Duration::from_secs(3);
+const PROMPT: [&str; 4] =
+    [reasons::SECRET_MISSING, reasons::SECRET_MALFORMED, reasons::CONFIG_MAP_MISSING, reasons::QUEUED];
 /// The longest that a registry may ask to be left alone.
 const LONGEST_ASKED: Duration = Duration::from_mins(10);
 
@@ -186,8 +190,8 @@ const LONGEST_ASKED: Duration = Duration::from_mins(10);
 /// too: a tag can be moved to a mended image without anybody telling the cluster.
 pub fn retry_after(finding: &Finding, attempts: u32) -> Option<Duration> {
     let Finding::Missing { reason, retry_after, .. } = finding else { return None };
-    if [reasons::SECRET_MISSING, reasons::SECRET_MALFORMED].contains(reason) {
-        return Some(SECRET_RETRY);
+    if PROMPT.contains(reason) {
+        return Some(PROMPT_RETRY);
     }
     let own = FIRST_RETRY.saturating_mul(1 << attempts.saturating_sub(1).min(8)).min(LONGEST_RETRY);
     Some(retry_after.map_or(own, |asked| asked.min(LONGEST_ASKED).max(own)))
@@ -206,6 +210,9 @@ pub fn status(image: &ModuleImage, look: &Look, now: &Time) -> ModuleImageStatus
         Finding::Missing { reason, message, needs_change, .. } => {
             let phase = if *needs_change { ImagePhase::Failed } else { ImagePhase::Waiting };
             (phase, *reason, message.clone())
+        }
+        Finding::Making { message } if image.spec.build.is_some() => {
+            (ImagePhase::Building, reasons::BUILDING, message.clone())
         }
         Finding::Making { message } => (ImagePhase::Signing, reasons::SIGNING, message.clone()),
     };

@@ -135,7 +135,9 @@ pub fn resolve(module: &Module, kernel: &KernelRelease) -> Result<Resolved, Reso
     Ok(Resolved {
         image,
         registry_tls: mapping.registry_tls.or(container.registry_tls).unwrap_or_default(),
-        build: merge_build(container.build.as_ref(), mapping.build.as_ref()),
+        build: merge_build(container.build.as_ref(), mapping.build.as_ref())
+            .map(|build| expand_build(build, &variables))
+            .transpose()?,
         sign,
         load: load_settings(&container.modprobe, &in_tree_to_remove)?,
         modprobe: container.modprobe.clone(),
@@ -218,6 +220,13 @@ fn expand_sign(mut sign: Sign, variables: &Variables) -> Result<Sign, ResolveErr
     Ok(sign)
 }
 
+fn expand_build(mut build: Build, variables: &Variables) -> Result<Build, ResolveError> {
+    if let Some(toolkit) = build.source.as_mut().and_then(|source| source.toolkit.as_mut()) {
+        *toolkit = expand("spec.moduleLoader.container.build.source.toolkit", toolkit, variables)?;
+    }
+    Ok(build)
+}
+
 /// The mapping's build over the container's: arguments by name, secrets beside one another, the rest replaced where set.
 fn merge_build(container: Option<&Build>, mapping: Option<&Build>) -> Option<Build> {
     let (base, over) = match (container, mapping) {
@@ -225,8 +234,10 @@ fn merge_build(container: Option<&Build>, mapping: Option<&Build>) -> Option<Bui
         (one, other) => return other.or(one).cloned(),
     };
     let mut merged = base.clone();
-    if !over.dockerfile_config_map.name.is_empty() {
-        merged.dockerfile_config_map = over.dockerfile_config_map.clone();
+    if over.dockerfile_config_map.is_some() || over.dockerfile.is_some() || over.source.is_some() {
+        merged.dockerfile_config_map.clone_from(&over.dockerfile_config_map);
+        merged.dockerfile.clone_from(&over.dockerfile);
+        merged.source.clone_from(&over.source);
     }
     for arg in &over.build_args {
         match merged.build_args.iter_mut().find(|known| known.name == arg.name) {
@@ -240,6 +251,8 @@ fn merge_build(container: Option<&Build>, mapping: Option<&Build>) -> Option<Bui
     if !over.selector.is_empty() {
         merged.selector.clone_from(&over.selector);
     }
+    merged.resources = over.resources.clone().or_else(|| base.resources.clone());
+    merged.active_deadline_seconds = over.active_deadline_seconds.or(base.active_deadline_seconds);
     Some(merged)
 }
 

@@ -280,7 +280,7 @@ fn kernel_phase(offer: &Offer<'_>) -> (KernelPhase, Option<ShortMessage>) {
     match offer.image_status().and_then(|status| status.phase.zip(Some(status))) {
         None => (KernelPhase::Waiting, Some("the image is being looked for".into())),
         Some((ImagePhase::Ready, _)) => (KernelPhase::Ready, None),
-        Some((ImagePhase::Waiting | ImagePhase::Signing, status)) => {
+        Some((ImagePhase::Waiting | ImagePhase::Building | ImagePhase::Signing, status)) => {
             (KernelPhase::Waiting, status.message.clone())
         }
         Some((ImagePhase::Failed, status)) => (KernelPhase::Failed, status.message.clone()),
@@ -440,12 +440,13 @@ fn without_effect(module: &Module) -> Vec<&'static str> {
     note(spec.dra.is_some(), "spec.dra");
     if let Some(loader) = &spec.module_loader {
         let container = &loader.container;
-        let mappings = &container.kernel_mappings;
-        let builds = container.build.is_some() || mappings.iter().any(|mapping| mapping.build.is_some());
-        let signs = container.sign.is_some() || mappings.iter().any(|mapping| mapping.sign.is_some());
-        note(builds, "spec.moduleLoader.container.build");
-        // What is built is to be signed when it is built.
-        note(builds && signs, "spec.moduleLoader.container.sign");
+        let mappings = container.kernel_mappings.iter().map(|mapping| &mapping.build);
+        let mut builds = mappings.chain([&container.build]).flatten();
+        // Another project's builder.
+        note(
+            builds.any(|build| build.kaniko_params.is_some()),
+            "spec.moduleLoader.container.build.kanikoParams",
+        );
         note(container.modprobe.modprobed_dir.is_some(), "spec.moduleLoader.container.modprobe.modprobedDir");
         // Nodes run no pod of the Module's and pull no image; what is KMM's default says nothing about a wish.
         let policy = container.image_pull_policy.as_deref().unwrap_or(IF_NOT_PRESENT);

@@ -4,16 +4,17 @@
 //! and `$$` for a dollar sign. One thing differs on purpose: a variable that has no value and no default is an error,
 //! because an image name with a hole in it is never what its author meant.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// The variables a template may use, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Variables(BTreeMap<&'static str, String>);
+pub struct Variables(BTreeMap<Cow<'static, str>, String>);
 
 impl Variables {
     /// Gives `name` a value; an earlier value is replaced.
-    pub fn set(&mut self, name: &'static str, value: impl Into<String>) {
-        self.0.insert(name, value.into());
+    pub fn set(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) {
+        self.0.insert(name.into(), value.into());
     }
 
     /// The value of `name`, when it has one.
@@ -31,7 +32,7 @@ impl Variables {
     }
 
     fn known(&self) -> String {
-        self.0.keys().copied().collect::<Vec<_>>().join(", ")
+        self.0.keys().map(AsRef::as_ref).collect::<Vec<_>>().join(", ")
     }
 }
 

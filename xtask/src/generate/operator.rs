@@ -25,6 +25,11 @@ pub(super) fn image(program: &str) -> String {
     format!("registry.tenon.dev/tenon-{program}:{}", env!("CARGO_PKG_VERSION"))
 }
 
+/// A variable that names an image of ours.
+fn variable((name, program): (&str, &str)) -> core::EnvVar {
+    core::EnvVar { name: name.to_owned(), value: Some(image(program)), ..core::EnvVar::default() }
+}
+
 /// `namespace.yaml`.
 pub(super) fn namespace_file() -> Result<String> {
     let mut metadata = rbac::cluster(NAMESPACE);
@@ -148,12 +153,10 @@ fn container() -> core::Container {
         name: "operator".to_owned(),
         image: Some(image("operator")),
         command: Some(vec!["/tenon-operator".to_owned()]),
-        // Whoever mirrors the images names this one here, too.
-        env: Some(vec![core::EnvVar {
-            name: "TENON_MAKER_IMAGE".to_owned(),
-            value: Some(image("maker")),
-            ..core::EnvVar::default()
-        }]),
+        // Whoever mirrors the images names these here, too.
+        env: Some(
+            [("TENON_MAKER_IMAGE", "maker"), ("TENON_BUILDER_IMAGE", "builder")].map(variable).to_vec(),
+        ),
         ports: Some(vec![port("depot", DEPOT_PORT), port("admin", ADMIN_PORT)]),
         liveness_probe: Some(probe("/healthz")),
         readiness_probe: Some(probe("/readyz")),

@@ -74,6 +74,8 @@ fn operator_rules() -> Vec<PolicyRule> {
         rule(NO_GROUP, &["nodes"], &["get", "list", "watch", "patch"]),
         // Pull secrets, each by the name that a Module gives. Never listed, never watched, never cached.
         rule(NO_GROUP, &["secrets"], &["get"]),
+        // Dockerfiles, each by the name that a Module gives.
+        rule(NO_GROUP, &["configmaps"], &["get"]),
         // What makes images, each in the namespace of its Module, and what their pods say when they have ended.
         rule("batch", &["jobs"], &["get", "list", "watch", "create", "delete"]),
         rule(NO_GROUP, &["pods"], &["list"]),

@@ -2,19 +2,31 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::LocalObjectReference;
+use k8s_openapi::api::core::v1::{LocalObjectReference, ResourceRequirements};
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use super::RegistryTls;
+use super::{RegistryTls, rules};
 use crate::serde_forms::empty_is_absent;
 
 /// How an image that does not exist is built.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::one_dockerfile())]
 pub struct Build {
-    /// A ConfigMap in the Module's namespace whose key `dockerfile` holds the Dockerfile.
-    pub dockerfile_config_map: LocalObjectReference,
+    /// A ConfigMap in the Module's namespace whose key `dockerfile` holds the Dockerfile. One of this, `dockerfile` and `source`
+    /// is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dockerfile_config_map: Option<LocalObjectReference>,
+
+    /// The Dockerfile itself. Tenon's own: KMM's API has no such field.
+    #[serde(default, deserialize_with = "empty_is_absent", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65536))]
+    pub dockerfile: Option<String>,
+
+    /// Sources that are compiled with a kernel's driver toolkit, without a Dockerfile. Tenon's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<BuildSource>,
 
     /// Build arguments, beside those that every build gets (`KERNEL_VERSION`, `KERNEL_FULL_VERSION`, `MOD_NAME`,
     /// `MOD_NAMESPACE`).
@@ -33,9 +45,83 @@ pub struct Build {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kaniko_params: Option<KanikoParams>,
 
-    /// Labels that a node must have to run the build.
+    /// Labels that a node must have to run the build; the Module's own selector where there are none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub selector: BTreeMap<String, String>,
+
+    /// What the build may use of its node, over the defaults (4 GiB of memory). Tenon's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+
+    /// Seconds that one try may take, an hour where it is not set. Tenon's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 86400))]
+    pub active_deadline_seconds: Option<i64>,
+}
+
+/// Sources, and how they are compiled: by an ordinary user who may do nothing but compile.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::one_place_of_sources())]
+pub struct BuildSource {
+    /// A git repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git: Option<GitSource>,
+
+    /// A `PersistentVolumeClaim` in the Module's namespace; it is read, not written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<ClaimSource>,
+
+    /// The directory in it that is compiled: with a `Makefile` of the kernel's kind or a `dkms.conf`. Without it, the topmost one.
+    #[serde(default, deserialize_with = "empty_is_absent", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub path: Option<String>,
+
+    /// The image with compiler and kernel headers; may use template variables. Without it, what the operator's `--toolkit-image`
+    /// names.
+    #[serde(default, deserialize_with = "empty_is_absent", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub toolkit: Option<String>,
+
+    /// What a shell does in that directory, instead of what `Makefile` or `dkms.conf` say: it leaves below `$OUT` what the image
+    /// is to hold. The build arguments are its variables.
+    #[serde(default, deserialize_with = "empty_is_absent", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65536))]
+    pub script: Option<String>,
+}
+
+/// A git repository.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct GitSource {
+    /// Where: `https://…`, `http://…` or `git://…`.
+    #[schemars(length(max = 2048))]
+    #[x_kube(validation = rules::is_git_uri())]
+    pub uri: String,
+
+    /// A branch, a tag, or a commit's whole name. Without it, the branch that the repository names.
+    #[serde(
+        default,
+        rename = "ref",
+        deserialize_with = "empty_is_absent",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(length(max = 256))]
+    #[x_kube(validation = rules::is_git_ref())]
+    pub reference: Option<String>,
+
+    /// A Secret in the Module's namespace with `username` and `password` (type `kubernetes.io/basic-auth`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<LocalObjectReference>,
+}
+
+/// Sources on a volume.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimSource {
+    /// The claim.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
 }
 
 /// One build argument.

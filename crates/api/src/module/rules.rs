@@ -80,6 +80,38 @@ pub(super) fn in_tree_single_not_beside_mappings_list() -> Rule {
     .field_path(".inTreeModuleToRemove")
 }
 
+/// A build: there is a recipe, and one only.
+pub(super) fn one_dockerfile() -> Rule {
+    required(
+        "[has(self.dockerfileConfigMap) && has(self.dockerfileConfigMap.name) && self.dockerfileConfigMap.name != '', \
+         has(self.dockerfile) && self.dockerfile != '', has(self.source)].exists_one(set, set)",
+        "one of dockerfileConfigMap, dockerfile and source must be set, and not more",
+    )
+    .field_path(".dockerfileConfigMap")
+}
+
+/// Sources: they are somewhere, and in one place only.
+pub(super) fn one_place_of_sources() -> Rule {
+    required("has(self.git) != has(self.claim)", "one of git and claim must be set, and not both")
+        .field_path(".git")
+}
+
+/// Where a git repository is: git's other ways (`ext::`, a local path) run programs, or read what is not the user's.
+pub(super) fn is_git_uri() -> Rule {
+    rule(
+        "self.matches('^(https?|git)://[^\\\\s@]+$')",
+        "must begin with https://, http:// or git://, without a password: that goes into secret",
+    )
+}
+
+/// What is taken from it: nothing that git would read as an option.
+pub(super) fn is_git_ref() -> Rule {
+    rule(
+        "self == '' || self.matches('^[A-Za-z0-9_][A-Za-z0-9_./+-]*$')",
+        "must be a branch, a tag, or a commit's whole name",
+    )
+}
+
 /// The container: a Module is upgraded in order from its creation, or never.
 pub(super) fn version_stays_set_or_unset() -> Rule {
     forbidden(

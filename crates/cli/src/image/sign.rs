@@ -1,6 +1,7 @@
 //! `kubectl tenon image sign`: modules inside an image are signed, and the image is published under another name, without
 //! a builder and without its layers coming here.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -116,7 +117,8 @@ pub(crate) fn run(args: &Args) -> Result<(), SignError> {
             args.signer.hash,
             identity.certificate().issued_as()
         ),
-        request: None,
+        labels: BTreeMap::new(),
+        lenient: false,
     };
     let work = std::env::temp_dir();
     let layout;

@@ -1,6 +1,7 @@
 //! The documents of a published image.
 
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Seek as _};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -11,6 +12,7 @@ use super::layer;
 use crate::manifest::{Descriptor, OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST};
 use crate::new_layer::WrittenLayer;
 use crate::platform::Architecture;
+use crate::registry::Blob;
 use crate::ustar::UstarError;
 
 /// Why an image could not be packed.
@@ -60,6 +62,32 @@ impl Packed {
     /// Of the image: equal contents give equal digests.
     pub fn digest(&self) -> Digest {
         Digest::of(&self.manifest)
+    }
+
+    /// Writes the image into a new folder, as an OCI image layout. Blocks.
+    pub fn write_layout(&self, folder: &Path) -> io::Result<()> {
+        let blobs = folder.join("blobs/sha256");
+        fs::create_dir_all(&blobs)?;
+        let at = |digest: &Digest| blobs.join(digest.to_string().trim_start_matches("sha256:"));
+        for document in [&self.config, &self.manifest] {
+            fs::write(at(&Digest::of(document)), document)?;
+        }
+        if let Blob::File { file, digest, .. } = self.layer.blob() {
+            let mut from: &File = &file;
+            from.rewind()?;
+            io::copy(&mut from, &mut File::create_new(at(&digest))?)?;
+        }
+        let index = document(&Index {
+            schema_version: 2,
+            manifests: [Descriptor {
+                media_type: OCI_MANIFEST.to_owned(),
+                digest: self.digest(),
+                size: self.manifest.len() as u64,
+                platform: None,
+            }],
+        });
+        fs::write(folder.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+        fs::write(folder.join("index.json"), index)
     }
 
     /// Of the layer, in bytes.
@@ -131,4 +159,11 @@ struct Manifest {
     media_type: &'static str,
     config: Descriptor,
     layers: [Descriptor; 1],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Index {
+    schema_version: u8,
+    manifests: [Descriptor; 1],
 }

@@ -65,11 +65,14 @@ pub(super) async fn apply(
                 bytes = bundle.size,
                 "packed"
             );
-            let was_signed =
-                image.status.as_ref().is_some_and(|status| status.phase == Some(ImagePhase::Signing));
-            if was_signed {
-                let note = format!("signing succeeded for kernel {}: {image_digest}", image.spec.kernel);
-                tell(context, image, Severity::Normal, reasons::event::SIGN_SUCCEEDED, note);
+            let made = match image.status.as_ref().and_then(|status| status.phase) {
+                Some(ImagePhase::Building) => Some(("build", reasons::event::BUILD_SUCCEEDED)),
+                Some(ImagePhase::Signing) => Some(("signing", reasons::event::SIGN_SUCCEEDED)),
+                _ => None,
+            };
+            if let Some((what, event)) = made {
+                let note = format!("{what} succeeded for kernel {}: {image_digest}", image.spec.kernel);
+                tell(context, image, Severity::Normal, event, note);
             }
         }
         Finding::Making { .. } => {}

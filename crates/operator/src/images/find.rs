@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kube::ResourceExt;
-use tenon_api::module::Sign;
 use tenon_api::module_image::BundleStatus;
 use tenon_api::{ModuleImage, reasons};
 use tenon_image::bundle::{BuildError, BundleBuilder, BundleRequest, SelectError};
@@ -67,10 +66,9 @@ impl Finder {
         self: &Arc<Self>,
         context: &Context,
         image: &Arc<ModuleImage>,
-        sign: Sign,
     ) -> Result<Wanted, Unwanted> {
         let (finder, context, image) = (self.clone(), context.clone(), image.clone());
-        let wanted = aside(async move || make::wanted(&context, &finder.transport, &image, sign).await);
+        let wanted = aside(async move || make::wanted(&context, &finder.transport, &image).await);
         wanted.await.map_err(Unwanted::passing).flatten()
     }
 

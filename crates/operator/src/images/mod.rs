@@ -11,18 +11,18 @@ mod make;
 pub mod misses;
 mod observe;
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use kube::ResourceExt;
-use tenon_api::module::Sign;
 use tenon_api::module_image::{KernelVerdict, Making};
 use tenon_api::{ModuleImage, reasons};
-use tenon_plan::provision::making::JobState;
+use tenon_plan::provision::making::{self, JobState};
 use tenon_plan::provision::{self, Finding, Look};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::controllers::{Done, Reconciler, WriteError};
@@ -33,7 +33,7 @@ use crate::world::{ImageKey, World};
 
 use find::{Finder, IsOutdated};
 use foresight::{Foresight, Wanted};
-use make::Unwanted;
+use make::{Turns, Unwanted};
 use misses::Misses;
 
 /// When to try again to judge an image whose bundle is not to be had.
@@ -51,9 +51,23 @@ pub struct Images {
     finder: Arc<Finder>,
     foresight: Foresight,
     misses: Misses,
+    /// Whose turn it is to have a Job.
+    jobs: Turns,
+    /// When it was looked at last what an image was made from.
+    looked: Mutex<BTreeMap<ImageKey, Instant>>,
     /// Bundles that are being made again, and turns to do so.
     supplying: Mutex<BTreeSet<String>>,
     turns: Semaphore,
+}
+
+/// When to look again at what an image was made from.
+enum Again {
+    /// It was not made here.
+    Never,
+    /// After this time.
+    At(Duration),
+    /// It is other than it was.
+    Now,
 }
 
 impl Images {
@@ -64,6 +78,8 @@ impl Images {
             finder: Arc::new(Finder::new(context, reading.clone())),
             foresight: Foresight::new(reading),
             misses: Misses::default(),
+            jobs: Turns::new(context.args.jobs_at_once.into()),
+            looked: Mutex::default(),
             supplying: Mutex::default(),
             turns: Semaphore::new(SUPPLIED_AT_ONCE),
         }
@@ -83,25 +99,51 @@ impl Images {
         }
     }
 
+    /// Whether what an image was made from is other than it was. Nobody tells: base images move in their registries, and neither
+    /// `ConfigMap`s nor Secrets are watched.
+    async fn look_again(&self, context: &Context, world: &World, image: &Arc<ModuleImage>) -> Again {
+        let made = image.status.as_ref().and_then(|status| status.making.as_ref());
+        let Some(made) = made.filter(|_| making::can_be_made(image)) else { return Again::Never };
+        let every = Duration::from_secs(context.args.look_again.into());
+        let key = ImageKey::of(image);
+        let last = *self.looked().entry(key.clone()).or_insert_with(Instant::now);
+        if let Some(left) = every.checked_sub(last.elapsed()).filter(|left| !left.is_zero()) {
+            return Again::At(left);
+        }
+        self.looked().insert(key, Instant::now());
+        if make::conflict(world, image).is_some() {
+            return Again::At(every);
+        }
+        match self.finder.wanted(context, image).await {
+            Ok(wanted) if wanted.making.inputs != made.inputs => Again::Now,
+            // What cannot be looked at now is as it was.
+            _ => Again::At(every),
+        }
+    }
+
+    fn looked(&self) -> MutexGuard<'_, BTreeMap<ImageKey, Instant>> {
+        // Nothing panics while it holds the lock.
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Looks for an image that can be made, and makes it where it is not there.
     async fn find_or_make(
         &self,
         context: &Context,
         world: &World,
         image: &Arc<ModuleImage>,
-        sign: Sign,
     ) -> Result<Look, WriteError> {
         // Before the image is looked for: what has ended by now has left it there.
         let jobs = world.jobs_of(&image.namespace().unwrap_or_default(), &image.spec.image);
         let wanted = match make::conflict(world, image) {
             Some(finding) => Err(Unwanted { finding, passing: false }),
-            None => self.finder.wanted(context, image, sign.clone()).await.map(Arc::new),
+            None => self.finder.wanted(context, image).await.map(Arc::new),
         };
         let now = apply::now();
         if let Ok(wanted) = &wanted
             && jobs.iter().any(|job| job.name == wanted.making.job && job.state == JobState::Running)
         {
-            return make::make(context, world, image, wanted, Vec::new(), &jobs, &now).await;
+            return make::make(context, world, image, wanted, Vec::new(), (&jobs, &self.jobs), &now).await;
         }
         let is_outdated: IsOutdated = match &wanted {
             Ok(wanted) => {
@@ -109,8 +151,8 @@ impl Images {
                 Box::new(move |labels| make::is_outdated(&image, labels, &wanted, &jobs))
             }
             Err(unwanted) => {
-                let passing = unwanted.passing;
-                Box::new(move |labels| make::may_be_outdated(labels, &sign, passing))
+                let (image, passing) = (image.clone(), unwanted.passing);
+                Box::new(move |labels| make::may_be_outdated(&image, labels, passing))
             }
         };
         let known = image.status.as_ref().and_then(|status| status.making.clone());
@@ -125,7 +167,7 @@ impl Images {
                     Some(facts) => self.foresight.lacking(context, facts).await,
                     None => Vec::new(),
                 };
-                make::make(context, world, image, &wanted, lacking, &jobs, &now).await
+                make::make(context, world, image, &wanted, lacking, (&jobs, &self.jobs), &now).await
             }
             (Finding::Missing { reason: reasons::IMAGE_ABSENT, needs_change: false, .. }, Err(why)) => {
                 Ok(Look { finding: why.finding, making: known, retry_at })
@@ -257,19 +299,37 @@ impl Reconciler for Images {
     async fn reconcile(&self, context: &Context, world: &World, key: ImageKey) -> Result<Done, WriteError> {
         let Some(image) = observe::image(&world.read(), &key) else {
             self.misses.forget(&key);
+            self.looked().remove(&key);
             return Ok(Done::settled(false));
         };
         if provision::bundle(&image).is_some() {
             self.misses.forget(&key);
-            return self.judge_anew(context, world, &image).await;
+            return match self.look_again(context, world, &image).await {
+                Again::At(after) => {
+                    let done = self.judge_anew(context, world, &image).await?;
+                    Ok(if done.next == Next::AwaitChange {
+                        Done { next: Next::After(after), ..done }
+                    } else {
+                        done
+                    })
+                }
+                Again::Never => self.judge_anew(context, world, &image).await,
+                Again::Now => {
+                    let look = self.find_or_make(context, world, &image).await?;
+                    let verdicts = self.judge(context, world, &image, &look.finding).await;
+                    let changed = apply::apply(context, world, &image, &look, verdicts).await?;
+                    Ok(Done { next: Next::After(FOLLOW_AGAIN), ..Done::settled(changed) })
+                }
+            };
         }
         let generation = image.metadata.generation;
         if let Some(left) = self.misses.wait(&key, generation) {
             return Ok(Done { outcome: Outcome::Waiting, next: Next::After(left) });
         }
-        let look = match image.spec.sign.clone() {
-            None => self.finder.find(context, &image, None, Box::new(|_| false)).await.into(),
-            Some(sign) => self.find_or_make(context, world, &image, sign).await?,
+        let look = if making::can_be_made(&image) {
+            self.find_or_make(context, world, &image).await?
+        } else {
+            self.finder.find(context, &image, None, Box::new(|_| false)).await.into()
         };
         let again = match &look.finding {
             // It tells when it has ended; a watch may be behind.

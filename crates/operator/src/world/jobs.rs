@@ -69,6 +69,11 @@ impl JobsIndex {
         self.0.iter().filter(makes).map(|(_, job)| job.seen.clone()).collect()
     }
 
+    /// How many work now.
+    pub fn running(&self) -> usize {
+        self.0.values().filter(|job| job.seen.state == JobState::Running).count()
+    }
+
     /// Replaces what is known of a Job; the image that it concerns, if anything has changed.
     fn set(&mut self, key: JobKey, job: Option<KnownJob>) -> Option<String> {
         if self.0.get(&key) == job.as_ref() {
@@ -87,6 +92,11 @@ impl World {
     /// The Jobs that make this image.
     pub fn jobs_of(&self, namespace: &str, image: &str) -> Vec<JobSeen> {
         super::lock(&self.jobs).of(namespace, image)
+    }
+
+    /// How many Jobs make images now, in the whole cluster.
+    pub fn running_jobs(&self) -> usize {
+        super::lock(&self.jobs).running()
     }
 
     /// A Job was seen, or is gone: its images are looked at.
@@ -180,6 +190,7 @@ mod tests {
         assert_eq!(world.jobs_of("lab", "registry.test/gauge:1").len(), 1);
         assert!(world.jobs_of("lab", "registry.test/other:1").is_empty());
         assert!(world.jobs_of("hall", "registry.test/gauge:1").is_empty());
+        assert_eq!(world.running_jobs(), 1);
         world.job("lab", "gauge-sign-0", None);
         assert!(world.jobs_of("lab", "registry.test/gauge:1").is_empty());
     }

@@ -1,27 +1,34 @@
 //! The Job that makes an image: what its pod may do, and what it is given.
 //!
-//! The pod passes the strictest of the Pod Security Standards (`restricted`), has no token, and sees three Secrets of its own
-//! namespace, by files: the key, the certificate, the registries' credentials. The operator sees none of them.
+//! The container that signs and publishes passes the strictest of the Pod Security Standards (`restricted`), has no token, and
+//! sees three Secrets of its own namespace, by files: the key, the certificate, the registries' credentials. The operator sees
+//! none of them. What is built is built before, in containers of their own ([`Recipe`]), which never sees the key.
+
+mod dockerfile;
+pub mod progress;
+mod recipe;
+mod sources;
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, EmptyDirVolumeSource, EnvVar, LocalObjectReference, PodSecurityContext, PodSpec,
-    PodTemplateSpec, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Toleration,
-    Volume, VolumeMount,
+    Capabilities, Container, EmptyDirVolumeSource, EnvVar, PodSecurityContext, PodSpec, PodTemplateSpec,
+    ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 use kube::core::ObjectMeta;
-use tenon_api::module::Sign;
 use tenon_api::task::{self, Task};
-use tenon_api::{ModuleImage, labels};
+use tenon_api::{Module, ModuleImage, labels};
 use tenon_kmod::release::image_tag;
 use tenon_order::Digest;
 
 use super::making::job_name;
+pub use dockerfile::FromDockerfile;
+pub use recipe::{Base, Recipe};
+pub use sources::{FromSources, Place as SourcePlace};
 
 /// A Job that has ended is kept for so long, for whoever wants to read its log.
 const KEEP_SECONDS: i32 = 3600;
@@ -29,10 +36,14 @@ const KEEP_SECONDS: i32 = 3600;
 const DEADLINE_SECONDS: i64 = 3600;
 /// Nobody in particular: the same as the operator's user.
 const USER: i64 = 65532;
+/// The user of the builder's image. Who publishes what it has built reads its files.
+const BUILDER: i64 = 1000;
 /// Where the program lies in its image.
 const PROGRAM: &str = "/tenon-maker";
-/// What a Job may write: the layers that it reads and writes.
-const DISK: &str = "8Gi";
+/// The volume where a Job may write.
+const WORK: &str = "work";
+/// How much: the layers that it reads and writes, and a toolkit unpacked.
+const DISK: &str = "16Gi";
 /// Modules are held in memory, one at a time: packed, unpacked, and signed.
 const MEMORY: &str = "1Gi";
 
@@ -41,41 +52,44 @@ const MEMORY: &str = "1Gi";
 pub struct Settings {
     /// The image of the program that makes images.
     pub image: String,
+    /// The image of the builder.
+    pub builder: String,
     /// What its environment has besides the task: proxies.
     pub environment: BTreeMap<String, String>,
 }
 
-/// The Job that signs an image's modules. It belongs to the image's Module, whose tolerations it has.
-pub fn sign_job(
-    image: &ModuleImage,
-    sign: &Sign,
-    inputs: &Digest,
-    task: &Task,
-    tolerations: Option<&[Toleration]>,
-    settings: &Settings,
-) -> Job {
-    let (secrets, registry) = (
-        [
-            ("key", sign.key_secret.name.as_str(), task::KEY_DIR),
-            ("cert", sign.cert_secret.name.as_str(), task::CERT_DIR),
-        ],
-        image
-            .spec
-            .image_repo_secret
-            .as_ref()
-            .map(|LocalObjectReference { name }| ("registry", name.as_str(), task::REGISTRY_DIR)),
-    );
-    let mounted: Vec<_> = secrets.into_iter().chain(registry).collect();
-    let labels = labels(image, labels::resource_type::SIGN_IMAGE);
+/// What one Job needs to know.
+#[derive(Debug, Clone, Copy)]
+pub struct Order<'a> {
+    /// The hash of all that the image is made from.
+    pub inputs: &'a Digest,
+    /// What the program is told.
+    pub task: &'a Task,
+    /// What is built before it; nothing where modules of another image are signed.
+    pub recipe: Option<&'a Recipe>,
+    /// The Module that the image is for: its nodes are where Jobs run, unless its build says otherwise.
+    pub module: Option<&'a Module>,
+}
+
+/// The Job that makes an image. It belongs to the image's Module, whose tolerations it has.
+pub fn job(image: &ModuleImage, order: &Order<'_>, settings: &Settings) -> Job {
+    let build = image.spec.build.as_ref();
+    let kind = match build {
+        Some(_) => labels::resource_type::BUILD_IMAGE,
+        None => labels::resource_type::SIGN_IMAGE,
+    };
+    let labels = labels(image, kind);
+    let deadline = build.and_then(|build| build.active_deadline_seconds).unwrap_or(DEADLINE_SECONDS);
+    let annotations = order.recipe.map(Recipe::annotations).filter(|annotations| !annotations.is_empty());
     Job {
         metadata: ObjectMeta {
-            name: Some(job_name(image, inputs)),
+            name: Some(job_name(image, order.inputs)),
             namespace: image.namespace(),
             labels: Some(labels.clone()),
             annotations: Some(
                 [
                     (labels::annotation::IMAGE.to_owned(), image.spec.image.clone()),
-                    (labels::annotation::LAST_HASH.to_owned(), inputs.to_string()),
+                    (labels::annotation::LAST_HASH.to_owned(), order.inputs.to_string()),
                 ]
                 .into(),
             ),
@@ -85,15 +99,11 @@ pub fn sign_job(
         spec: Some(JobSpec {
             // The operator decides about another try: it knows why the last one failed.
             backoff_limit: Some(0),
-            active_deadline_seconds: Some(DEADLINE_SECONDS),
+            active_deadline_seconds: Some(deadline),
             ttl_seconds_after_finished: Some(KEEP_SECONDS),
             template: PodTemplateSpec {
-                metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
-                spec: Some(PodSpec {
-                    // The program's image may be where the drivers' images are.
-                    image_pull_secrets: image.spec.image_repo_secret.clone().map(|secret| vec![secret]),
-                    ..pod(&mounted, task, tolerations, settings)
-                }),
+                metadata: Some(ObjectMeta { labels: Some(labels), annotations, ..ObjectMeta::default() }),
+                spec: Some(pod(image, order, settings)),
             },
             ..JobSpec::default()
         }),
@@ -122,45 +132,90 @@ fn labels(image: &ModuleImage, kind: &str) -> BTreeMap<String, String> {
     .into()
 }
 
-fn pod(
-    secrets: &[(&str, &str, &str)],
-    task: &Task,
-    tolerations: Option<&[Toleration]>,
-    settings: &Settings,
-) -> PodSpec {
-    let work = Volume {
-        name: "work".to_owned(),
+fn pod(image: &ModuleImage, order: &Order<'_>, settings: &Settings) -> PodSpec {
+    let secrets = secrets(image);
+    let user = if order.recipe.is_some() { BUILDER } else { USER };
+    let mut volumes: Vec<_> =
+        secrets.iter().map(|mount| volume_of_secret(mount.volume, mount.secret)).collect();
+    volumes.push(work());
+    volumes.extend(order.recipe.into_iter().flat_map(|recipe| recipe.volumes(image)));
+    let registry = secrets.iter().find(|mount| mount.volume == REGISTRY).copied();
+    let before = order.recipe.map(|recipe| recipe.containers(image, registry, settings));
+    PodSpec {
+        restart_policy: Some("Never".to_owned()),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        // The program's image may be where the drivers' images are.
+        image_pull_secrets: image.spec.image_repo_secret.clone().map(|secret| vec![secret]),
+        node_selector: Some(node_selector(image, order.module)),
+        tolerations: order.module.map(|module| module.spec.tolerations.clone()).filter(|all| !all.is_empty()),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(user),
+            run_as_group: Some(user),
+            fs_group: Some(user),
+            ..PodSecurityContext::default()
+        }),
+        volumes: Some(volumes),
+        init_containers: before,
+        containers: vec![container(&secrets, order.task, settings)],
+        ..PodSpec::default()
+    }
+}
+
+/// Where a Job runs: what the build says, or where the Module's nodes are, as KMM's documents have it. What is compiled is
+/// compiled on the architecture that it is for.
+fn node_selector(image: &ModuleImage, module: Option<&Module>) -> BTreeMap<String, String> {
+    let build = image.spec.build.as_ref();
+    let own = build.map(|build| &build.selector).filter(|selector| !selector.is_empty());
+    let mut selector = own.or(module.map(|module| &module.spec.selector)).cloned().unwrap_or_default();
+    selector.insert("kubernetes.io/os".to_owned(), "linux".to_owned());
+    if build.is_some() {
+        selector.insert("kubernetes.io/arch".to_owned(), image.spec.architecture.clone());
+    }
+    selector
+}
+
+/// A Secret, and where the program finds it.
+#[derive(Debug, Clone, Copy)]
+struct Mount<'a> {
+    volume: &'static str,
+    secret: &'a str,
+    path: &'static str,
+}
+
+/// The volume with the registries' credentials.
+const REGISTRY: &str = "registry";
+
+/// What the program may read.
+fn secrets(image: &ModuleImage) -> Vec<Mount<'_>> {
+    let sign = image.spec.sign.iter().flat_map(|sign| {
+        [
+            Mount { volume: "key", secret: &sign.key_secret.name, path: task::KEY_DIR },
+            Mount { volume: "cert", secret: &sign.cert_secret.name, path: task::CERT_DIR },
+        ]
+    });
+    let registry = image.spec.image_repo_secret.iter().map(|secret| Mount {
+        volume: REGISTRY,
+        secret: &secret.name,
+        path: task::REGISTRY_DIR,
+    });
+    sign.chain(registry).collect()
+}
+
+fn work() -> Volume {
+    Volume {
+        name: WORK.to_owned(),
         empty_dir: Some(EmptyDirVolumeSource {
             size_limit: Some(Quantity(DISK.to_owned())),
             ..EmptyDirVolumeSource::default()
         }),
         ..Volume::default()
-    };
-    PodSpec {
-        restart_policy: Some("Never".to_owned()),
-        automount_service_account_token: Some(false),
-        enable_service_links: Some(false),
-        node_selector: Some([("kubernetes.io/os".to_owned(), "linux".to_owned())].into()),
-        tolerations: tolerations.map(<[Toleration]>::to_vec),
-        security_context: Some(PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(USER),
-            run_as_group: Some(USER),
-            fs_group: Some(USER),
-            seccomp_profile: Some(SeccompProfile {
-                type_: "RuntimeDefault".to_owned(),
-                ..SeccompProfile::default()
-            }),
-            ..PodSecurityContext::default()
-        }),
-        volumes: Some(secrets.iter().map(|(name, secret, _)| mounted(name, secret)).chain([work]).collect()),
-        containers: vec![container(secrets, task, settings)],
-        ..PodSpec::default()
     }
 }
 
 /// A Secret that is missing is the program's to name: a pod that waits for it would say so only in its own events.
-fn mounted(name: &str, secret: &str) -> Volume {
+fn volume_of_secret(name: &str, secret: &str) -> Volume {
     Volume {
         name: name.to_owned(),
         secret: Some(SecretVolumeSource {
@@ -173,46 +228,55 @@ fn mounted(name: &str, secret: &str) -> Volume {
     }
 }
 
-fn container(secrets: &[(&str, &str, &str)], task: &Task, settings: &Settings) -> Container {
-    let variable =
-        |name: &str, value: String| EnvVar { name: name.to_owned(), value: Some(value), ..EnvVar::default() };
-    let environment = settings.environment.iter().map(|(name, value)| variable(name, value.clone()));
+fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
+    VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: read_only.then_some(true),
+        ..VolumeMount::default()
+    }
+}
+
+fn variable(name: &str, value: &str) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value.to_owned()), ..EnvVar::default() }
+}
+
+fn quantities(pairs: &[(&str, &str)]) -> BTreeMap<String, Quantity> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), Quantity((*value).to_owned()))).collect()
+}
+
+/// What the Pod Security Standard `restricted` asks of a container.
+fn restricted() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Capabilities::default() }),
+        seccomp_profile: Some(SeccompProfile {
+            type_: "RuntimeDefault".to_owned(),
+            ..SeccompProfile::default()
+        }),
+        ..SecurityContext::default()
+    }
+}
+
+/// The program that signs and publishes. It alone is given the key.
+fn container(secrets: &[Mount<'_>], task: &Task, settings: &Settings) -> Container {
+    let environment = settings.environment.iter().map(|(name, value)| variable(name, value));
     // A task is made of texts alone.
-    let task = variable(task::VARIABLE, serde_json::to_string(task).unwrap_or_default());
-    let mounts = secrets.iter().map(|(name, _, path)| VolumeMount {
-        name: (*name).to_owned(),
-        mount_path: (*path).to_owned(),
-        read_only: Some(true),
-        ..VolumeMount::default()
-    });
-    let work = VolumeMount {
-        name: "work".to_owned(),
-        mount_path: task::WORK_DIR.to_owned(),
-        ..VolumeMount::default()
-    };
-    let quantities = |pairs: &[(&str, &str)]| {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), Quantity((*value).to_owned()))).collect()
-    };
+    let task = variable(task::VARIABLE, &serde_json::to_string(task).unwrap_or_default());
+    let mounts = secrets.iter().map(|secret| mount(secret.volume, secret.path, true));
     Container {
         name: task::CONTAINER.to_owned(),
         image: Some(settings.image.clone()),
         command: Some(vec![PROGRAM.to_owned()]),
         env: Some(environment.chain([task]).collect()),
-        volume_mounts: Some(mounts.chain([work]).collect()),
+        volume_mounts: Some(mounts.chain([mount(WORK, task::WORK_DIR, false)]).collect()),
         resources: Some(ResourceRequirements {
             requests: Some(quantities(&[("cpu", "50m"), ("memory", "64Mi")])),
             limits: Some(quantities(&[("memory", MEMORY)])),
             ..ResourceRequirements::default()
         }),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities {
-                drop: Some(vec!["ALL".to_owned()]),
-                ..Capabilities::default()
-            }),
-            ..SecurityContext::default()
-        }),
+        security_context: Some(restricted()),
         // What ends without a report (killed, out of memory) leaves its last words.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         ..Container::default()
@@ -223,37 +287,60 @@ fn container(secrets: &[(&str, &str, &str)], task: &Task, settings: &Settings) -
 mod tests {
     use super::*;
     use crate::fixture::ready_image;
-    use tenon_api::module::SignatureHash;
-    use tenon_api::task::{Place, SignTask};
+    use k8s_openapi::api::core::v1::LocalObjectReference;
+    use tenon_api::module::{Build, BuildArg, Sign, SignatureHash};
+    use tenon_api::task::{Place, SignTask, Source};
 
     fn place(image: &str) -> Place {
         Place { image: image.to_owned(), plain_http: false, skip_verify: false, authority: None }
     }
 
-    fn job(module: &str) -> Job {
-        let mut image = ready_image("registry.test/gauge:1", 'a');
-        image.spec.module = module.to_owned();
-        image.spec.image_repo_secret = Some(LocalObjectReference { name: "pull".to_owned() });
-        let sign = Sign {
-            key_secret: LocalObjectReference { name: "our-key".to_owned() },
-            cert_secret: LocalObjectReference { name: "our-cert".to_owned() },
-            ..Sign::default()
-        };
-        let task = Task::Sign(SignTask {
-            from: place("registry.test/plain:1"),
-            to: place("registry.test/gauge:1"),
+    fn task(from: Source) -> Task {
+        let text = "sha256:0".to_owned();
+        let sign = SignTask {
             files: vec!["/opt/*.ko".to_owned()],
             hash: SignatureHash::Sha256,
-            request: "sha256:0".to_owned(),
             lacking: Vec::new(),
-        });
-        let settings = Settings { image: "registry.test/maker:1".to_owned(), ..Settings::default() };
-        sign_job(&image, &sign, &Digest::of(b"inputs"), &task, None, &settings)
+        };
+        Task {
+            from,
+            to: place("registry.test/gauge:1"),
+            made_from: text.clone(),
+            request: text,
+            sign: Some(sign),
+        }
+    }
+
+    fn image(name: &str) -> ModuleImage {
+        let named = |name: &str| LocalObjectReference { name: name.to_owned() };
+        let mut image = ready_image("registry.test/gauge:1", 'a');
+        image.spec.module = name.to_owned();
+        image.spec.image_repo_secret = Some(named("pull"));
+        image.spec.sign =
+            Some(Sign { key_secret: named("our-key"), cert_secret: named("our-cert"), ..Sign::default() });
+        image
+    }
+
+    fn made(image: &ModuleImage, recipe: Option<&Recipe>, module: Option<&Module>) -> Job {
+        let from =
+            if recipe.is_some() { Source::Built } else { Source::Image(place("registry.test/plain:1")) };
+        let (inputs, task) = (Digest::of(b"inputs"), task(from));
+        let order = Order { inputs: &inputs, task: &task, recipe, module };
+        let settings = Settings {
+            image: "registry.test/maker:1".to_owned(),
+            builder: "registry.test/builder:1".to_owned(),
+            environment: [("HTTPS_PROXY".to_owned(), "http://proxy:1".to_owned())].into(),
+        };
+        job(image, &order, &settings)
+    }
+
+    fn pod_of(job: Job) -> PodSpec {
+        job.spec.unwrap().template.spec.unwrap()
     }
 
     #[test]
     fn the_pod_is_given_its_task_and_three_secrets_and_nothing_else() {
-        let pod = job("gauge").spec.unwrap().template.spec.unwrap();
+        let pod = pod_of(made(&image("gauge"), None, None));
         let volumes = pod.volumes.unwrap();
         let secrets: Vec<_> =
             volumes.iter().filter_map(|volume| volume.secret.as_ref()?.secret_name.as_deref()).collect();
@@ -261,16 +348,133 @@ mod tests {
         assert_eq!(volumes.len(), 4, "and a place to write");
         assert_eq!(pod.image_pull_secrets.unwrap()[0].name, "pull");
         let [container] = pod.containers.as_slice() else { panic!("one container") };
-        let [task] = container.env.as_deref().unwrap() else { panic!("one variable") };
+        let [_, task] = container.env.as_deref().unwrap() else { panic!("two variables") };
         let given: Task = serde_json::from_str(task.value.as_deref().unwrap()).unwrap();
-        assert!(matches!(given, Task::Sign(task) if task.to.image == "registry.test/gauge:1"));
+        assert_eq!(given.to.image, "registry.test/gauge:1");
         assert_eq!(pod.automount_service_account_token, Some(false));
+        assert!(pod.init_containers.is_none());
+    }
+
+    fn to_build() -> (ModuleImage, Recipe) {
+        let mut image = image("gauge");
+        image.spec.build = Some(Build {
+            secrets: vec![LocalObjectReference { name: "licence".to_owned() }],
+            active_deadline_seconds: Some(600),
+            ..Build::default()
+        });
+        let arguments = vec![BuildArg { name: "KERNEL_VERSION".to_owned(), value: "6.1".to_owned() }];
+        let base = Base {
+            name: "registry.test:5000/toolkit:6.1".to_owned(),
+            pinned: "registry.test:5000/toolkit@sha256:0".to_owned(),
+            registry: "registry.test:5000".to_owned(),
+            insecure: true,
+            authority: None,
+        };
+        let recipe = FromDockerfile { dockerfile: "FROM x".to_owned(), arguments, bases: vec![base] };
+        (image, Recipe::Dockerfile(recipe))
+    }
+
+    #[test]
+    fn the_builder_never_sees_the_key_and_the_signer_none_of_the_builds_secrets() {
+        let (image, recipe) = to_build();
+        let pod = pod_of(made(&image, Some(&recipe), None));
+        let mounts = |container: &Container| -> Vec<String> {
+            container.volume_mounts.iter().flatten().map(|mount| mount.mount_path.clone()).collect()
+        };
+        let [build] = pod.init_containers.as_deref().unwrap() else { panic!("one container before") };
+        let builder = mounts(build);
+        assert!(builder.contains(&"/run/secrets/licence".to_owned()), "{builder:?}");
+        assert!(!builder.iter().any(|path| path == task::KEY_DIR || path == task::CERT_DIR), "{builder:?}");
+        assert!(!mounts(&pod.containers[0]).iter().any(|path| path.starts_with("/run/secrets")));
+        let context = build.security_context.as_ref().unwrap();
+        assert_eq!(context.privileged, None);
+        assert_eq!(context.capabilities.as_ref().unwrap().add.as_deref().unwrap(), ["SETUID", "SETGID"]);
+        assert_eq!(build.env.as_ref().unwrap()[0].name, "HTTPS_PROXY");
+    }
+
+    #[test]
+    fn what_is_built_is_what_was_hashed() {
+        let (image, recipe) = to_build();
+        let job = made(&image, Some(&recipe), None);
+        let annotations =
+            job.spec.as_ref().unwrap().template.metadata.as_ref().unwrap().annotations.clone().unwrap();
+        assert!(annotations.values().any(|text| text == "FROM x"));
+        assert!(
+            annotations
+                .values()
+                .any(|text| text.contains("location = \"registry.test:5000\"\ninsecure = true"))
+        );
+        assert_eq!(job.spec.as_ref().unwrap().active_deadline_seconds, Some(600));
+        let arguments = pod_of(job).init_containers.unwrap().remove(0).args.unwrap();
+        let pin = "--build-context=registry.test:5000/toolkit:6.1=docker-image://registry.test:5000/toolkit@sha256:0";
+        assert_eq!(arguments, ["--build-arg=KERNEL_VERSION=6.1", pin]);
+    }
+
+    #[test]
+    fn what_compiles_may_do_nothing_else() {
+        let (mut image, _) = to_build();
+        image.spec.kernel = "6.1.0-9-amd64".to_owned();
+        let arg = |name: &str, value: &str| BuildArg { name: name.to_owned(), value: value.to_owned() };
+        let recipe = Recipe::Sources(FromSources {
+            place: SourcePlace::Git {
+                uri: "https://git.test/a.git".to_owned(),
+                reference: None,
+                secret: Some("git".to_owned()),
+            },
+            path: Some("/driver/".to_owned()),
+            toolkit: Base { pinned: "registry.test/toolkit@sha256:0".to_owned(), ..Base::default() },
+            script: None,
+            arguments: vec![arg("KERNEL_FULL_VERSION", "6.1.0-9-amd64"), arg("OUT", "/elsewhere")],
+        });
+        let pod = pod_of(made(&image, Some(&recipe), None));
+        let [fetch, compile] = pod.init_containers.as_deref().unwrap() else { panic!("two containers") };
+        for container in [fetch, compile] {
+            let context = container.security_context.as_ref().unwrap();
+            assert_eq!(context.allow_privilege_escalation, Some(false));
+            assert_eq!(context.capabilities.as_ref().unwrap().add, None);
+        }
+        let mounts = |container: &Container| -> Vec<String> {
+            container.volume_mounts.iter().flatten().map(|mount| mount.mount_path.clone()).collect()
+        };
+        assert_eq!(mounts(fetch), ["/work", "/run/tenon/git"]);
+        assert_eq!(mounts(compile), ["/work"], "neither keys nor credentials");
+        assert_eq!(compile.image.as_deref(), Some("registry.test/toolkit@sha256:0"));
+        let last = |name: &str| {
+            let mut all = compile.env.iter().flatten().rev();
+            all.find(|variable| variable.name == name).unwrap().value.clone().unwrap()
+        };
+        assert_eq!(last("SOURCE"), "/work/source/driver");
+        assert_eq!(last("OUT"), "/work/out", "ours goes before the user's");
+        assert_eq!(last("MODULES"), "/work/out/opt/lib/modules/6.1.0-9-amd64");
+    }
+
+    #[test]
+    fn jobs_run_where_the_build_says_or_where_the_modules_nodes_are() {
+        let (mut image, recipe) = to_build();
+        let mut module = crate::fixture::minimal_module();
+        module.spec.selector = [("gpu".to_owned(), "yes".to_owned())].into();
+        module.spec.tolerations = vec![k8s_openapi::api::core::v1::Toleration {
+            key: Some("gpu".to_owned()),
+            ..Default::default()
+        }];
+        let selector = |pod: &PodSpec| -> Vec<String> {
+            pod.node_selector.iter().flatten().map(|(key, value)| format!("{key}={value}")).collect()
+        };
+        let pod = pod_of(made(&image, Some(&recipe), Some(&module)));
+        assert_eq!(selector(&pod), ["gpu=yes", "kubernetes.io/arch=amd64", "kubernetes.io/os=linux"]);
+        assert_eq!(pod.tolerations.unwrap().len(), 1);
+        image.spec.build.as_mut().unwrap().selector = [("disk".to_owned(), "ssd".to_owned())].into();
+        let pod = pod_of(made(&image, Some(&recipe), Some(&module)));
+        assert_eq!(selector(&pod), ["disk=ssd", "kubernetes.io/arch=amd64", "kubernetes.io/os=linux"]);
+        image.spec.build = None;
+        let pod = pod_of(made(&image, None, Some(&module)));
+        assert_eq!(selector(&pod), ["gpu=yes", "kubernetes.io/os=linux"]);
     }
 
     #[test]
     fn names_and_labels_are_legal_for_every_module() {
         for module in ["gauge", "a.b.c", &"m".repeat(253), &format!("{}.x", "m".repeat(44))] {
-            let job = job(module);
+            let job = made(&image(module), None, None);
             let name = job.metadata.name.unwrap();
             assert!(name.len() <= 63 && !name.contains("--") && !name.contains('.'), "{name}");
             assert!(job.metadata.labels.unwrap().values().all(|value| labels::is_value(value)));

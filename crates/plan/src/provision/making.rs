@@ -9,38 +9,82 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
-use tenon_api::module::Sign;
+use tenon_api::module::{Build, BuildArg, Sign};
 use tenon_api::module_image::Making;
 use tenon_api::task::label;
 use tenon_api::{ModuleImage, labels};
 use tenon_order::Digest;
 
-/// What an image's modules are signed from and by.
+/// What an image is made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct SignInputs {
-    /// The digest of the image that is not signed.
+pub struct Inputs {
+    /// The digest of the image whose modules are signed, or the hash of all that goes into the build ([`BuildInputs`]).
     pub source: Digest,
     /// Which Secret with the private key it is: its uid and version. What stands in it is not for the operator to read.
-    pub key: String,
+    pub key: Option<String>,
     /// Which Secret with the certificate.
-    pub certificate: String,
+    pub certificate: Option<String>,
 }
 
-impl SignInputs {
+impl Inputs {
     /// The hash of all that the image is made from.
-    pub fn hash(&self, image: &ModuleImage, sign: &Sign) -> Digest {
+    pub fn hash(&self, image: &ModuleImage) -> Digest {
         #[derive(Serialize)]
         struct All<'a> {
             image: &'a str,
             request: String,
-            inputs: &'a SignInputs,
+            inputs: &'a Inputs,
         }
-        hash(&All { image: &image.spec.image, request: request(sign), inputs: self })
+        hash(&All { image: &image.spec.image, request: request(image.spec.sign.as_ref()), inputs: self })
     }
 }
 
-/// The hash of what is asked for: which files, hashed with what. It stands among the image's labels.
-pub fn request(sign: &Sign) -> String {
+/// What goes into a build. Equal inputs are not built twice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BuildInputs<'a> {
+    /// The Dockerfile, or what is said of the sources.
+    pub recipe: &'a str,
+    /// Its arguments, ours among them.
+    pub arguments: &'a [BuildArg],
+    /// The images that it names, and the digests that these names stand for.
+    pub bases: &'a BTreeMap<String, Digest>,
+    /// The Secrets that it may read: their uids and versions.
+    pub secrets: &'a BTreeMap<String, String>,
+    /// For which architecture.
+    pub architecture: &'a str,
+    /// The Module's `imageRebuildTriggerGeneration`.
+    pub trigger: Option<i64>,
+}
+
+impl BuildInputs<'_> {
+    /// Their hash.
+    pub fn hash(&self) -> Digest {
+        hash(self)
+    }
+}
+
+/// A build's arguments: the user's, and those that every build gets, which go before (as in KMM). `toolkit` is the name of the
+/// kernel's driver toolkit, where the administrator has said one.
+pub fn arguments(image: &ModuleImage, build: &Build, toolkit: Option<&str>) -> Vec<BuildArg> {
+    let kernel = image.spec.kernel.strip_suffix('+').unwrap_or(&image.spec.kernel);
+    let namespace = image.metadata.namespace.as_deref().unwrap_or_default();
+    let ours = [
+        ("KERNEL_VERSION", kernel),
+        ("KERNEL_FULL_VERSION", kernel),
+        ("MOD_NAME", &image.spec.module),
+        ("MOD_NAMESPACE", namespace),
+    ];
+    let ours: Vec<_> = ours.into_iter().chain(toolkit.map(|toolkit| ("DTK_AUTO", toolkit))).collect();
+    let is_ours = |arg: &&BuildArg| ours.iter().any(|(name, _)| *name == arg.name);
+    let users = build.build_args.iter().filter(|arg| !is_ours(arg)).cloned();
+    let named =
+        |(name, value): &(&str, &str)| BuildArg { name: (*name).to_owned(), value: (*value).to_owned() };
+    users.chain(ours.iter().map(named)).collect()
+}
+
+/// The hash of what is asked for: which files are signed, hashed with what. It stands among the image's labels.
+pub fn request(sign: Option<&Sign>) -> String {
+    let Some(sign) = sign else { return hash(&"unsigned").to_string() };
     let mut files: Vec<&str> = sign.files_to_sign.iter().map(String::as_str).collect();
     files.sort_unstable();
     files.dedup();
@@ -52,6 +96,11 @@ fn hash(value: &impl Serialize) -> Digest {
     Digest::of(&serde_json::to_vec(value).unwrap_or_default())
 }
 
+/// Whether there is a way to make an image.
+pub fn can_be_made(image: &ModuleImage) -> bool {
+    image.spec.build.is_some() || image.spec.sign.is_some()
+}
+
 /// Whether an image with these labels was made by a Job of ours.
 pub fn is_ours(labels: &BTreeMap<String, String>) -> bool {
     labels.contains_key(label::SOURCE) && labels.contains_key(label::REQUEST)
@@ -59,24 +108,25 @@ pub fn is_ours(labels: &BTreeMap<String, String>) -> bool {
 
 /// Whether an image with these labels was made by a Job of ours, but not from what it would be made from now, as far as that is
 /// known. What somebody else has made is as it should be.
-pub fn is_outdated(labels: &BTreeMap<String, String>, sign: &Sign, source: Option<&Digest>) -> bool {
+pub fn is_outdated(labels: &BTreeMap<String, String>, sign: Option<&Sign>, source: Option<&Digest>) -> bool {
     let says = |key: &str, value: &str| labels.get(key).is_some_and(|known| known == value);
     let same_source = source.is_none_or(|source| says(label::SOURCE, &source.to_string()));
     is_ours(labels) && !(same_source && says(label::REQUEST, &request(sign)))
 }
 
-/// The Job that signs, by what it is made from: `<module>-sign-<12 hexadecimal digits>`.
+/// The Job that makes an image, by what it is made from: `<module>-build-<12 hexadecimal digits>`, or `-sign-` where nothing is
+/// built.
 pub fn job_name(image: &ModuleImage, inputs: &Digest) -> String {
     const DIGITS: usize = 12;
-    const KIND: &str = "-sign-";
+    let kind = if image.spec.build.is_some() { "-build-" } else { "-sign-" };
     // A Job's name becomes a label of its pods.
-    let room = labels::MAX_LABEL - KIND.len() - DIGITS;
+    let room = labels::MAX_LABEL - kind.len() - DIGITS;
     let module = &image.spec.module;
     let stem = module.get(..module.floor_char_boundary(room)).unwrap_or(module);
     let hex: String = inputs.to_string().chars().skip("sha256:".len()).take(DIGITS).collect();
     // Labels allow a dot, names of pods do not end a part with a dash.
     let stem = stem.replace('.', "-");
-    format!("{}{KIND}{hex}", stem.trim_end_matches('-'))
+    format!("{}{kind}{hex}", stem.trim_end_matches('-'))
 }
 
 /// A Job that makes an image, as it is known.
@@ -263,7 +313,7 @@ mod tests {
 
     #[test]
     fn only_what_counts_makes_another_request() {
-        let request = |files: &[&str], hash| request(&sign(files, hash));
+        let request = |files: &[&str], hash| request(Some(&sign(files, hash)));
         let one = request(&["/a", "/b"], None);
         assert_eq!(one, request(&["/b", "/a", "/b"], Some(SignatureHash::Sha256)));
         assert_ne!(one, request(&["/a"], None));
@@ -277,9 +327,64 @@ mod tests {
             let entries = [(label::SOURCE, source.to_string()), (label::REQUEST, request)];
             entries.map(|(key, value)| (key.to_owned(), value)).into()
         };
-        assert!(!is_outdated(&made(&source, request(&sign)), &sign, Some(&source)));
-        assert!(is_outdated(&made(&Digest::of(b"older"), request(&sign)), &sign, Some(&source)));
-        assert!(is_outdated(&made(&source, "sha256:0".to_owned()), &sign, Some(&source)));
-        assert!(!is_outdated(&BTreeMap::new(), &sign, Some(&source)));
+        let is_outdated = |labels: &BTreeMap<String, String>| is_outdated(labels, Some(&sign), Some(&source));
+        let request = || request(Some(&sign));
+        assert!(!is_outdated(&made(&source, request())));
+        assert!(is_outdated(&made(&Digest::of(b"older"), request())));
+        assert!(is_outdated(&made(&source, "sha256:0".to_owned())));
+        assert!(is_outdated(&made(&source, super::request(None))), "it was not to be signed then");
+        assert!(!is_outdated(&BTreeMap::new()));
+    }
+
+    fn to_build() -> ModuleImage {
+        let mut image = crate::fixture::ready_image("registry.test/gauge:1", 'a');
+        image.spec.kernel = "6.1.0+".to_owned();
+        image.spec.build = Some(Build::default());
+        image
+    }
+
+    #[test]
+    fn every_build_gets_our_arguments_whatever_the_user_says() {
+        let arg = |name: &str, value: &str| BuildArg { name: name.to_owned(), value: value.to_owned() };
+        let build = Build { build_args: vec![arg("A", "1"), arg("KERNEL_VERSION", "5")], ..Build::default() };
+        let arguments = arguments(&to_build(), &build, Some("toolkit:6"));
+        assert_eq!(arguments[..2], [arg("A", "1"), arg("KERNEL_VERSION", "6.1.0")], "without the plus");
+        assert_eq!(arguments.last(), Some(&arg("DTK_AUTO", "toolkit:6")));
+        assert_eq!(arguments.iter().filter(|arg| arg.name == "KERNEL_VERSION").count(), 1);
+        // KMM says here what its own object is called, which is another name in a preflight.
+        assert!(arguments.contains(&arg("MOD_NAME", &to_build().spec.module)));
+    }
+
+    #[test]
+    fn whatever_goes_into_a_build_makes_another_job() {
+        let (none, bases) = (BTreeMap::new(), BTreeMap::from([("a:1".to_owned(), Digest::of(b"a"))]));
+        let secrets = BTreeMap::from([("s".to_owned(), "u/1".to_owned())]);
+        let arguments = [BuildArg { name: "A".to_owned(), value: "1".to_owned() }];
+        let plain = BuildInputs {
+            recipe: "FROM a:1",
+            arguments: &[],
+            bases: &none,
+            secrets: &BTreeMap::new(),
+            architecture: "amd64",
+            trigger: None,
+        };
+        let all = [
+            plain.clone(),
+            BuildInputs { recipe: "FROM a:2", ..plain.clone() },
+            BuildInputs { arguments: &arguments, ..plain.clone() },
+            BuildInputs { bases: &bases, ..plain.clone() },
+            BuildInputs { secrets: &secrets, ..plain.clone() },
+            BuildInputs { architecture: "arm64", ..plain.clone() },
+            BuildInputs { trigger: Some(1), ..plain.clone() },
+        ];
+        let image = to_build();
+        let name = |inputs: &BuildInputs<'_>| {
+            let inputs = Inputs { source: inputs.hash(), key: None, certificate: None };
+            job_name(&image, &inputs.hash(&image))
+        };
+        let names: std::collections::BTreeSet<_> = all.iter().map(name).collect();
+        assert_eq!(names.len(), all.len());
+        assert!(names.iter().all(|name| name.contains("-build-")));
+        assert_eq!(name(&plain), name(&plain.clone()));
     }
 }

@@ -103,18 +103,31 @@ fn kernels_that_share_an_image_share_what_is_signed_in_it() {
     let files: Vec<_> = images.iter().map(|image| image.spec.sign.clone().unwrap().files_to_sign).collect();
     let both = [format!("/opt/lib/modules/{KERNEL}/*.ko"), "/opt/lib/modules/7.2.0/*.ko".to_owned()];
     assert_eq!(files, [both.to_vec(), both.to_vec()]);
-    let inputs = making::SignInputs {
+    let inputs = making::Inputs {
         source: tenon_order::Digest::of(b"plain"),
-        key: "u-1/1".to_owned(),
-        certificate: "u-2/1".to_owned(),
+        key: Some("u-1/1".to_owned()),
+        certificate: Some("u-2/1".to_owned()),
     };
-    let job =
-        |image: &ModuleImage| making::job_name(image, &inputs.hash(image, image.spec.sign.as_ref().unwrap()));
+    let job = |image: &ModuleImage| making::job_name(image, &inputs.hash(image));
     assert_eq!(job(&images[0]), job(&images[1]), "and the Job that signs it");
 }
 
 #[test]
-fn what_would_be_built_is_not_signed_from_another_image() {
+fn what_is_built_is_signed_too() {
     let module = module(&format!("build: {{dockerfileConfigMap: {{name: recipe}}}}\n{SIGNED}"));
-    assert_eq!(images(&module, &targets(&[KERNEL]), &[]).apply[0].spec.sign, None);
+    let spec = images(&module, &targets(&[KERNEL]), &[]).apply.remove(0).spec;
+    assert!(spec.build.is_some() && spec.sign.is_some());
+}
+
+#[test]
+fn a_job_that_builds_is_told_as_building() {
+    let mut image = default_image('a');
+    let now: Time = serde_json::from_str("\"2026-01-01T00:00:00Z\"").unwrap();
+    let phase = |image: &ModuleImage| {
+        let look = Look::from(Finding::Making { message: "it works".to_owned() });
+        status(image, &look, &now).phase
+    };
+    assert_eq!(phase(&image), Some(ImagePhase::Signing));
+    image.spec.build = Some(tenon_api::module::Build::default());
+    assert_eq!(phase(&image), Some(ImagePhase::Building));
 }

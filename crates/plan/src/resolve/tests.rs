@@ -105,7 +105,7 @@ kernelMappings:
     let build = resolved.build.unwrap();
     let args: Vec<_> = build.build_args.iter().map(|arg| format!("{}={}", arg.name, arg.value)).collect();
     assert_eq!(args, ["A=1", "B=3", "C=4"]);
-    assert_eq!(build.dockerfile_config_map.name, "other");
+    assert_eq!(build.dockerfile_config_map.unwrap().name, "other");
     assert_eq!(build.secrets.iter().map(|secret| secret.name.as_str()).collect::<Vec<_>>(), ["s1", "s2"]);
     assert!(build.base_image_registry_tls.unwrap().insecure);
     assert_eq!(build.kaniko_params.unwrap().tag.as_deref(), Some("v9"));

@@ -1,0 +1,160 @@
+//! What became of a Job: why it failed, what keeps it from running, and how it is deleted.
+
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{DeleteParams, ListParams, Preconditions, PropagationPolicy};
+use kube::{Api, ResourceExt};
+use tenon_api::module_image::Making;
+use tenon_api::task::{self, Report, Trouble};
+use tenon_api::{ModuleImage, message, reasons};
+use tenon_plan::provision::job::progress;
+use tenon_plan::provision::making::{self, JobSeen, JobState};
+use tenon_plan::provision::{Finding, Look};
+use tracing::warn;
+
+use super::failure;
+use crate::controllers::WriteError;
+use crate::events::Severity;
+use crate::images::apply;
+use crate::metrics::{Resource, Verb};
+use crate::run::Context;
+
+/// Deletes a Job, and its pod before it: what runs must have ended before another begins.
+pub(super) async fn clear(context: &Context, image: &ModuleImage, job: &JobSeen) -> Result<(), WriteError> {
+    let jobs: Api<Job> = Api::namespaced(context.client.clone(), &image.namespace().unwrap_or_default());
+    let params = DeleteParams {
+        propagation_policy: Some(PropagationPolicy::Foreground),
+        preconditions: Some(Preconditions { uid: Some(job.uid.clone()), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    let call = jobs.delete(&job.name, &params);
+    match context.writes.make(Resource::Job, Verb::Delete, call).await {
+        Err(WriteError::Api(kube::Error::Api(status))) if status.is_not_found() => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// Why a Job has failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Failure {
+    reason: &'static str,
+    message: String,
+    needs_change: bool,
+}
+
+/// A Job has ended, and the image is not there: why, and when to try again.
+pub(super) async fn note(
+    context: &Context,
+    image: &ModuleImage,
+    job: &JobSeen,
+    known: Making,
+    now: &Time,
+) -> Look {
+    let otherwise = failure(image);
+    let failed = if job.state == JobState::Succeeded {
+        let message = format!("Job {} has ended well, but the registry does not have the image", job.name);
+        Failure { reason: otherwise, message, needs_change: false }
+    } else {
+        why(job, &pods_of(context, image, job).await.unwrap_or_default(), otherwise)
+    };
+    let Failure { reason, message, needs_change } = failed;
+    let failures = known.failures.saturating_add(1);
+    let retry_at = making::later(now, making::again_after(failures, needs_change));
+    warn!(image = image.spec.image, job = job.name, reason, message, failures, "an image was not made");
+    let event = match image.spec.build {
+        Some(_) => reasons::event::BUILD_FAILED,
+        None => reasons::event::SIGN_FAILED,
+    };
+    let note = format!("kernel {}: {message}", image.spec.kernel);
+    apply::tell(context, image, Severity::Warning, event, note);
+    Look {
+        finding: Finding::Missing { reason, message, needs_change, retry_after: None },
+        making: Some(Making { failures, failed: Some(job.uid.clone()), ..known }),
+        retry_at: Some(retry_at),
+    }
+}
+
+/// The pods of this very Job.
+async fn pods_of(context: &Context, image: &ModuleImage, job: &JobSeen) -> Result<Vec<Pod>, kube::Error> {
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), &image.namespace().unwrap_or_default());
+    let params = ListParams::default().labels(&format!("batch.kubernetes.io/controller-uid={}", job.uid));
+    Ok(pods.list(&params).await?.items)
+}
+
+/// Why a Job has failed, by what its pods have left: the program's report, the builder's last words, or what Kubernetes says.
+fn why(job: &JobSeen, pods: &[Pod], otherwise: &'static str) -> Failure {
+    if let Some(failed) = pods.iter().rev().find_map(|pod| built_badly(job, pod)) {
+        return failed;
+    }
+    let told = pods.iter().rev().find_map(|pod| terminated(pod, task::CONTAINER)).and_then(said);
+    match told.as_deref().and_then(Report::read) {
+        Some(Report::Failed { trouble, message }) => {
+            let reason = if trouble == Trouble::Failed { otherwise } else { trouble.reason() };
+            return Failure { reason, message: message.to_string(), needs_change: trouble.needs_change() };
+        }
+        // It says that it succeeded, and Kubernetes that it did not.
+        Some(Report::Made { message, .. }) => {
+            return Failure { reason: otherwise, message: message.to_string(), needs_change: false };
+        }
+        None => {}
+    }
+    let evicted = pods.iter().rev().find_map(|pod| {
+        let status = pod.status.as_ref()?;
+        Some(format!("{}: {}", status.reason.as_ref()?, status.message.as_deref().unwrap_or_default()))
+    });
+    let kubernetes = match evicted {
+        Some(evicted) => evicted,
+        None if job.message.is_empty() => "it says no more".to_owned(),
+        None => job.message.clone(),
+    };
+    let message = match told {
+        Some(words) => format!("Job {} failed: {kubernetes}; its last words: {}", job.name, words.trim()),
+        None => format!("Job {} failed: {kubernetes}", job.name),
+    };
+    Failure { reason: otherwise, message, needs_change: false }
+}
+
+/// What the container that builds has left, when it was that one that failed.
+fn built_badly(job: &JobSeen, pod: &Pod) -> Option<Failure> {
+    let failed = |container| terminated(pod, container).filter(|ended| ended.exit_code != 0);
+    let fetched = failed(task::FETCH_CONTAINER);
+    let what = if fetched.is_some() { "the sources were not fetched" } else { "the build failed" };
+    let ended = fetched.or_else(|| failed(task::BUILD_CONTAINER))?;
+    let words = said(ended).unwrap_or_default();
+    if ended.exit_code == task::CONFINED {
+        return Some(Failure {
+            reason: reasons::BUILDER_CONFINED,
+            message: words.trim().to_owned(),
+            needs_change: false,
+        });
+    }
+    let how = match ended.reason.as_deref() {
+        Some("OOMKilled") => "it needs more memory than build.resources.limits.memory allows".to_owned(),
+        _ => format!("exit code {}", ended.exit_code),
+    };
+    let begin = format!("Job {}: {what}, {how}; its last words: ", job.name);
+    // The end of a log says why, its beginning does not.
+    let room = message::MAX_BYTES.saturating_sub(begin.len());
+    let message = format!("{begin}{}", message::end(words.trim(), room));
+    Some(Failure { reason: reasons::BUILD_FAILED, message, needs_change: false })
+}
+
+fn terminated<'p>(pod: &'p Pod, container: &str) -> Option<&'p ContainerStateTerminated> {
+    progress::containers(pod).find(|status| status.name == container)?.state.as_ref()?.terminated.as_ref()
+}
+
+fn said(ended: &ContainerStateTerminated) -> Option<String> {
+    ended.message.clone().filter(|message| !message.is_empty())
+}
+
+/// What keeps the pod of a running Job from running: quota and policies keep it from being made, its image or a node may be
+/// missing.
+pub(super) async fn hindrance(context: &Context, image: &ModuleImage, jobs: &[JobSeen]) -> Option<String> {
+    let job = jobs.iter().find(|job| job.state == JobState::Running)?;
+    let found = pods_of(context, image, job).await.ok()?;
+    let Some(pod) = found.first() else {
+        return Some(format!("it has no pod: `kubectl describe job {}` says why", job.name));
+    };
+    Some(format!("its pod waits: {}", progress::hindrance(pod)?))
+}

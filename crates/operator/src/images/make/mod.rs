@@ -1,0 +1,185 @@
+//! Makes an image that does not exist: what it would be made from ([`wanted`]), the Job that does it ([`start`]), and what came
+//! of it ([`ended`]).
+
+mod ended;
+mod start;
+mod turns;
+mod wanted;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+use tenon_api::module_image::{ImagePhase, Making};
+use tenon_api::task::{Algorithm, Trouble};
+use tenon_api::{Module, ModuleImage, labels, reasons};
+use tenon_order::ModuleKey;
+use tenon_plan::provision::making::{self, JobSeen, JobState, Step};
+use tenon_plan::provision::{Finding, Look};
+use tenon_plan::retry::Retry;
+
+use crate::controllers::WriteError;
+use crate::run::Context;
+use crate::world::{ImageKey, World};
+
+pub(super) use turns::Turns;
+pub(super) use wanted::{Unwanted, Wanted, conflict, wanted};
+
+/// Whether an image that exists is to be made anew: by its labels, or because a Secret is another one than it was, or may be.
+pub(super) fn is_outdated(
+    image: &ModuleImage,
+    labels: &BTreeMap<String, String>,
+    wanted: &Wanted,
+    jobs: &[JobSeen],
+) -> bool {
+    if making::is_outdated(labels, image.spec.sign.as_ref(), Some(&wanted.inputs.source)) {
+        return true;
+    }
+    let just_made = jobs.iter().any(|job| job.name == wanted.making.job && job.state == JobState::Succeeded);
+    // What was to be made and is not known to have been made says nothing of what is there.
+    let made = image.status.as_ref().filter(|status| status.phase == Some(ImagePhase::Ready));
+    let made = made.and_then(|status| status.making.as_ref());
+    // Who does not know by which Secret it was made has a Job look, which leaves what is right as it is.
+    let same = made.is_some_and(|made| made.inputs == wanted.making.inputs);
+    // What is only built has no Secret that its labels do not tell of.
+    making::is_ours(labels) && image.spec.sign.is_some() && !same && !just_made
+}
+
+/// The same while it is not known what it would be made from: what may be known in a moment is waited for.
+pub(super) fn may_be_outdated(image: &ModuleImage, labels: &BTreeMap<String, String>, passing: bool) -> bool {
+    let by_request = making::is_outdated(labels, image.spec.sign.as_ref(), None);
+    by_request || (passing && making::is_ours(labels))
+}
+
+/// Brings an image one step nearer to being made. `jobs` were looked at before the image was looked for and not found.
+pub(super) async fn make(
+    context: &Context,
+    world: &World,
+    image: &ModuleImage,
+    wanted: &Wanted,
+    lacking: Vec<Algorithm>,
+    (jobs, turns): (&[JobSeen], &Turns),
+    now: &Time,
+) -> Result<Look, WriteError> {
+    let status = image.status.as_ref();
+    let known = status
+        .and_then(|status| status.making.clone())
+        .filter(|known| known.inputs == wanted.making.inputs)
+        .unwrap_or_else(|| wanted.making.clone());
+    let module = module_of(world, image);
+    let wish = module.as_deref().and_then(Retry::number_of);
+    // A new generation (the rebuild trigger, perhaps) or a user's wish is tried at once.
+    let current =
+        status.filter(|status| status.resolved_from == image.metadata.generation && known.retry == wish);
+    let retry_at = current.and_then(|status| status.retry_at.as_ref());
+    let known = Making { retry: wish, ..known };
+    let following = |making: Making| Look {
+        finding: Finding::Making { message: format!("Job {} {}", making.job, wanted.told) },
+        making: Some(making),
+        retry_at: None,
+    };
+    let whose = labels::value(&image.spec.module);
+    // A user who wants another try does not want to wait for one that hangs.
+    let told = status.and_then(|status| status.making.as_ref()).filter(|told| told.job == wanted.making.job);
+    let hangs = |job: &&JobSeen| job.name == wanted.making.job && job.state == JobState::Running;
+    if let Some(job) = jobs.iter().find(hangs).filter(|_| told.is_some_and(|told| told.retry != wish)) {
+        ended::clear(context, image, job).await?;
+        return Ok(following(known));
+    }
+    match making::step(Some(&known), retry_at, (&whose, &wanted.making.job), jobs, now.0) {
+        Step::Follow => {
+            let mut look = following(known);
+            // Not at once: a pod takes a moment to start.
+            if status.is_some_and(|status| is_being_told(status.phase))
+                && let Some(why) = ended::hindrance(context, image, jobs).await
+                && let Finding::Making { message } = &mut look.finding
+            {
+                *message = format!("{message}; {why}");
+            }
+            Ok(look)
+        }
+        // Another look may have begun one meanwhile.
+        Step::Start if is_being_made(world, image) => Ok(following(known)),
+        Step::Start => {
+            let turn = match turns.ask(&ImageKey::of(image), world.running_jobs()) {
+                Ok(turn) => turn,
+                Err(before) => {
+                    return Ok(Look { finding: queued(before), making: Some(known), retry_at: None });
+                }
+            };
+            let started = start::start(context, world, image, wanted, lacking).await?;
+            drop(turn);
+            match started {
+                Ok(()) => Ok(following(known)),
+                Err(finding) => Ok(Look { finding, making: Some(known), retry_at: None }),
+            }
+        }
+        Step::Clear(job) => {
+            ended::clear(context, image, &job).await?;
+            Ok(following(known))
+        }
+        Step::Note(job) => Ok(ended::note(context, image, &job, known, now).await),
+        // What is known stays as it is said.
+        Step::Wait(_) => Ok(Look { finding: said(status), making: Some(known), retry_at: retry_at.cloned() }),
+    }
+}
+
+fn is_being_told(phase: Option<ImagePhase>) -> bool {
+    matches!(phase, Some(ImagePhase::Building | ImagePhase::Signing))
+}
+
+/// As many Jobs work as may.
+fn queued(before: usize) -> Finding {
+    let before = match before {
+        0 => "it is the next".to_owned(),
+        1 => "one image is before it".to_owned(),
+        many => format!("{many} images are before it"),
+    };
+    Finding::Missing {
+        reason: reasons::QUEUED,
+        message: format!(
+            "as many Jobs make images as may at a time (the operator's --jobs-at-once); {before}"
+        ),
+        needs_change: false,
+        retry_after: None,
+    }
+}
+
+/// Whether some Job makes the image now.
+fn is_being_made(world: &World, image: &ModuleImage) -> bool {
+    let jobs = world.jobs_of(&image.namespace().unwrap_or_default(), &image.spec.image);
+    jobs.iter().any(|job| matches!(job.state, JobState::Running | JobState::Leaving))
+}
+
+/// The Module that the image is for.
+fn module_of(world: &World, image: &ModuleImage) -> Option<Arc<Module>> {
+    let owner = image.owner_references().iter().find(|owner| owner.kind == "Module")?;
+    let key = ModuleKey::new(&image.namespace()?, &owner.name).ok()?;
+    world.read().module(&key).cloned()
+}
+
+/// What the status says of the last failure.
+fn said(status: Option<&tenon_api::ModuleImageStatus>) -> Finding {
+    let message = status.and_then(|status| status.message.as_ref()).map(ToString::to_string);
+    let reason = status.and_then(|status| status.reason.as_deref()).unwrap_or_default();
+    let failed = status.is_some_and(|status| status.phase == Some(ImagePhase::Failed));
+    Finding::Missing {
+        reason: known_reason(reason),
+        message: message.unwrap_or_default(),
+        needs_change: failed,
+        retry_after: None,
+    }
+}
+
+/// The reason that a status holds, as one of ours.
+fn known_reason(reason: &str) -> &'static str {
+    let of_builds = [reasons::BUILD_FAILED, reasons::BUILDER_CONFINED];
+    let known = Trouble::ALL.map(Trouble::reason).into_iter().chain(of_builds);
+    known.into_iter().find(|known| *known == reason).unwrap_or(reasons::SIGN_FAILED)
+}
+
+/// What a Job's failure is called where nobody knows better.
+fn failure(image: &ModuleImage) -> &'static str {
+    if image.spec.build.is_some() { reasons::BUILD_FAILED } else { reasons::SIGN_FAILED }
+}

@@ -1,0 +1,148 @@
+//! The Job that makes an image: made once, whoever asks.
+
+use k8s_openapi::api::batch::v1::Job;
+use kube::api::PostParams;
+use kube::{Api, ResourceExt};
+use tenon_api::task::{Algorithm, SignTask, Task};
+use tenon_api::{ModuleImage, labels, reasons};
+use tenon_image::ImageReference;
+use tenon_plan::provision::Finding;
+use tenon_plan::provision::job::{self, Order, Recipe, Settings};
+use tenon_plan::provision::making;
+use tracing::info;
+
+use super::wanted::place;
+use super::{Wanted, failure, module_of};
+use crate::controllers::WriteError;
+use crate::events::Severity;
+use crate::images::apply;
+use crate::metrics::{Resource, Verb};
+use crate::registries::{self, failed};
+use crate::run::Context;
+use crate::world::{KnownJob, World};
+
+/// What a Job's program is to know of the way to registries.
+const PROXIES: [&str; 6] = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"];
+
+/// The most bytes of a task: Linux starts no program with a longer variable (128 KiB, `MAX_ARG_STRLEN`).
+const MOST_TASK: usize = 100 * 1024;
+/// The most bytes of a Dockerfile: all annotations of an object may have 256 KiB.
+const MOST_DOCKERFILE: usize = 128 * 1024;
+
+/// Makes the Job, unless it is there: nobody else makes one of this name.
+pub(super) async fn start(
+    context: &Context,
+    world: &World,
+    image: &ModuleImage,
+    wanted: &Wanted,
+    lacking: Vec<Algorithm>,
+) -> Result<Result<(), Finding>, WriteError> {
+    let task = match task(context, image, wanted, lacking).await {
+        Ok(task) => task,
+        Err(finding) => return Ok(Err(finding)),
+    };
+    let environment =
+        PROXIES.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))).collect();
+    let settings = Settings {
+        image: context.args.maker_image.to_string(),
+        builder: context.args.builder_image.to_string(),
+        environment,
+    };
+    let (namespace, module) = (image.namespace().unwrap_or_default(), module_of(world, image));
+    let order = Order {
+        inputs: &wanted.hash,
+        task: &task,
+        recipe: wanted.recipe.as_ref(),
+        module: module.as_deref(),
+    };
+    let job = job::job(image, &order, &settings);
+    let jobs: Api<Job> = Api::namespaced(context.client.clone(), &namespace);
+    let params =
+        PostParams { field_manager: Some(labels::field_manager::IMAGES.to_owned()), ..PostParams::default() };
+    match context.writes.make(Resource::Job, Verb::Create, jobs.create(&params, &job)).await {
+        Ok(made) => {
+            info!(image = image.spec.image, job = made.name_any(), "a Job makes it");
+            world.job(&namespace, &made.name_any(), KnownJob::of(&made));
+            let (event, what) = match image.spec.build {
+                Some(_) => (reasons::event::BUILD_CREATED, "build"),
+                None => (reasons::event::SIGN_CREATED, "signing"),
+            };
+            let note = format!("{what} started for kernel {}: Job {}", image.spec.kernel, made.name_any());
+            apply::tell(context, image, Severity::Normal, event, note);
+            Ok(Ok(()))
+        }
+        Err(WriteError::Api(kube::Error::Api(status))) if status.is_already_exists() => {
+            Ok(claimed(&jobs, image, wanted).await)
+        }
+        Err(WriteError::Api(kube::Error::Api(status))) if [400, 403, 422].contains(&status.code) => {
+            // A quota, or a policy of the namespace's.
+            let message =
+                format!("the Job that makes it cannot be made in namespace {namespace}: {}", status.message);
+            Ok(Err(waiting(failure(image), message)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn waiting(reason: &'static str, message: String) -> Finding {
+    Finding::Missing { reason, message, needs_change: false, retry_after: None }
+}
+
+/// What the Job's program is told.
+async fn task(
+    context: &Context,
+    image: &ModuleImage,
+    wanted: &Wanted,
+    lacking: Vec<Algorithm>,
+) -> Result<Task, Finding> {
+    let to: ImageReference =
+        image.spec.image.parse().map_err(|error| failed(reasons::REFERENCE_INVALID, &error))?;
+    let tls = registries::tls(context, &to, image.spec.registry_tls.unwrap_or_default()).await?;
+    let sign = image.spec.sign.as_ref();
+    let task = Task {
+        from: wanted.source.clone(),
+        to: place(&to, tls),
+        made_from: wanted.inputs.source.to_string(),
+        request: making::request(sign),
+        sign: sign.map(|sign| SignTask {
+            files: sign.files_to_sign.clone(),
+            hash: sign.hash.unwrap_or_default(),
+            lacking,
+        }),
+    };
+    let too_long = |message| Finding::Missing {
+        reason: reasons::SPEC_INVALID,
+        message,
+        needs_change: true,
+        retry_after: None,
+    };
+    if serde_json::to_string(&task).is_ok_and(|text| text.len() > MOST_TASK) {
+        return Err(too_long(format!(
+            "what the Job would be told has more than {MOST_TASK} bytes: shorten sign.filesToSign, or the operator's \
+             --registry ca-file"
+        )));
+    }
+    let is_too_long = |recipe: &Recipe| matches!(recipe, Recipe::Dockerfile(recipe) if recipe.dockerfile.len() > MOST_DOCKERFILE);
+    if wanted.recipe.as_ref().is_some_and(is_too_long) {
+        return Err(too_long(format!("the Dockerfile has more than {MOST_DOCKERFILE} bytes: shorten it")));
+    }
+    Ok(task)
+}
+
+/// Whether the Job that has this name is the one.
+async fn claimed(jobs: &Api<Job>, image: &ModuleImage, wanted: &Wanted) -> Result<(), Finding> {
+    let known = jobs.get_metadata_opt(&wanted.making.job).await;
+    let known = known.map_err(|error| failed(failure(image), &error))?;
+    let hash = |metadata: &kube::core::PartialObjectMeta<Job>| {
+        metadata.annotations().get(labels::annotation::LAST_HASH).cloned()
+    };
+    match known {
+        Some(known) if hash(&known).as_ref() != Some(&wanted.making.inputs) => {
+            let message =
+                format!("there is a Job {} already, and it is not Tenon's: delete it", wanted.making.job);
+            Err(waiting(failure(image), message))
+        }
+        // Ours: the watch will tell of it. Or gone again: it is made in the next turn.
+        _ => Ok(()),
+    }
+}

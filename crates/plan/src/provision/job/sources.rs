@@ -1,0 +1,126 @@
+//! The containers that compile sources: one fetches them, one compiles them with the kernel's driver toolkit. Both pass the Pod
+//! Security Standard `restricted`: they may do nothing but compile. What they leave is packed by the program that publishes.
+
+use k8s_openapi::api::core::v1::{Container, EnvVar, PersistentVolumeClaimVolumeSource, Volume};
+use tenon_api::ModuleImage;
+use tenon_api::module::BuildArg;
+use tenon_api::task;
+
+use super::recipe::{Base, resources};
+use super::{Settings, WORK, mount, quantities, restricted, variable, volume_of_secret};
+
+/// Where the program that fetches lies in the builder's image.
+const PROGRAM: &str = "/usr/libexec/tenon/fetch";
+/// What compiles where the user says nothing else.
+const COMPILE: &str = include_str!("compile.sh");
+
+/// What is fetched and compiled, besides what the image's object says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FromSources {
+    /// Where the sources are.
+    pub place: Place,
+    /// The directory in them that is compiled.
+    pub path: Option<String>,
+    /// The image that compiles.
+    pub toolkit: Base,
+    /// What is done instead of the usual.
+    pub script: Option<String>,
+    /// The script's variables.
+    pub arguments: Vec<BuildArg>,
+}
+
+/// Where sources are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In a git repository.
+    Git {
+        /// Its address.
+        uri: String,
+        /// Branch, tag or commit.
+        reference: Option<String>,
+        /// The Secret with a name and a password.
+        secret: Option<String>,
+    },
+    /// On a volume.
+    Claim(String),
+}
+
+impl FromSources {
+    pub(super) fn volumes(&self) -> Vec<Volume> {
+        let volume = match &self.place {
+            Place::Git { secret, .. } => secret.as_deref().map(|secret| volume_of_secret("git", secret)),
+            Place::Claim(claim) => Some(Volume {
+                name: "claim".to_owned(),
+                persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
+                    claim_name: claim.clone(),
+                    read_only: Some(true),
+                }),
+                ..Volume::default()
+            }),
+        };
+        volume.into_iter().collect()
+    }
+
+    pub(super) fn containers(&self, image: &ModuleImage, settings: &Settings) -> Vec<Container> {
+        vec![self.fetch(settings), self.compile(image)]
+    }
+
+    fn fetch(&self, settings: &Settings) -> Container {
+        let mut mounts = vec![mount(WORK, task::WORK_DIR, false)];
+        let mut environment: Vec<_> =
+            settings.environment.iter().map(|(name, value)| variable(name, value)).collect();
+        match &self.place {
+            Place::Git { uri, reference, secret } => {
+                environment.push(variable("GIT_URI", uri));
+                environment.push(variable("GIT_REF", reference.as_deref().unwrap_or("HEAD")));
+                mounts.extend(secret.iter().map(|_| mount("git", task::GIT_DIR, true)));
+            }
+            Place::Claim(_) => mounts.push(mount("claim", task::CLAIM_DIR, true)),
+        }
+        Container {
+            name: task::FETCH_CONTAINER.to_owned(),
+            image: Some(settings.builder.clone()),
+            command: Some(vec![PROGRAM.to_owned()]),
+            env: Some(environment),
+            volume_mounts: Some(mounts),
+            resources: Some(k8s_openapi::api::core::v1::ResourceRequirements {
+                requests: Some(quantities(&[("cpu", "50m"), ("memory", "64Mi")])),
+                limits: Some(quantities(&[("memory", "1Gi")])),
+                ..Default::default()
+            }),
+            security_context: Some(restricted()),
+            termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+            ..Container::default()
+        }
+    }
+
+    fn compile(&self, image: &ModuleImage) -> Container {
+        let path = self.path.as_deref().unwrap_or_default().trim_matches('/');
+        let directory = format!("{}/{}/{path}", task::WORK_DIR, task::SOURCE);
+        let out = format!("{}/{}", task::WORK_DIR, task::COMPILED);
+        let modules = format!("{out}{}/lib/modules/{}", image.spec.dir_name, image.spec.kernel);
+        let ours = [("SOURCE", &*directory), ("OUT", &out), ("MODULES", &modules), ("HOME", task::WORK_DIR)];
+        let users = self.arguments.iter().map(|arg| variable(&arg.name, &arg.value));
+        let environment: Vec<EnvVar> = users.chain(ours.map(|(name, value)| variable(name, value))).collect();
+        let script = self.script.as_deref().unwrap_or(COMPILE);
+        Container {
+            name: task::BUILD_CONTAINER.to_owned(),
+            image: Some(self.toolkit.pinned.clone()),
+            command: Some(vec![
+                "/bin/sh".to_owned(),
+                "-euc".to_owned(),
+                format!("mkdir -p \"$OUT\"\ncd \"$SOURCE\"\n{script}"),
+            ]),
+            env: Some(environment),
+            volume_mounts: Some(vec![mount(WORK, task::WORK_DIR, false)]),
+            resources: Some(resources(image)),
+            // A compiler has its own idea of where to write what it needs for a moment.
+            security_context: Some(k8s_openapi::api::core::v1::SecurityContext {
+                read_only_root_filesystem: None,
+                ..restricted()
+            }),
+            termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+            ..Container::default()
+        }
+    }
+}
