@@ -12,6 +12,7 @@ use crate::control_plane::Binaries;
 use crate::control_plane::binaries::BinariesError;
 use crate::debian::{Archive, ArchiveError, Release};
 use crate::drivers::{self, Driver, DriverError};
+use crate::host_node::{self, HostNodeError};
 use crate::kernel::{Kernel, KernelError, Origin};
 use crate::worker::{self, root_disk::WorkerDiskError};
 
@@ -21,6 +22,7 @@ const INSTALLED: &[&str] = &[
     "curl",
     "e2fsprogs",
     "gcc-12",
+    "iproute2",
     "kmod",
     "libelf1",
     "make",
@@ -35,6 +37,7 @@ const PROGRAMS: &[&str] = &[
     "mke2fs",
     "gcc-12",
     "depmod",
+    "ip",
     "make",
     "openssl",
     "setpriv",
@@ -81,6 +84,9 @@ pub enum SetupError {
     /// The disk of nodes with a kubelet.
     #[error("make the root file system of nodes with a kubelet")]
     Worker(#[from] WorkerDiskError),
+    /// The programs of a node on the host.
+    #[error("get the programs of a node on the host")]
+    HostNode(#[from] Box<HostNodeError>),
     /// The example drivers.
     #[error(transparent)]
     Driver(#[from] DriverError),
@@ -211,5 +217,6 @@ pub fn setup(progress: &mut dyn FnMut(&str)) -> Result<Supplies, SetupError> {
         "nodes with a kubelet: its program (two minutes the first time), containerd, a root file system",
     );
     worker::root_disk::image(&supplies)?;
+    host_node::prepare().map_err(Box::new)?;
     Ok(supplies)
 }
