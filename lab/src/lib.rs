@@ -5,6 +5,7 @@
 //! a demonstration drives ([`Lab`]). Everything that is built is cached; everything that runs dies with its owner.
 
 pub mod bench;
+pub mod build_images;
 pub mod cache;
 pub mod child;
 pub mod claim;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::build_images::{self, BuildImageError};
 use crate::cache::{Cache, CacheError, Lock};
 use crate::command;
 use crate::control_plane::Binaries;
@@ -19,6 +20,7 @@ use crate::worker::{self, root_disk::WorkerDiskError};
 /// Programs that must be installed, for they come with libraries.
 const INSTALLED: &[&str] = &[
     "binutils",
+    "buildah",
     "curl",
     "e2fsprogs",
     "gcc-12",
@@ -26,6 +28,7 @@ const INSTALLED: &[&str] = &[
     "kmod",
     "libelf1",
     "make",
+    "mmdebstrap",
     "openssl",
     "util-linux",
     "xz-utils",
@@ -33,12 +36,14 @@ const INSTALLED: &[&str] = &[
 /// A program of each, to see whether they are there.
 const PROGRAMS: &[&str] = &[
     "strip",
+    "buildah",
     "curl",
     "mke2fs",
     "gcc-12",
     "depmod",
     "ip",
     "make",
+    "mmdebstrap",
     "openssl",
     "setpriv",
     "xz",
@@ -87,6 +92,9 @@ pub enum SetupError {
     /// The programs of a node on the host.
     #[error("get the programs of a node on the host")]
     HostNode(#[from] Box<HostNodeError>),
+    /// The images of builds.
+    #[error(transparent)]
+    BuildImage(#[from] BuildImageError),
     /// The example drivers.
     #[error(transparent)]
     Driver(#[from] DriverError),
@@ -218,5 +226,10 @@ pub fn setup(progress: &mut dyn FnMut(&str)) -> Result<Supplies, SetupError> {
     );
     worker::root_disk::image(&supplies)?;
     host_node::prepare().map_err(Box::new)?;
+    progress("images of builds in pods");
+    build_images::builder()?;
+    for kernel in supplies.kernels() {
+        build_images::toolkit(kernel)?;
+    }
     Ok(supplies)
 }

@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use serde_json::{Value, json};
+use serde_json::json;
+use tenon_lab::build_images;
 use tenon_lab::claim::comes_true_within;
 use tenon_lab::control_plane::Extent;
 use tenon_lab::dir::LabDir;
 use tenon_lab::host_node;
+use tenon_lab::kernel::Origin;
 use tenon_lab::program_images::{self, ProgramImage};
 use tenon_lab::registry::Protection;
 use tenon_lab::setup::Supplies;
@@ -57,6 +61,19 @@ impl Place {
         .unwrap()
     }
 
+    /// An image with busybox alone, by the name that pods pull it by.
+    async fn push_busybox(&self) -> String {
+        let busybox = ProgramImage {
+            binary: &self.supplies.busybox,
+            program: "/busybox",
+            arguments: &[],
+            labels: BTreeMap::new(),
+        };
+        let image = format!("{}/busybox:1", host_node::name_of(&self.registry));
+        program_images::push(&busybox, &image).await.unwrap();
+        image
+    }
+
     async fn log(&self, pod: &str, container: &str) -> String {
         self.plane.kubectl(&["logs", "-n", "forge", pod, "-c", container]).await.unwrap()
     }
@@ -71,14 +88,7 @@ fn namespace(level: &str) -> String {
 #[tokio::test]
 async fn a_restricted_pod_runs_and_kubectl_reads_its_log() {
     let place = Place::start().await;
-    let busybox = ProgramImage {
-        binary: &place.supplies.busybox,
-        program: "/busybox",
-        arguments: &[],
-        labels: BTreeMap::new(),
-    };
-    let image = format!("{}/busybox:1", host_node::name_of(&place.registry));
-    program_images::push(&busybox, &image).await.unwrap();
+    let image = place.push_busybox().await;
     place.plane.apply(&namespace("restricted")).await.unwrap();
     let script = format!(
         "echo user $(/busybox id -u) && /busybox wget -q -O - http://{}/v2/ && \
@@ -110,4 +120,109 @@ async fn a_restricted_pod_runs_and_kubectl_reads_its_log() {
     println!("node gone after {:.1?}", begun.elapsed());
     let bridge = Path::new("/sys/class/net/tenon-lab0");
     assert!(!bridge.exists() && !Path::new("/sys/fs/cgroup/memory/tenon-lab").exists());
+}
+
+/// Compiles simple-kmod by the toolkit of a kernel; the sources are in the file itself, for its context is empty.
+fn dockerfile() -> String {
+    let write =
+        |name: &str, text: &str| format!("RUN echo {} | base64 -d >/src/{name}\n", STANDARD.encode(text));
+    let makefile = include_str!("../../examples/drivers/simple-kmod/Makefile");
+    let source = include_str!("../../examples/drivers/simple-kmod/simple-kmod.c");
+    format!(
+        "ARG TOOLKIT\nFROM ${{TOOLKIT}} AS build\nARG KERNEL\nRUN mkdir /src\n{}{}\
+         RUN make -s -C /src KERNEL=${{KERNEL}} && test \"$(cat /run/secrets/stamp/word)\" = sesame\n\
+         FROM scratch\nARG KERNEL\n\
+         COPY --from=build /src/simple-kmod.ko /opt/lib/modules/${{KERNEL}}/simple-kmod.ko\n",
+        write("Makefile", makefile),
+        write("simple-kmod.c", source),
+    )
+}
+
+/// A pod that builds as an ordinary user, and then shows what came out.
+fn build_pod(builder: &str, busybox: &str, arguments: &[String]) -> String {
+    let mount = |name: &str, path: &str| json!({ "name": name, "mountPath": path, "readOnly": true });
+    let work = json!({ "name": "work", "mountPath": "/work" });
+    let show = "for part in /work/*; do echo $part; done; /busybox cat /work/image/index.json";
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "build", "namespace": "forge" },
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": false,
+            "securityContext":
+                { "runAsNonRoot": true, "runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000 },
+            "initContainers": [{
+                "name": "build", "image": builder, "args": arguments,
+                "securityContext": {
+                    "allowPrivilegeEscalation": true, "readOnlyRootFilesystem": true,
+                    "capabilities": { "drop": ["ALL"], "add": ["SETUID", "SETGID"] },
+                },
+                "volumeMounts": [
+                    work,
+                    mount("dockerfile", "/run/tenon/dockerfile"),
+                    mount("stamp", "/run/secrets/stamp"),
+                ],
+            }],
+            "containers": [{
+                "name": "show", "image": busybox, "command": ["/busybox", "sh", "-c", show],
+                "volumeMounts": [work],
+            }],
+            "volumes": [
+                { "name": "work", "emptyDir": {} },
+                { "name": "dockerfile", "configMap": { "name": "dockerfile" } },
+                { "name": "stamp", "secret": { "secretName": "stamp" } },
+            ],
+        },
+    })
+    .to_string()
+}
+
+#[tokio::test]
+async fn a_pod_of_an_ordinary_user_builds_a_driver_by_a_dockerfile() {
+    let (builder, toolkit, kernel) = tokio::task::spawn_blocking(|| {
+        let kernel = Supplies::get().unwrap().kernel(Origin::Stable).unwrap().clone();
+        let begun = Instant::now();
+        let images = (build_images::builder().unwrap(), build_images::toolkit(&kernel).unwrap());
+        println!("images made or found after {:.1?}", begun.elapsed());
+        (images.0, images.1, kernel)
+    })
+    .await
+    .unwrap();
+    let place = Place::start().await;
+    let registry = host_node::name_of(&place.registry);
+    let names = ["builder:1".to_owned(), format!("toolkit:{}", build_images::toolkit_tag(&kernel))];
+    let [builder_name, toolkit_name] = names.map(|name| format!("{registry}/{name}"));
+    let begun = Instant::now();
+    builder.push(&builder_name).await.unwrap();
+    toolkit.push(&toolkit_name).await.unwrap();
+    println!("images pushed after {:.1?}", begun.elapsed());
+    let busybox = place.push_busybox().await;
+    let objects = [
+        json!({ "apiVersion": "v1", "kind": "ConfigMap", "data": { "dockerfile": dockerfile() },
+            "metadata": { "name": "dockerfile", "namespace": "forge" } }),
+        json!({ "apiVersion": "v1", "kind": "Secret", "stringData": { "word": "sesame" },
+            "metadata": { "name": "stamp", "namespace": "forge" } }),
+    ];
+    place.plane.apply(&namespace("baseline")).await.unwrap();
+    for object in objects {
+        place.plane.apply(&object.to_string()).await.unwrap();
+    }
+    let arguments = [
+        "--tls-verify=false".to_owned(),
+        format!("--build-arg=TOOLKIT={toolkit_name}"),
+        format!("--build-arg=KERNEL={}", kernel.release),
+    ];
+    for round in ["first", "second"] {
+        let begun = Instant::now();
+        place.plane.apply(&build_pod(&builder_name, &busybox, &arguments)).await.unwrap();
+        let phase = place.ended("build").await;
+        println!("{round} build ended after {:.1?}", begun.elapsed());
+        let log = place.log("build", "build").await;
+        println!("{log}");
+        assert_eq!(phase, "Succeeded", "{log}");
+        let shown = place.log("build", "show").await;
+        println!("{shown}");
+        assert!(shown.contains("/work/image\n") && !shown.contains("/work/storage"), "{shown}");
+        assert!(shown.contains("\"manifests\""), "{shown}");
+        place.plane.kubectl(&["delete", "pod", "-n", "forge", "build", "--now"]).await.unwrap();
+    }
 }

@@ -140,6 +140,16 @@ impl Archive {
         Ok(Self { cache: cache.clone(), folder, codename })
     }
 
+    /// The name of this machine's release.
+    pub fn codename(&self) -> &str {
+        &self.codename
+    }
+
+    /// The sources, in the form that apt and its like read.
+    pub fn sources(&self) -> PathBuf {
+        self.folder.join("sources.list")
+    }
+
     /// Fetches the package lists when they are a day old, and says whether it did. With old lists and no network the old
     /// ones serve.
     pub fn refresh(&self) -> Result<bool, ArchiveError> {
