@@ -226,10 +226,13 @@ pub fn setup(progress: &mut dyn FnMut(&str)) -> Result<Supplies, SetupError> {
     );
     worker::root_disk::image(&supplies)?;
     host_node::prepare().map_err(Box::new)?;
-    progress("images of builds in pods");
-    build_images::builder()?;
-    for kernel in supplies.kernels() {
-        build_images::toolkit(kernel)?;
+    // Nobody else could make them, nor run the node that wants them.
+    if rustix::process::geteuid().is_root() {
+        progress("images of builds in pods (two minutes the first time)");
+        build_images::builder()?;
+        for kernel in supplies.kernels() {
+            build_images::toolkit(kernel)?;
+        }
     }
     Ok(supplies)
 }

@@ -1,4 +1,5 @@
 //! The host's own kubelet runs pods as any node does, at the machine's own speed.
+#![expect(clippy::unwrap_used, reason = "what a test is made of may fail like the test")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
