@@ -2,7 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "what a test is made of may fail like the test")]
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -119,8 +120,64 @@ async fn a_restricted_pod_runs_and_kubectl_reads_its_log() {
     let begun = Instant::now();
     drop(place.node);
     println!("node gone after {:.1?}", begun.elapsed());
-    let bridge = Path::new("/sys/class/net/tenon-lab0");
-    assert!(!bridge.exists() && !Path::new("/sys/fs/cgroup/memory/tenon-lab").exists());
+    assert_eq!(traces(), Vec::<PathBuf>::new());
+}
+
+/// The bridge and the cgroups, which outlast a node's processes.
+fn traces() -> Vec<PathBuf> {
+    let cgroups = std::fs::read_dir("/sys/fs/cgroup").unwrap();
+    let cgroups = cgroups.map(|entry| entry.unwrap().path().join("tenon-lab"));
+    let places = cgroups.chain(["/sys/fs/cgroup/tenon-lab", "/sys/class/net/tenon-lab0"].map(PathBuf::from));
+    places.filter(|path| path.exists()).collect()
+}
+
+/// Calls itself a second time to have an owner that can be killed.
+#[tokio::test]
+async fn what_a_killed_owner_left_behind_is_cleared_by_the_next() {
+    const OWNER: &str = "TENON_LAB_TEST_NODE_OWNER";
+    if let Some(told) = std::env::var_os(OWNER) {
+        let place = Place::start().await;
+        let kubelets = processes("kubelet");
+        std::fs::write(told, kubelets.join(" ")).unwrap();
+        std::future::pending::<()>().await;
+        drop(place);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let told = folder.path().join("kubelets");
+    let mut owner = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "what_a_killed_owner_left_behind_is_cleared_by_the_next"])
+        .env(OWNER, &told)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let kubelets = comes_true_within(SOON, "another process has a node", async || {
+        let text = std::fs::read_to_string(&told).unwrap_or_default();
+        if text.is_empty() { Err("it does not say so".to_owned()) } else { Ok(text) }
+    });
+    let kubelets = kubelets.await.unwrap();
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    comes_true_within(SOON, "its processes end with it", async || {
+        let alive = processes("kubelet");
+        let alive: Vec<_> = kubelets.split(' ').filter(|id| alive.iter().any(|one| one == id)).collect();
+        if alive.is_empty() { Ok(()) } else { Err(alive.join(" ")) }
+    })
+    .await
+    .unwrap();
+    assert!(!traces().is_empty(), "the test is about what is left");
+    let place = Place::start().await;
+    drop(place.node);
+    assert_eq!(traces(), Vec::<PathBuf>::new());
+}
+
+/// The processes that run a program of that name.
+fn processes(name: &str) -> Vec<String> {
+    let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let runs = |id: &String| {
+        let program = std::fs::read_link(format!("/proc/{id}/exe")).unwrap_or_default();
+        program.file_name().is_some_and(|file| file == name)
+    };
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(runs).collect()
 }
 
 /// Compiles simple-kmod by the toolkit of a kernel; the sources are in the file itself, for its context is empty.

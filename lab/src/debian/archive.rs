@@ -304,6 +304,9 @@ impl Archive {
             .arg("-oDir::Etc::SourceParts=-")
             .arg(option("Dir::State::Lists", "lists"))
             .arg(option("Dir::Cache", "cache"))
+            // Images of containers switch these off, and then every question takes most of a second.
+            .arg(option("Dir::Cache::pkgcache", "cache/pkgcache.bin"))
+            .arg(option("Dir::Cache::srcpkgcache", "cache/srcpkgcache.bin"))
             .arg("-oAPT::Sandbox::User=root")
             // Another apt may hold dpkg's lock for a while.
             .arg("-oDPkg::Lock::Timeout=300");

@@ -233,8 +233,8 @@ pub fn prepare() -> Result<(), HostNodeError> {
 }
 
 fn take_turn() -> Result<(Lock, Traces), HostNodeError> {
-    // Not in anyone's own cache: other users' nodes have the same bridge.
-    let turn = Lock::take(&std::env::temp_dir().join("tenon-host-node.lock"))?;
+    // Neither in a user's cache nor in what may be a private temporary folder: all nodes would have the same bridge.
+    let turn = Lock::take(Path::new("/run/tenon-lab-host-node.lock"))?;
     Ok((turn, Traces::leave()?))
 }
 
