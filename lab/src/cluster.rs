@@ -14,6 +14,7 @@ use crate::command::Tail;
 use crate::control_plane::{Binding, ControlPlane, ControlPlaneError, Credential, Extent, free_ports};
 use crate::guest::oci::HOST;
 use crate::guest::{Guest, Settings};
+use crate::host_node::{self, HostNode, HostNodeError};
 use crate::kernel::{Kernel, Origin};
 use crate::node::{Node, NodeError};
 use crate::program_images::ProgramImageError;
@@ -32,6 +33,7 @@ pub struct Lab {
     operator: Option<Child>,
     nodes: HashMap<String, Node>,
     workers: HashMap<String, Worker>,
+    host_node: Option<HostNode>,
     registry: Registry,
     plane: ControlPlane,
     depot_port: u16,
@@ -61,6 +63,9 @@ pub enum LabError {
     /// A worker.
     #[error(transparent)]
     Worker(Box<WorkerError>),
+    /// The node on the host.
+    #[error(transparent)]
+    HostNode(Box<HostNodeError>),
     /// An image of a program.
     #[error(transparent)]
     ProgramImage(#[from] ProgramImageError),
@@ -96,6 +101,12 @@ impl From<WorkerError> for LabError {
     }
 }
 
+impl From<HostNodeError> for LabError {
+    fn from(error: HostNodeError) -> Self {
+        Self::HostNode(Box::new(error))
+    }
+}
+
 impl Lab {
     /// Starts control plane and registry, installs what `deploy/` holds, and starts the operator. Nodes come one by one.
     pub async fn start() -> Result<Self, LabError> {
@@ -116,6 +127,7 @@ impl Lab {
             operator: None,
             nodes: HashMap::new(),
             workers: HashMap::new(),
+            host_node: None,
             registry,
             plane,
             depot_port,
@@ -147,6 +159,20 @@ impl Lab {
     pub async fn add_worker_with(&mut self, name: &str, kernel: Kernel) -> Result<&mut Worker, LabError> {
         let worker = Worker::start(&self.plane, &self.registry, &self.bench, name, kernel).await?;
         Ok(self.workers.entry(name.to_owned()).insert_entry(worker).into_mut())
+    }
+
+    /// Runs a kubelet on this machine as a new node, where pods run at its own speed; there is one at a time, and an
+    /// earlier one of this lab ends.
+    pub async fn add_host_node(&mut self, name: &str) -> Result<&mut HostNode, LabError> {
+        // Two would wait for each other.
+        self.host_node = None;
+        let node = HostNode::start(&self.plane, &mut self.registry, name).await?;
+        Ok(self.host_node.insert(node))
+    }
+
+    /// The registry's name for pods of the host's node, for the operator, and for this process alike.
+    pub fn registry_for_pods(&self) -> String {
+        host_node::name_of(&self.registry)
     }
 
     /// What a node of this lab is made of.
@@ -282,7 +308,8 @@ pub(crate) async fn operator_command(
         .args(["--advertise", &format!("https://{host}:{depot}")])
         .arg("--cache-dir")
         .arg(cache)
-        .args(["--registry", &format!("{},plain-http", registry.host())]);
+        .args(["--registry", &format!("{},plain-http", registry.host())])
+        .args(["--registry", &format!("{},plain-http", host_node::name_of(registry))]);
     Ok(command)
 }
 

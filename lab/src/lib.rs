@@ -5,6 +5,7 @@
 //! a demonstration drives ([`Lab`]). Everything that is built is cached; everything that runs dies with its owner.
 
 pub mod bench;
+pub mod build_images;
 pub mod cache;
 pub mod child;
 pub mod claim;
@@ -17,11 +18,13 @@ pub mod drivers;
 pub mod faults;
 pub mod fleet;
 pub mod guest;
+pub mod host_node;
 pub mod images;
 pub mod jobs;
 pub mod journey;
 pub mod kernel;
 pub mod node;
+mod node_settings;
 pub mod pods;
 pub mod program_images;
 pub mod programs;
@@ -38,6 +41,7 @@ pub use bench::Bench;
 pub use cluster::{Lab, LabError};
 pub use control_plane::ControlPlane;
 pub use guest::Guest;
+pub use host_node::HostNode;
 pub use node::Node;
 pub use registry::Registry;
 pub use trial::Trial;

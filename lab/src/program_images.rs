@@ -97,16 +97,26 @@ pub async fn push(image: &ProgramImage<'_>, reference: &str) -> Result<Digest, P
         "config": { "mediaType": OCI_CONFIG, "digest": Digest::of(&config), "size": config.len() },
         "layers": [{ "mediaType": OCI_LAYER, "digest": layer.digest, "size": layer.size }],
     }))?;
+    let blob = Blob::File { file: layer.file.into(), digest: layer.digest, size: layer.size };
+    push_parts(reference, vec![blob, Blob::Bytes(config)], OCI_MANIFEST, &manifest).await
+}
+
+/// Pushes what a manifest names, and then the manifest, by plain HTTP.
+pub(crate) async fn push_parts(
+    reference: &str,
+    blobs: Vec<Blob>,
+    media_type: &str,
+    manifest: &[u8],
+) -> Result<Digest, ProgramImageError> {
     let to = reference.parse()?;
     let tls = TlsSettings { plain_http: true, skip_verify: false, authority: None };
     let transport = Transport::new(Proxies::from_variables(|_| None));
     let client = Client::new(&transport, &tls, Keyring::default(), Timing::default())?;
     let failed = |source| ProgramImageError::Push { image: reference.to_owned(), source: Box::new(source) };
-    let blob = Blob::File { file: layer.file.into(), digest: layer.digest, size: layer.size };
-    for blob in [blob, Blob::Bytes(config)] {
+    for blob in blobs {
         client.push_blob(&to, &blob).await.map_err(failed)?;
     }
-    client.push_manifest(&to, OCI_MANIFEST, &manifest).await.map_err(failed)
+    client.push_manifest(&to, media_type, manifest).await.map_err(failed)
 }
 
 /// The program without debugging information, which is most of it, as the only file of an archive.

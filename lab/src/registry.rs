@@ -1,8 +1,9 @@
 //! A container registry on loopback: Debian's docker-registry (distribution 2.8), plain or with TLS, open or with a password.
+//! It may be had at further addresses of the host too: one process for each, all on the same data.
 
 use std::fs;
 use std::io;
-use std::net::TcpStream;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::control_plane::{Identity, free_ports};
 use crate::setup::Supplies;
 use crate::wait::{self, TimedOut};
 
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// It is ready in 25 ms on an idle machine.
 const READY: Duration = Duration::from_secs(30);
 
@@ -47,11 +49,19 @@ impl User {
 /// A running registry. Dropping it ends it; what it holds is in its folder.
 #[derive(Debug)]
 pub struct Registry {
-    child: Child,
+    listeners: Vec<Listener>,
     port: u16,
-    config: PathBuf,
     program: PathBuf,
     folder: PathBuf,
+    protection: Protection,
+}
+
+/// A process that serves what the registry holds.
+#[derive(Debug)]
+struct Listener {
+    address: IpAddr,
+    config: PathBuf,
+    child: Child,
 }
 
 /// Why there is no registry.
@@ -98,14 +108,30 @@ impl Registry {
         let folder = folder.join(name);
         fs::create_dir_all(&folder).map_err(at("create", &folder))?;
         let [port] = free_ports().map_err(at("find a port for", &folder))?;
-        let config = folder.join("config.yml");
-        // JSON is YAML.
-        write(&config, &configuration(&folder, port, protection)?.to_string())?;
         let program = supplies.registry.clone();
-        let child = start(&program, &config, &folder)?;
-        let mut registry = Self { child, port, config, program, folder };
-        registry.wait_until_ready().await?;
+        let listeners = Vec::new();
+        let mut registry = Self { listeners, port, program, folder, protection: protection.clone() };
+        registry.listen_at(LOOPBACK).await?;
         Ok(registry)
+    }
+
+    /// Serves the same at another address of the host too, at the same port; nothing happens when it does already.
+    pub async fn listen_at(&mut self, address: IpAddr) -> Result<(), RegistryError> {
+        if self.listeners.iter().any(|listener| listener.address == address) {
+            return Ok(());
+        }
+        let config = self.folder.join(format!("{address}.yml"));
+        // JSON is YAML.
+        let settings = configuration(&self.folder, SocketAddr::new(address, self.port), &self.protection)?;
+        write(&config, &settings.to_string())?;
+        let child = start(&self.program, &config, &self.folder)?;
+        self.listeners.push(Listener { address, config, child });
+        self.wait_until_ready().await
+    }
+
+    /// What it is called where it is found at that address of the host: `address:port`.
+    pub fn at(&self, address: IpAddr) -> String {
+        SocketAddr::new(address, self.port).to_string()
     }
 
     /// `127.0.0.1:port`, as image references begin.
@@ -119,35 +145,40 @@ impl Registry {
     }
 
     /// The requests that it answered, among other things.
-    pub fn log(&self) -> &Path {
-        self.child.log()
+    pub fn log(&self) -> PathBuf {
+        self.folder.join("registry.log")
     }
 
     /// Ends it: connections are refused from now on.
     pub fn stop(&mut self) {
-        self.child.kill();
+        self.listeners.iter_mut().for_each(|listener| listener.child.kill());
     }
 
     /// Starts it again with what it holds, at the same port.
     pub async fn resume(&mut self) -> Result<(), RegistryError> {
-        self.child = start(&self.program, &self.config, &self.folder)?;
+        for listener in &mut self.listeners {
+            listener.child = start(&self.program, &listener.config, &self.folder)?;
+        }
         self.wait_until_ready().await
     }
 
     async fn wait_until_ready(&mut self) -> Result<(), RegistryError> {
         let port = self.port;
-        let child = &mut self.child;
+        let listeners = &mut self.listeners;
         let waited = wait::until("the registry to listen", READY, async || {
-            if let Err(error) = child.check() {
-                return Some(Err(error));
+            for Listener { address, child, .. } in listeners.iter_mut() {
+                if let Err(error) = child.check() {
+                    return Some(Err(error));
+                }
+                TcpStream::connect((*address, port)).ok()?;
             }
-            TcpStream::connect(("127.0.0.1", port)).is_ok().then_some(Ok(()))
+            Some(Ok(()))
         })
         .await;
         match waited {
             Ok(result) => Ok(result?),
             Err(source) => {
-                let log = self.child.log().to_owned();
+                let log = self.log();
                 Err(RegistryError::NotReady { tail: Tail::of_file(&log), log, source })
             }
         }
@@ -162,10 +193,9 @@ fn start(program: &Path, config: &Path, folder: &Path) -> Result<Child, ChildErr
 
 fn configuration(
     folder: &Path,
-    port: u16,
+    address: SocketAddr,
     protection: &Protection,
 ) -> Result<serde_json::Value, RegistryError> {
-    let address = format!("127.0.0.1:{port}");
     let mut http = json!({ "addr": address });
     let mut auth = json!({});
     if let Some(identity) = &protection.tls {

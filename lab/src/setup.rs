@@ -6,24 +6,29 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::build_images::{self, BuildImageError};
 use crate::cache::{Cache, CacheError, Lock};
 use crate::command;
 use crate::control_plane::Binaries;
 use crate::control_plane::binaries::BinariesError;
 use crate::debian::{Archive, ArchiveError, Release};
 use crate::drivers::{self, Driver, DriverError};
+use crate::host_node::{self, HostNodeError};
 use crate::kernel::{Kernel, KernelError, Origin};
 use crate::worker::{self, root_disk::WorkerDiskError};
 
 /// Programs that must be installed, for they come with libraries.
 const INSTALLED: &[&str] = &[
     "binutils",
+    "buildah",
     "curl",
     "e2fsprogs",
     "gcc-12",
+    "iproute2",
     "kmod",
     "libelf1",
     "make",
+    "mmdebstrap",
     "openssl",
     "util-linux",
     "xz-utils",
@@ -31,11 +36,14 @@ const INSTALLED: &[&str] = &[
 /// A program of each, to see whether they are there.
 const PROGRAMS: &[&str] = &[
     "strip",
+    "buildah",
     "curl",
     "mke2fs",
     "gcc-12",
     "depmod",
+    "ip",
     "make",
+    "mmdebstrap",
     "openssl",
     "setpriv",
     "xz",
@@ -81,6 +89,12 @@ pub enum SetupError {
     /// The disk of nodes with a kubelet.
     #[error("make the root file system of nodes with a kubelet")]
     Worker(#[from] WorkerDiskError),
+    /// The programs of a node on the host.
+    #[error("get the programs of a node on the host")]
+    HostNode(#[from] Box<HostNodeError>),
+    /// The images of builds.
+    #[error(transparent)]
+    BuildImage(#[from] BuildImageError),
     /// The example drivers.
     #[error(transparent)]
     Driver(#[from] DriverError),
@@ -211,5 +225,14 @@ pub fn setup(progress: &mut dyn FnMut(&str)) -> Result<Supplies, SetupError> {
         "nodes with a kubelet: its program (two minutes the first time), containerd, a root file system",
     );
     worker::root_disk::image(&supplies)?;
+    host_node::prepare().map_err(Box::new)?;
+    // Nobody else could make them, nor run the node that wants them.
+    if rustix::process::geteuid().is_root() {
+        progress("images of builds in pods (two minutes the first time)");
+        build_images::builder()?;
+        for kernel in supplies.kernels() {
+            build_images::toolkit(kernel)?;
+        }
+    }
     Ok(supplies)
 }

@@ -53,6 +53,10 @@ pub(super) fn apiserver(binaries: &Binaries, pki: &Pki, folder: &Path, ports: Po
             flag("--tls-private-key-file", &pki.server_key()),
         ])
         .arg(flag("--client-ca-file", &pki.ca_cert()))
+        // For `kubectl logs`; a node's name is known to nobody but the API server.
+        .arg("--kubelet-preferred-address-types=InternalIP")
+        .arg(flag("--kubelet-client-certificate", &pki.kubelet_client_cert()))
+        .arg(flag("--kubelet-client-key", &pki.kubelet_client_key()))
         .arg(format!("--service-account-issuer={ISSUER}"))
         .arg(flag("--service-account-key-file", &pki.account_public_key()))
         .arg(flag("--service-account-signing-key-file", &pki.account_key()))

@@ -10,7 +10,7 @@ pub mod pki;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -338,10 +338,15 @@ impl Ports {
 
 /// Ports on loopback that were free a moment ago, all different.
 pub(crate) fn free_ports<const N: usize>() -> io::Result<[u16; N]> {
+    free_ports_at(Ipv4Addr::LOCALHOST.into())
+}
+
+/// As [`free_ports`], at another address of the host.
+pub(crate) fn free_ports_at<const N: usize>(address: IpAddr) -> io::Result<[u16; N]> {
     let mut listeners = Vec::with_capacity(N);
     let mut ports = [0; N];
     for port in &mut ports {
-        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        let listener = TcpListener::bind((address, 0))?;
         *port = listener.local_addr()?.port();
         listeners.push(listener);
     }

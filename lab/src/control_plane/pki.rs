@@ -12,6 +12,9 @@ use rcgen::{
 
 use crate::command::{self, CommandError};
 
+const KUBELET_CLIENT_CERT: &str = "kubelet-client.crt";
+const KUBELET_CLIENT_KEY: &str = "kubelet-client.key";
+
 /// The folder with the authority, the server's certificate and the key of the service accounts.
 #[derive(Debug)]
 pub struct Pki {
@@ -84,6 +87,9 @@ impl Pki {
         let server = pki.server("kube-apiserver", &names)?;
         pki.write("apiserver.crt", &server.certificate)?;
         pki.write("apiserver.key", &server.key)?;
+        let client = pki.identity("kube-apiserver-kubelet-client", &["system:masters"])?;
+        pki.write(KUBELET_CLIENT_CERT, &client.certificate)?;
+        pki.write(KUBELET_CLIENT_KEY, &client.key)?;
         pki.make_account_key()?;
         Ok(pki)
     }
@@ -124,6 +130,15 @@ impl Pki {
 
     pub(super) fn server_key(&self) -> PathBuf {
         self.folder.join("apiserver.key")
+    }
+
+    /// What the API server shows to kubelets.
+    pub(super) fn kubelet_client_cert(&self) -> PathBuf {
+        self.folder.join(KUBELET_CLIENT_CERT)
+    }
+
+    pub(super) fn kubelet_client_key(&self) -> PathBuf {
+        self.folder.join(KUBELET_CLIENT_KEY)
     }
 
     pub(super) fn account_key(&self) -> PathBuf {

@@ -140,6 +140,16 @@ impl Archive {
         Ok(Self { cache: cache.clone(), folder, codename })
     }
 
+    /// The name of this machine's release.
+    pub fn codename(&self) -> &str {
+        &self.codename
+    }
+
+    /// The sources, in the form that apt and its like read.
+    pub fn sources(&self) -> PathBuf {
+        self.folder.join("sources.list")
+    }
+
     /// Fetches the package lists when they are a day old, and says whether it did. With old lists and no network the old
     /// ones serve.
     pub fn refresh(&self) -> Result<bool, ArchiveError> {
@@ -294,6 +304,9 @@ impl Archive {
             .arg("-oDir::Etc::SourceParts=-")
             .arg(option("Dir::State::Lists", "lists"))
             .arg(option("Dir::Cache", "cache"))
+            // Images of containers switch these off, and then every question takes most of a second.
+            .arg(option("Dir::Cache::pkgcache", "cache/pkgcache.bin"))
+            .arg(option("Dir::Cache::srcpkgcache", "cache/srcpkgcache.bin"))
             .arg("-oAPT::Sandbox::User=root")
             // Another apt may hold dpkg's lock for a while.
             .arg("-oDPkg::Lock::Timeout=300");

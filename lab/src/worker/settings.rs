@@ -4,6 +4,7 @@
 use serde_json::json;
 
 use crate::guest::oci::HOST;
+use crate::node_settings::{self, Runtime};
 
 /// The registry that the manifests in `deploy/` name. On a worker it is a mirror's name: the lab's own registry answers.
 pub const REGISTRY: &str = "registry.tenon.dev";
@@ -27,12 +28,7 @@ pub(super) fn files(node: &str, registry_port: u16) -> Vec<(String, String)> {
     let mirror = format!("http://{HOST}:{registry_port}");
     vec![
         ("/etc/containerd/config.toml".to_owned(), containerd()),
-        (
-            format!("/etc/containerd/certs.d/{REGISTRY}/hosts.toml"),
-            format!(
-                "server = \"{mirror}\"\n\n[host.\"{mirror}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
-            ),
-        ),
+        (format!("/etc/containerd/certs.d/{REGISTRY}/hosts.toml"), node_settings::mirror(&mirror)),
         ("/etc/cni/net.d/10-lab.conflist".to_owned(), network()),
         (KUBELET_CONFIG.to_owned(), kubelet()),
         (PROXY_CONFIG.to_owned(), kube_proxy(node)),
@@ -41,62 +37,28 @@ pub(super) fn files(node: &str, registry_port: u16) -> Vec<(String, String)> {
 }
 
 fn containerd() -> String {
-    format!(
-        r#"version = 2
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{REGISTRY}/{PAUSE}"
-  [plugins."io.containerd.grpc.v1.cri".registry]
-    config_path = "/etc/containerd/certs.d"
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
-    conf_dir = "/etc/cni/net.d"
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-    runtime_type = "io.containerd.runc.v2"
-"#
-    )
+    node_settings::containerd(&Runtime {
+        pause: &format!("{REGISTRY}/{PAUSE}"),
+        registries: "/etc/containerd/certs.d",
+        plugins: "/usr/lib/cni",
+        networks: "/etc/cni/net.d",
+        top: "",
+        cri: "",
+    })
 }
 
 fn network() -> String {
-    json!({
-        "cniVersion": "1.0.0",
-        "name": "lab",
-        "plugins": [{
-            "type": "bridge",
-            "bridge": "cni0",
-            "isGateway": true,
-            "hairpinMode": true,
-            "ipam": {
-                "type": "host-local",
-                "ranges": [[{ "subnet": PODS }]],
-                "routes": [{ "dst": "0.0.0.0/0" }],
-            },
-        }],
-    })
-    .to_string()
+    let addresses = json!({
+        "type": "host-local",
+        "ranges": [[{ "subnet": PODS }]],
+        "routes": [{ "dst": "0.0.0.0/0" }],
+    });
+    node_settings::network("cni0", &addresses, true).to_string()
 }
 
 /// JSON is YAML.
 fn kubelet() -> String {
-    json!({
-        "apiVersion": "kubelet.config.k8s.io/v1beta1",
-        "kind": "KubeletConfiguration",
-        "cgroupDriver": "cgroupfs",
-        "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
-        "authentication": {
-            "anonymous": { "enabled": false },
-            "webhook": { "enabled": true },
-            "x509": { "clientCAFile": AUTHORITY },
-        },
-        "authorization": { "mode": "Webhook" },
-        // Changed ConfigMaps come with a pod's next turn: a minute by default, too long for a test.
-        "syncFrequency": "5s",
-        "runtimeRequestTimeout": "10m",
-        // Not the host's disk: there is little on it, and nothing to clear away.
-        "evictionHard": { "memory.available": "16Mi" },
-        "imageGCHighThresholdPercent": 100,
-        "imageGCLowThresholdPercent": 99,
-    })
-    .to_string()
+    node_settings::kubelet(AUTHORITY).to_string()
 }
 
 fn kube_proxy(node: &str) -> String {
