@@ -39,6 +39,7 @@ pub struct Lab {
     depot_port: u16,
     admin_port: u16,
     operator_starts: u32,
+    operator_arguments: Vec<String>,
     bench: Bench,
 }
 
@@ -133,6 +134,7 @@ impl Lab {
             depot_port,
             admin_port,
             operator_starts: 0,
+            operator_arguments: Vec::new(),
             bench,
         })
     }
@@ -215,11 +217,17 @@ impl Lab {
     /// Starts the operator on the host, under its own ServiceAccount.
     pub async fn start_operator(&mut self) -> Result<(), LabError> {
         let (ports, cache) = ([self.depot_port, self.admin_port], self.bench.folder().join("depot"));
-        let command = operator_command(&self.plane, &self.registry, ports, HOST, &cache).await?;
+        let mut command = operator_command(&self.plane, &self.registry, ports, HOST, &cache).await?;
+        command.args(&self.operator_arguments);
         self.operator_starts += 1;
         let name = format!("operator-{}", self.operator_starts);
         self.operator = Some(Child::start(&name, &command, self.bench.folder())?);
         Ok(())
+    }
+
+    /// What the operator is started with besides, from its next start on.
+    pub fn tell_operator(&mut self, arguments: Vec<String>) {
+        self.operator_arguments = arguments;
     }
 
     /// Kills the operator as a crash would.

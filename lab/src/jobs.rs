@@ -12,9 +12,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt as _};
-use serde_json::json;
+use serde_json::{Value, json};
 use tenon_api::labels;
-use tenon_api::task::{CONTAINER, Report, VARIABLE};
+use tenon_api::task::{BUILD_CONTAINER, CONTAINER, Report, VARIABLE};
 use tenon_image::registry::{Proxies, Transport};
 use tenon_maker::task::{self, Mounts};
 use tokio::runtime::Handle;
@@ -78,8 +78,19 @@ pub async fn waiting(client: &Client, job: Option<&str>) -> Result<Vec<Pod>, kub
 
 /// Runs a pod to its end, and reports it.
 pub async fn run(client: &Client, pod: &Pod) -> Result<Report, JobError> {
+    run_after(client, pod, |_| Ok(())).await
+}
+
+/// The same for a pod with containers before the one that reports: what they leave is left by `before`, in the folder where the
+/// pod may write.
+pub async fn run_after(
+    client: &Client,
+    pod: &Pod,
+    before: impl FnOnce(&Path) -> io::Result<()>,
+) -> Result<Report, JobError> {
     let folder = tempfile::tempdir()?;
     mount(client, pod, folder.path()).await?;
+    before(&folder.path().join("work"))?;
     let at = |name: &str| folder.path().join(name);
     let mounts =
         Mounts { key: at("key"), certificate: at("cert"), registry: at("registry"), work: at("work") };
@@ -117,19 +128,38 @@ async fn mount(client: &Client, pod: &Pod, folder: &Path) -> Result<(), JobError
 
 /// Reports that a pod's container has ended with this code, and these last words.
 pub async fn end(client: &Client, pod: &Pod, code: i32, words: &str) -> Result<(), JobError> {
-    let pods: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
-    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let status = json!({ "status": {
-        "phase": if code == 0 { "Succeeded" } else { "Failed" },
+    let phase = if code == 0 { "Succeeded" } else { "Failed" };
+    report(client, pod, &json!({ "phase": phase, "containerStatuses": [ended(CONTAINER, code, words)] }))
+        .await
+}
+
+/// Reports that the container that builds has failed with this code, and these last words, so that no other has begun.
+pub async fn fail_build(client: &Client, pod: &Pod, code: i32, words: &str) -> Result<(), JobError> {
+    let status = json!({
+        "phase": "Failed",
+        "initContainerStatuses": [ended(BUILD_CONTAINER, code, words)],
         "containerStatuses": [{
             "name": CONTAINER, "image": "maker", "imageID": "", "ready": false, "restartCount": 0,
-            "state": { "terminated": {
-                "exitCode": code, "message": words, "reason": "Ended", "startedAt": now, "finishedAt": now,
-            }},
+            "state": { "waiting": { "reason": "PodInitializing" } },
         }],
-    }});
-    let reported =
-        pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(status)).await;
+    });
+    report(client, pod, &status).await
+}
+
+fn ended(container: &str, code: i32, words: &str) -> Value {
+    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    json!({
+        "name": container, "image": container, "imageID": "", "ready": false, "restartCount": 0,
+        "state": { "terminated": {
+            "exitCode": code, "message": words, "reason": "Ended", "startedAt": now, "finishedAt": now,
+        }},
+    })
+}
+
+async fn report(client: &Client, pod: &Pod, status: &Value) -> Result<(), JobError> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    let patch = Patch::Strategic(json!({ "status": status }));
+    let reported = pods.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await;
     let failed = |source| JobError::Api { action: "report the end", pod: pod.name_any(), source };
     reported.map(drop).map_err(failed)
 }

@@ -7,6 +7,7 @@
 pub mod bench;
 pub mod build_images;
 pub mod cache;
+pub mod certificates;
 pub mod child;
 pub mod claim;
 pub mod cluster;
@@ -17,6 +18,8 @@ pub mod dir;
 pub mod drivers;
 pub mod faults;
 pub mod fleet;
+pub mod forge;
+pub mod git;
 pub mod guest;
 pub mod host_node;
 pub mod images;

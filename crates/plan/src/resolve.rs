@@ -129,7 +129,7 @@ pub fn resolve(module: &Module, kernel: &KernelRelease) -> Result<Resolved, Reso
         .and_then(|image| expand("spec.moduleLoader.container.containerImage", image, &variables))?;
     variables.set("CONTAINER_IMAGE", &image);
     let sign = merge_sign(container.sign.as_ref(), mapping.sign.as_ref())
-        .map(|sign| expand_sign(sign, &variables))
+        .map(|sign| expand_sign(sign, &variables, kernel))
         .transpose()?;
     let in_tree_to_remove = in_tree_to_remove(container, mapping);
     Ok(Resolved {
@@ -210,12 +210,17 @@ fn expand(field: &'static str, text: &str, variables: &Variables) -> Result<Stri
     template::expand(text, variables).map_err(|source| ResolveError::Template { field, source })
 }
 
-fn expand_sign(mut sign: Sign, variables: &Variables) -> Result<Sign, ResolveError> {
+fn expand_sign(mut sign: Sign, variables: &Variables, kernel: &KernelRelease) -> Result<Sign, ResolveError> {
     if let Some(image) = &mut sign.unsigned_image {
         *image = expand("spec.moduleLoader.container.sign.unsignedImage", image, variables)?;
     }
+    // A path in an image has the release as the kernel says it; only tags have another alphabet.
+    let mut of_paths = variables.clone();
+    for name in ["KERNEL_FULL_VERSION", "KERNEL_VERSION"] {
+        of_paths.set(name, kernel.without_plus());
+    }
     for file in &mut sign.files_to_sign {
-        *file = expand("spec.moduleLoader.container.sign.filesToSign", file, variables)?;
+        *file = expand("spec.moduleLoader.container.sign.filesToSign", file, &of_paths)?;
     }
     Ok(sign)
 }

@@ -14,6 +14,7 @@ use tenon_kmod::KernelFacts;
 use tenon_kmod::object::Signature;
 use tenon_kmod::predict::{Circumstances, Enforcement, SignatureCheck, Verdict, predict_file};
 use tenon_lab::Trial;
+use tenon_lab::certificates;
 use tenon_lab::command;
 use tenon_lab::kernel::{Kernel, Origin};
 use tenon_lab::setup::Supplies;
@@ -42,7 +43,7 @@ enum Algorithm {
 impl Algorithm {
     fn openssl(self) -> &'static [&'static str] {
         match self {
-            Self::Rsa2048 => &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
+            Self::Rsa2048 => certificates::RSA_2048,
             Self::Rsa4096 => &["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:4096"],
             Self::P384 => &["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"],
         }
@@ -54,15 +55,7 @@ impl Party {
     fn new(algorithm: Algorithm, number: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str| folder.path().join(name);
-        let openssl = |arguments: &[&str]| {
-            command::run(Command::new("openssl").args(arguments).current_dir(folder.path())).unwrap();
-        };
-        openssl(&[&["genpkey", "-out", "key.pem"], algorithm.openssl()].concat());
-        openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "issuer.key"]);
-        openssl(&["req", "-new", "-x509", "-key", "issuer.key", "-subj", "/CN=i", "-out", "issuer.pem"]);
-        openssl(&["req", "-new", "-key", "key.pem", "-subj", "/CN=t", "-out", "request.pem"]);
-        let of = ["x509", "-req", "-in", "request.pem", "-CA", "issuer.pem", "-CAkey", "issuer.key"];
-        openssl(&[&of[..], &["-set_serial", number, "-days", "9999", "-out", "certificate.pem"]].concat());
+        certificates::make(folder.path(), algorithm.openssl(), number).unwrap();
         let key = LocalKey::read(&fs::read(file("key.pem")).unwrap()).unwrap();
         let certificate = Certificate::read(&fs::read(file("certificate.pem")).unwrap()).unwrap();
         let identity = Identity::new(certificate, Box::new(key)).unwrap();

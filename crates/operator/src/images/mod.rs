@@ -12,6 +12,7 @@ pub mod misses;
 mod observe;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -145,10 +146,15 @@ impl Images {
         {
             return make::make(context, world, image, wanted, Vec::new(), (&jobs, &self.jobs), &now).await;
         }
+        let ours = Arc::new(AtomicBool::new(false));
         let is_outdated: IsOutdated = match &wanted {
             Ok(wanted) => {
                 let (wanted, image, jobs) = (wanted.clone(), image.clone(), jobs.clone());
-                Box::new(move |labels| make::is_outdated(&image, labels, &wanted, &jobs))
+                let ours = ours.clone();
+                Box::new(move |labels| {
+                    ours.store(making::is_ours(labels), Ordering::Release);
+                    make::is_outdated(&image, labels, &wanted, &jobs)
+                })
             }
             Err(unwanted) => {
                 let (image, passing) = (image.clone(), unwanted.passing);
@@ -158,8 +164,6 @@ impl Images {
         let known = image.status.as_ref().and_then(|status| status.making.clone());
         // A hiccup is no reason to try again any sooner.
         let retry_at = image.status.as_ref().and_then(|status| status.retry_at.clone());
-        let just_made =
-            wanted.as_ref().is_ok_and(|wanted| jobs.iter().any(|job| job.name == wanted.making.job));
         match (self.finder.find(context, image, None, is_outdated).await, wanted) {
             (Finding::Missing { reason: reasons::IMAGE_ABSENT, needs_change: false, .. }, Ok(wanted)) => {
                 let facts = verdicts_wanted(context, world, image);
@@ -174,7 +178,8 @@ impl Images {
             }
             (finding @ Finding::Packed { .. }, Ok(wanted)) => {
                 let retry = known.as_ref().and_then(|known| known.retry);
-                let made = (known.is_some() || just_made).then(|| Making { retry, ..wanted.making.clone() });
+                // What somebody else has made is no news about what would be made here.
+                let made = ours.load(Ordering::Acquire).then(|| Making { retry, ..wanted.making.clone() });
                 Ok(Look { finding, making: made, retry_at: None })
             }
             (finding @ Finding::Packed { .. }, Err(_)) => Ok(Look { finding, making: known, retry_at: None }),

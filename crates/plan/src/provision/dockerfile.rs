@@ -49,7 +49,7 @@ pub fn images(text: &str, arguments: &Variables) -> Result<BTreeMap<String, Stri
             known.set(name, value);
         }
     }
-    let mut reading = Reading { arguments, known, stages: BTreeSet::new(), count: 0 };
+    let mut reading = Reading { arguments, within: known.clone(), known, stages: BTreeSet::new(), count: 0 };
     for (line, instruction) in instructions(text)? {
         reading.take(line, &instruction, &mut found)?;
     }
@@ -60,6 +60,8 @@ struct Reading<'a> {
     arguments: &'a Variables,
     /// What `ARG` before the first `FROM` declares: only that has a value in `FROM`.
     known: Variables,
+    /// What `ARG` declares within the stage.
+    within: Variables,
     stages: BTreeSet<String>,
     count: usize,
 }
@@ -73,11 +75,18 @@ impl Reading<'_> {
     ) -> Result<(), DockerfileError> {
         let (word, rest) = instruction.split_once(char::is_whitespace).unwrap_or((instruction, ""));
         match word.to_ascii_uppercase().as_str() {
-            "ARG" if self.count == 0 => self.declare(line, rest),
+            "ARG" => self.declare(line, rest),
             "FROM" => self.stage(line, rest, found),
             "COPY" => {
                 let from = flags(rest).filter_map(|flag| flag.strip_prefix("--from="));
-                found.extend(from.filter(|name| self.is_image(name)).map(as_it_is));
+                for name in from {
+                    // The builder compares these after it has replaced variables.
+                    let name = template::expand(&unquoted(name), &self.within)
+                        .map_err(|source| DockerfileError::Variable { line, source })?;
+                    if self.is_image(&name) {
+                        found.insert(name.clone(), name);
+                    }
+                }
                 Ok(())
             }
             "RUN" => {
@@ -104,9 +113,14 @@ impl Reading<'_> {
             let value = match (self.arguments.get(name), default) {
                 (Some(given), _) => given.to_owned(),
                 (None, Some(default)) => self.expand(line, default)?,
-                (None, None) => continue,
+                // Declared again, it has the value from before the first stage.
+                (None, None) => match self.known.get(name) {
+                    Some(known) => known.to_owned(),
+                    None => continue,
+                },
             };
-            self.known.set(name.to_owned(), value);
+            let scope = if self.count == 0 { &mut self.known } else { &mut self.within };
+            scope.set(name.to_owned(), value);
         }
         Ok(())
     }
@@ -131,6 +145,7 @@ impl Reading<'_> {
             self.stages.extend(words.next().map(str::to_ascii_lowercase));
         }
         self.count += 1;
+        self.within = Variables::default();
         Ok(())
     }
 
@@ -214,6 +229,7 @@ mod tests {
     #[case::stages("FROM a:1 AS Build\nRUN x\nFROM b:2\nCOPY --from=build /x /y\nCOPY --from=0 /x /y", &["a:1", "b:2"])]
     #[case::a_stage_on_a_stage("FROM a:1 AS one\nFROM one AS two", &["a:1"])]
     #[case::scratch("FROM scratch\nCOPY --from=c:3 /x /y", &["c:3"])]
+    #[case::copied_from_a_variable("FROM a:1\nARG T=2\nCOPY --from=b:${T} /x /y", &["a:1", "b:2"])]
     #[case::mounts("FROM a:1\nRUN --mount=type=bind,from=d:4,target=/m --network=none make", &["a:1", "d:4"])]
     #[case::arguments("ARG KERNEL_VERSION\nFROM dtk:${KERNEL_VERSION}", &["dtk:6.1.0"])]
     #[case::defaults("ARG BASE=a TAG=1\nARG WHOLE=${BASE}:$TAG\nFROM $WHOLE", &["a:1"])]

@@ -80,6 +80,25 @@ fn a_kernel_with_a_trailing_plus_fits_a_mapping_without_it() {
 }
 
 #[test]
+fn a_tag_has_no_plus_and_a_path_has_the_kernels_own_name() {
+    let module = module(
+        "modprobe: {moduleName: gauge}
+containerImage: 'a:${KERNEL_FULL_VERSION}'
+sign:
+  keySecret: {name: k}
+  certSecret: {name: c}
+  unsignedImage: 'b:${KERNEL_FULL_VERSION}'
+  filesToSign: ['/opt/lib/modules/${KERNEL_FULL_VERSION}/*.ko']
+kernelMappings: [{regexp: '.'}]",
+    );
+    let resolved = resolve(&module, &kernel("6.12.95+deb12-amd64")).unwrap();
+    let sign = resolved.sign.unwrap();
+    assert_eq!(resolved.image, "a:6.12.95_deb12-amd64");
+    assert_eq!(sign.unsigned_image.as_deref(), Some("b:6.12.95_deb12-amd64"));
+    assert_eq!(sign.files_to_sign, ["/opt/lib/modules/6.12.95+deb12-amd64/*.ko"]);
+}
+
+#[test]
 fn a_mappings_build_is_merged_field_by_field() {
     let resolved = resolve(
         &module(

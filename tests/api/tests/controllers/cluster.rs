@@ -154,13 +154,18 @@ impl Cluster {
 
     /// A node of the driver's kernel, whose agent has registered.
     pub(crate) async fn add_node(&self, name: &str) {
+        self.add_node_with(name, &self.kernel).await;
+    }
+
+    /// A node that runs this kernel.
+    pub(crate) async fn add_node_with(&self, name: &str, kernel: &str) {
         let node: Node = serde_json::from_value(json!({
             "metadata": {"name": name, "labels": {"kubernetes.io/os": "linux"}},
         }))
         .expect("a node");
         self.nodes().create(&PostParams::default(), &node).await.expect("a node");
         let status = json!({"status": {"nodeInfo": {
-            "architecture": "amd64", "bootID": BOOT, "kernelVersion": self.kernel, "operatingSystem": "linux",
+            "architecture": "amd64", "bootID": BOOT, "kernelVersion": kernel, "operatingSystem": "linux",
             "containerRuntimeVersion": "", "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "",
             "osImage": "", "systemUUID": ""
         }}});
@@ -173,7 +178,7 @@ impl Cluster {
         self.report(name, |status| {
             status.store_id = Some("000102030405060708090a0b0c0d0e0f".to_owned());
             status.boot_id = Some(BOOT.to_owned());
-            status.kernel_version = Some(self.kernel.clone());
+            status.kernel_version = Some(kernel.to_owned());
         })
         .await;
     }
