@@ -65,6 +65,15 @@ pub(in crate::images) async fn wanted(
 ) -> Result<Wanted, Unwanted> {
     let look = Look::new(context, transport, image).await?;
     tag_of(image).map_err(Unwanted::lasting)?;
+    if let (None, Some(sign)) = (&image.spec.build, &image.spec.sign) {
+        unsigned(image, sign).map_err(Unwanted::lasting)?;
+    }
+    // What is nearest is looked at first: a registry may take its time.
+    let (mut key, mut certificate) = (None, None);
+    if let Some(sign) = &image.spec.sign {
+        key = Some(look.version(&sign.key_secret.name, "sign.keySecret").await?);
+        certificate = Some(look.version(&sign.cert_secret.name, "sign.certSecret").await?);
+    }
     let (source, told, recipe, digest) = match (&image.spec.build, &image.spec.sign) {
         (Some(build), _) => {
             let (recipe, digest) = match &build.source {
@@ -86,11 +95,6 @@ pub(in crate::images) async fn wanted(
         }
         (None, None) => return Err(Unwanted::lasting(invalid("there is no way to make it".to_owned()))),
     };
-    let (mut key, mut certificate) = (None, None);
-    if let Some(sign) = &image.spec.sign {
-        key = Some(look.version(&sign.key_secret.name, "sign.keySecret").await?);
-        certificate = Some(look.version(&sign.cert_secret.name, "sign.certSecret").await?);
-    }
     let inputs = Inputs { source: digest, key, certificate };
     let hash = inputs.hash(image);
     let making =
