@@ -1,5 +1,5 @@
 //! Images that are built by Jobs, against a real API server with its Job controller. No kubelet runs: the test plays it, so that it
-//! says when a Job ends, how, and what a build has left. `tests/e2e/tests/building.rs` has the real builder.
+//! says when a Job ends, how, and what a build has left. `tests/e2e/tests/built_in_cluster.rs` has the real builder.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
 #[cfg(test)]
