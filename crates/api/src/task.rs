@@ -56,6 +56,8 @@ pub const SECRETS_DIR: &str = "/run/secrets";
 pub const GIT_DIR: &str = "/run/tenon/git";
 /// Where a volume with sources is mounted.
 pub const CLAIM_DIR: &str = "/run/tenon/claim";
+/// What the builder's own messages begin with.
+pub const BUILDER_SAYS: &str = "tenon-build: ";
 /// The builder's exit code when what confines it keeps it from working: `EX_CONFIG` of sysexits.h.
 pub const CONFINED: i32 = 78;
 

@@ -244,8 +244,7 @@ async fn attempt(task: Option<&str>, transport: &Transport, mounts: &Mounts) -> 
             publish(ImageSource::Registry(&there, &from), (&here, &to), signing, labels, mounts).await?
         }
         Source::Compiled(compiled) => {
-            pack(compiled, mounts).await?;
-            let layout = open(mounts).await?;
+            let layout = pack(compiled, mounts).await?;
             publish(ImageSource::Layout(&layout), (&here, &to), signing, labels, mounts).await?
         }
         Source::Built => {
@@ -258,7 +257,7 @@ async fn attempt(task: Option<&str>, transport: &Transport, mounts: &Mounts) -> 
 }
 
 /// Makes an image of what was compiled: its modules and firmware, in one layer on nothing.
-async fn pack(compiled: &Compiled, mounts: &Mounts) -> Result<(), TaskError> {
+async fn pack(compiled: &Compiled, mounts: &Mounts) -> Result<Layout, TaskError> {
     let path = |path: &str| {
         path.parse::<ImagePath>().map_err(|source| TaskError::Path { path: path.to_owned(), source })
     };
@@ -271,12 +270,15 @@ async fn pack(compiled: &Compiled, mounts: &Mounts) -> Result<(), TaskError> {
     let firmware = firmware.map(|_| from.join(FIRMWARE_PATH.trim_start_matches('/')));
     // Not every kernel's sources have some.
     let firmware = firmware.filter(|path| path.is_dir());
-    let packing = move || -> Result<(), TaskError> {
+    let packing = move || -> Result<Layout, TaskError> {
         only_files(&from, 0)?;
         let contents = Contents::scan(&from, &dir_name, firmware.as_deref())?;
         let packed = publish::pack(&contents, &contents.architecture, &work)?;
-        let layout = work.join(task::LAYOUT);
-        packed.write_layout(&layout).map_err(|source| TaskError::Read { path: layout, source })
+        // A new folder: whoever compiled may have left anything in any other.
+        let layout = work.join("packed");
+        let written = fs::create_dir(&layout).and_then(|()| packed.write_layout(&layout));
+        written.map_err(|source| TaskError::Read { path: layout.clone(), source })?;
+        Ok(Layout::open(&layout).map_err(ReviseError::from)?)
     };
     tokio::task::spawn_blocking(packing).await.map_err(ReviseError::Thread)?
 }

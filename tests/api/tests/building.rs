@@ -20,11 +20,12 @@ use tenon_api::module_image::{ImagePhase, ModuleImage, ModuleImageStatus};
 use tenon_api::reasons;
 use tenon_api::task::Report;
 use tenon_image::manifest::OCI_LAYER_GZIP;
-use tenon_image::testing::{TestLayout, layer};
+use tenon_image::testing::{Seen, TestLayout, layer};
 use tenon_lab::claim::comes_true_within;
 use tenon_lab::jobs;
 
 const NODE: &str = "ash";
+const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../crates/sign/testdata");
 
 async fn start(flags: &[&str]) -> Cluster {
     let mut cluster = Cluster::start().await;
@@ -256,8 +257,22 @@ async fn what_is_built_is_signed_before_anybody_sees_it_and_where_the_module_say
     assert!(message(&status).contains("no-key"), "{status:?}");
     assert!(all_jobs(&cluster).await.is_empty() && cluster.registry.manifest("built", "1").is_none());
 
-    apply(&cluster, "gauge", "built:1", build_here).await;
+    for (name, entry, file) in [("no-key", "key", "rsa.key"), ("no-cert", "cert", "rsa.pem")] {
+        let content = std::fs::read_to_string(Path::new(KEYS).join(file)).expect("a key");
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name }, "stringData": { entry: content },
+        });
+        let params = PatchParams::apply("a-user").force();
+        cluster.secrets().patch(name, &params, &Patch::Apply(secret)).await.expect("a Secret");
+    }
     let job = job_where(&cluster, "a Job", |_| true).await;
+    assert!(matches!(build(&cluster, &job.name_any()).await, Report::Made { .. }));
+    let named = |seen: &&Seen| seen.method == "PUT" && seen.path.ends_with("built/manifests/1");
+    assert_eq!(cluster.registry.seen().iter().filter(named).count(), 1, "the name is written once: signed");
+    let config = cluster.registry.manifest("built", "1").expect("the image");
+    let config: Value = serde_json::from_slice(&config).expect("JSON");
+    let layers = config["layers"].as_array().map(Vec::len);
+    assert_eq!(layers, Some(2), "what was built, and what was signed in it");
     let selector = job.spec.and_then(|spec| spec.template.spec?.node_selector).unwrap_or_default();
     assert_eq!(selector.get("disk").map(String::as_str), Some("ssd"));
     assert_eq!(selector.get("kubernetes.io/arch").map(String::as_str), Some("amd64"));

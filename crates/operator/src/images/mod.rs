@@ -157,8 +157,11 @@ impl Images {
                 })
             }
             Err(unwanted) => {
-                let (image, passing) = (image.clone(), unwanted.passing);
-                Box::new(move |labels| make::may_be_outdated(&image, labels, passing))
+                let (image, passing, ours) = (image.clone(), unwanted.passing, ours.clone());
+                Box::new(move |labels| {
+                    ours.store(making::is_ours(labels), Ordering::Release);
+                    make::may_be_outdated(&image, labels, passing)
+                })
             }
         };
         let known = image.status.as_ref().and_then(|status| status.making.clone());
@@ -182,7 +185,11 @@ impl Images {
                 let made = ours.load(Ordering::Acquire).then(|| Making { retry, ..wanted.making.clone() });
                 Ok(Look { finding, making: made, retry_at: None })
             }
-            (finding @ Finding::Packed { .. }, Err(_)) => Ok(Look { finding, making: known, retry_at: None }),
+            (finding @ Finding::Packed { .. }, Err(_)) => {
+                // From what it was made is not known: so it is looked at again.
+                let made = known.or_else(|| ours.load(Ordering::Acquire).then(Making::default));
+                Ok(Look { finding, making: made, retry_at: None })
+            }
             (finding, _) => Ok(Look { finding, making: known, retry_at }),
         }
     }

@@ -34,6 +34,26 @@ pub enum DockerfileError {
         /// Which.
         source: TemplateError,
     },
+    /// An image that the builder cannot be told the digest of.
+    #[error(
+        "line {line} of the Dockerfile: `{image}` has a `=`: give the variable its default where it is declared, by ARG"
+    )]
+    Unpinnable {
+        /// Counted from one.
+        line: usize,
+        /// As it is written.
+        image: String,
+    },
+    /// A stage that is called like an image.
+    #[error(
+        "line {line} of the Dockerfile: the stage {stage} is called like an image that is built on: call it otherwise"
+    )]
+    Ambiguous {
+        /// Counted from one.
+        line: usize,
+        /// Its name.
+        stage: String,
+    },
     /// It has more lines than anybody writes.
     #[error("the Dockerfile has more than {MOST_LINES} lines")]
     TooLong,
@@ -73,9 +93,14 @@ impl Reading<'_> {
         instruction: &str,
         found: &mut BTreeMap<String, String>,
     ) -> Result<(), DockerfileError> {
-        let (word, rest) = instruction.split_once(char::is_whitespace).unwrap_or((instruction, ""));
+        let (word, rest) = words(instruction);
+        // What the next build does is hashed and pinned all the same. It may not be said twice.
+        let (word, rest) = if word.eq_ignore_ascii_case("ONBUILD") { words(rest) } else { (word, rest) };
         match word.to_ascii_uppercase().as_str() {
-            "ARG" => self.declare(line, rest),
+            "ARG" => {
+                self.declare(rest);
+                Ok(())
+            }
             "FROM" => self.stage(line, rest, found),
             "COPY" => {
                 let from = flags(rest).filter_map(|flag| flag.strip_prefix("--from="));
@@ -106,13 +131,20 @@ impl Reading<'_> {
     }
 
     /// `ARG NAME[=default] …`: the build's own argument goes before the default.
-    fn declare(&mut self, line: usize, rest: &str) -> Result<(), DockerfileError> {
+    fn declare(&mut self, rest: &str) {
         for declared in rest.split_whitespace() {
             let (name, default) =
                 declared.split_once('=').map_or((declared, None), |(name, value)| (name, Some(value)));
             let value = match (self.arguments.get(name), default) {
                 (Some(given), _) => given.to_owned(),
-                (None, Some(default)) => self.expand(line, default)?,
+                // What has no value is told where it names an image.
+                (None, Some(default)) => {
+                    let scope = if self.count == 0 { &self.known } else { &self.within };
+                    match template::expand(&unquoted(default), scope) {
+                        Ok(value) => value,
+                        Err(_) => continue,
+                    }
+                }
                 // Declared again, it has the value from before the first stage.
                 (None, None) => match self.known.get(name) {
                     Some(known) => known.to_owned(),
@@ -122,7 +154,6 @@ impl Reading<'_> {
             let scope = if self.count == 0 { &mut self.known } else { &mut self.within };
             scope.set(name.to_owned(), value);
         }
-        Ok(())
     }
 
     /// `FROM [--platform=…] <image> [AS <name>]`.
@@ -139,10 +170,18 @@ impl Reading<'_> {
             return Err(DockerfileError::Nameless { line });
         }
         if self.is_image(&image) {
+            if written.contains('=') {
+                return Err(DockerfileError::Unpinnable { line, image: written.to_owned() });
+            }
             found.insert(written.to_owned(), image);
         }
         if words.next().is_some_and(|word| word.eq_ignore_ascii_case("as")) {
-            self.stages.extend(words.next().map(str::to_ascii_lowercase));
+            let stage = words.next().unwrap_or_default();
+            // The builder looks among the images that are pinned before it looks among stages.
+            if found.contains_key(stage) {
+                return Err(DockerfileError::Ambiguous { line, stage: stage.to_owned() });
+            }
+            self.stages.insert(stage.to_ascii_lowercase());
         }
         self.count += 1;
         self.within = Variables::default();
@@ -155,6 +194,12 @@ impl Reading<'_> {
         let is_number = name.parse::<usize>().is_ok_and(|number| number < self.count);
         name != "scratch" && !is_number && !self.stages.contains(&name)
     }
+}
+
+/// The first word, and the rest.
+fn words(instruction: &str) -> (&str, &str) {
+    let (word, rest) = instruction.split_once(char::is_whitespace).unwrap_or((instruction, ""));
+    (word, rest.trim_start())
 }
 
 /// The flags that an instruction begins with.
@@ -230,6 +275,10 @@ mod tests {
     #[case::a_stage_on_a_stage("FROM a:1 AS one\nFROM one AS two", &["a:1"])]
     #[case::scratch("FROM scratch\nCOPY --from=c:3 /x /y", &["c:3"])]
     #[case::copied_from_a_variable("FROM a:1\nARG T=2\nCOPY --from=b:${T} /x /y", &["a:1", "b:2"])]
+    #[case::arguments_that_name_no_image(
+        "FROM a:1\nARG KERNEL_VERSION\nARG KDIR=/lib/modules/${KERNEL_VERSION}/build\nARG U=${V}/x\nARG W=${X%y}\nRUN make", &["a:1"]
+    )]
+    #[case::in_the_next_build("FROM a:1\nONBUILD COPY --from=b:2 /x /y", &["a:1", "b:2"])]
     #[case::mounts("FROM a:1\nRUN --mount=type=bind,from=d:4,target=/m --network=none make", &["a:1", "d:4"])]
     #[case::arguments("ARG KERNEL_VERSION\nFROM dtk:${KERNEL_VERSION}", &["dtk:6.1.0"])]
     #[case::defaults("ARG BASE=a TAG=1\nARG WHOLE=${BASE}:$TAG\nFROM $WHOLE", &["a:1"])]
@@ -258,6 +307,11 @@ mod tests {
     #[case::only_a_flag("FROM --platform=x", "names no image")]
     // Declared in the stage before, it has no value in FROM.
     #[case::undeclared("FROM a:1\nARG X=1\nFROM b:$X", "line 3 of the Dockerfile: `b:$X` uses ${X}")]
+    #[case::unpinnable("FROM ${X:=a}", "line 1 of the Dockerfile: `${X:=a}` has a `=`")]
+    #[case::ambiguous(
+        "FROM alpine AS alpine\nRUN x\nFROM alpine",
+        "the stage alpine is called like an image"
+    )]
     #[case::without_value("ARG DTK_AUTO\nFROM ${DTK_AUTO}", "uses ${DTK_AUTO}")]
     fn what_is_not_known_is_named(#[case] text: &str, #[case] expected: &str) {
         let error = images(text, &arguments()).unwrap_err().to_string();

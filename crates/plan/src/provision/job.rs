@@ -238,7 +238,13 @@ fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
 }
 
 fn variable(name: &str, value: &str) -> EnvVar {
-    EnvVar { name: name.to_owned(), value: Some(value.to_owned()), ..EnvVar::default() }
+    EnvVar { name: name.to_owned(), value: Some(literal(value)), ..EnvVar::default() }
+}
+
+/// A text as a container is to get it: Kubernetes replaces `$(NAME)` in commands, arguments and variables, and takes `$$` for one
+/// dollar sign.
+fn literal(text: &str) -> String {
+    text.replace('$', "$$")
 }
 
 fn quantities(pairs: &[(&str, &str)]) -> BTreeMap<String, Quantity> {
@@ -446,6 +452,9 @@ mod tests {
         assert_eq!(last("SOURCE"), "/work/source/driver");
         assert_eq!(last("OUT"), "/work/out", "ours goes before the user's");
         assert_eq!(last("MODULES"), "/work/out/opt/lib/modules/6.1.0-9-amd64");
+        // Kubernetes would make one of `$$`, and another text of `$(NAME)`.
+        let command = compile.command.clone().unwrap().remove(2);
+        assert!(command.contains("cd \"$$SOURCE\"") && !command.replace("$$", "").contains('$'), "{command}");
     }
 
     #[test]

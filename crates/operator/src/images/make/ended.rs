@@ -122,7 +122,8 @@ fn built_badly(job: &JobSeen, pod: &Pod) -> Option<Failure> {
     let what = if fetched.is_some() { "the sources were not fetched" } else { "the build failed" };
     let ended = fetched.or_else(|| failed(task::BUILD_CONTAINER))?;
     let words = said(ended).unwrap_or_default();
-    if ended.exit_code == task::CONFINED {
+    // Anybody's program may end with this code.
+    if ended.exit_code == task::CONFINED && words.contains(task::BUILDER_SAYS) {
         return Some(Failure {
             reason: reasons::BUILDER_CONFINED,
             message: words.trim().to_owned(),

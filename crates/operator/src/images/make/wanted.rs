@@ -210,8 +210,10 @@ impl<'a> Look<'a> {
         let arguments = making::arguments(self.image, build, Some(&toolkit));
         let (base, digest) = self.base(build, &toolkit).await?;
         let digests = [(toolkit, digest)].into();
-        // Plain texts.
-        let recipe = serde_json::to_string(source).unwrap_or_default();
+        // All that decides what is compiled, and where it is packed: plain texts.
+        let spec = &self.image.spec;
+        let recipe = (source, &spec.kernel, &spec.dir_name, &spec.firmware_path);
+        let recipe = serde_json::to_string(&recipe).unwrap_or_default();
         let secrets = secret.iter().map(|secret| (secret.as_str(), "build.source.git.secret"));
         let hash = self.hash(&recipe, &arguments, &digests, secrets).await?;
         let (path, script) = (source.path.clone(), source.script.clone());
@@ -349,11 +351,19 @@ pub(in crate::images) fn conflict(world: &World, image: &ModuleImage) -> Option<
         spec.build.is_some()
             && (&other.spec.kernel, &other.spec.architecture) != (&spec.kernel, &spec.architecture)
     };
+    // Both count among what is built.
+    let other_wish = |other: &ModuleImage| {
+        spec.build.is_some()
+            && (&other.spec.module, other.spec.rebuild_trigger) != (&spec.module, spec.rebuild_trigger)
+    };
     let other = index.images().find(|other| {
         other.metadata.namespace == image.metadata.namespace
             && other.spec.image == spec.image
             && making::can_be_made(other)
-            && (other.spec.sign != spec.sign || other.spec.build != spec.build || other_kernel(other))
+            && (other.spec.sign != spec.sign
+                || other.spec.build != spec.build
+                || other_kernel(other)
+                || other_wish(other))
     })?;
     let what = if other_kernel(other) { "builds it too" } else { "makes it otherwise" };
     Some(invalid(format!(

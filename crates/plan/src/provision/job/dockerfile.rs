@@ -14,7 +14,7 @@ use tenon_api::module::BuildArg;
 use tenon_api::task;
 
 use super::recipe::{Base, resources};
-use super::{Mount, Settings, WORK, mount, variable, volume_of_secret};
+use super::{Mount, Settings, WORK, literal, mount, variable, volume_of_secret};
 
 /// Where the builder's entry point lies in its image.
 const PROGRAM: &str = "/usr/libexec/tenon/build";
@@ -121,7 +121,7 @@ impl FromDockerfile {
             name: task::BUILD_CONTAINER.to_owned(),
             image: Some(settings.builder.clone()),
             command: Some(vec![PROGRAM.to_owned()]),
-            args: Some(arguments.chain(pins).collect()),
+            args: Some(arguments.chain(pins).map(|argument| literal(&argument)).collect()),
             env: Some(settings.environment.iter().map(|(name, value)| variable(name, value)).collect()),
             volume_mounts: Some(mounts.collect()),
             resources: Some(resources(image)),

@@ -7,7 +7,7 @@ use tenon_api::module::BuildArg;
 use tenon_api::task;
 
 use super::recipe::{Base, resources};
-use super::{Settings, WORK, mount, quantities, restricted, variable, volume_of_secret};
+use super::{Settings, WORK, literal, mount, quantities, restricted, variable, volume_of_secret};
 
 /// Where the program that fetches lies in the builder's image.
 const PROGRAM: &str = "/usr/libexec/tenon/fetch";
@@ -99,7 +99,14 @@ impl FromSources {
         let directory = format!("{}/{}/{path}", task::WORK_DIR, task::SOURCE);
         let out = format!("{}/{}", task::WORK_DIR, task::COMPILED);
         let modules = format!("{out}{}/lib/modules/{}", image.spec.dir_name, image.spec.kernel);
-        let ours = [("SOURCE", &*directory), ("OUT", &out), ("MODULES", &modules), ("HOME", task::WORK_DIR)];
+        let ours = [
+            ("SOURCE", directory.as_str()),
+            ("OUT", &out),
+            ("MODULES", &modules),
+            // As `uname -r` prints it, with the plus that build arguments do without.
+            ("KERNEL", &image.spec.kernel),
+            ("HOME", task::WORK_DIR),
+        ];
         let users = self.arguments.iter().map(|arg| variable(&arg.name, &arg.value));
         let environment: Vec<EnvVar> = users.chain(ours.map(|(name, value)| variable(name, value))).collect();
         let script = self.script.as_deref().unwrap_or(COMPILE);
@@ -109,7 +116,7 @@ impl FromSources {
             command: Some(vec![
                 "/bin/sh".to_owned(),
                 "-euc".to_owned(),
-                format!("mkdir -p \"$OUT\"\ncd \"$SOURCE\"\n{script}"),
+                literal(&format!("mkdir -p \"$MODULES\"\ncd \"$SOURCE\"\n{script}")),
             ]),
             env: Some(environment),
             volume_mounts: Some(vec![mount(WORK, task::WORK_DIR, false)]),
