@@ -286,6 +286,7 @@ async fn from_a_dockerfile(site: &mut Site) {
     site.lab.start_operator().await.unwrap();
     tokio::time::sleep(LOOKS).await;
     assert_eq!(site.jobs().await, jobs);
+    site.key_is_nowhere_else().await;
 
     // A mistake is told in the words of the program that found it, and nothing is published; the driver stays loaded.
     let published = site.digests().await;
@@ -298,7 +299,6 @@ async fn from_a_dockerfile(site: &mut Site) {
     );
     assert_eq!(site.digests().await, published);
     site.kernels_have(Some("1.1")).await;
-    site.key_is_nowhere_else().await;
 }
 
 async fn from_git(site: &Site) {
