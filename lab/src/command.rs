@@ -40,6 +40,20 @@ pub enum CommandError {
     },
 }
 
+/// Shows the last lines of logs when it is dropped by a panic: of a test's, above all.
+#[derive(Debug)]
+pub struct ShownOnPanic(pub Vec<PathBuf>);
+
+impl Drop for ShownOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for log in &self.0 {
+                println!("{} ends with\n{}", log.display(), Tail::of_file(log));
+            }
+        }
+    }
+}
+
 /// The last lines of a log or of a program's output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tail(String);

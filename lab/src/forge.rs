@@ -62,7 +62,6 @@ pub async fn add(lab: &mut Lab) -> Result<String, ForgeError> {
         format!("--maker-image={registry}/maker:lab"),
         format!("--builder-image={registry}/builder:lab"),
         format!("--toolkit-image={registry}/toolkit:${{KERNEL_FULL_VERSION}}"),
-        format!("--registry={registry},plain-http"),
         "--look-again=2".to_owned(),
     ]);
     Ok(registry)

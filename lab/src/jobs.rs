@@ -20,6 +20,8 @@ use tenon_maker::task::{self, Mounts};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
+use crate::claim::{Broken, comes_true_within};
+
 /// How often it is looked for pods.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -74,6 +76,15 @@ pub async fn waiting(client: &Client, job: Option<&str>) -> Result<Vec<Pod>, kub
         phase == Some("Pending") && pod.metadata.deletion_timestamp.is_none()
     };
     Ok(pods.list(&ListParams::default().labels(&selector)).await?.items.into_iter().filter(waits).collect())
+}
+
+/// A pod of a Job that nobody has run yet, as soon as there is one, and within the time at the latest.
+pub async fn pod_of(client: &Client, job: &str, within: Duration) -> Result<Pod, Broken> {
+    comes_true_within(within, "the Job has a pod", async || {
+        let waiting = waiting(client, Some(job)).await.map_err(|error| error.to_string())?;
+        waiting.into_iter().next().ok_or_else(|| "there is none".to_owned())
+    })
+    .await
 }
 
 /// Runs a pod to its end, and reports it.

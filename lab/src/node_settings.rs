@@ -1,6 +1,7 @@
 //! What an administrator writes for containerd, the network plugins and kubelet, wherever the node is: in a guest
 //! ([`crate::worker`]) or on the host ([`crate::host_node`]).
 
+use k8s_openapi::api::core::v1::NodeStatus;
 use serde_json::{Value, json};
 
 /// Where containerd's plugin for kubelets finds what.
@@ -18,6 +19,13 @@ pub(crate) struct Runtime<'a> {
     pub(crate) top: &'a str,
     /// Further lines for the plugin.
     pub(crate) cri: &'a str,
+}
+
+/// Whether a kubelet says that its node is Ready, or what it says instead.
+pub(crate) fn is_ready(status: &NodeStatus) -> Result<(), String> {
+    let mut conditions = status.conditions.iter().flatten();
+    let ready = conditions.find(|condition| condition.type_ == "Ready").ok_or("it reports nothing")?;
+    if ready.status == "True" { Ok(()) } else { Err(ready.message.clone().unwrap_or_default()) }
 }
 
 /// containerd's configuration.

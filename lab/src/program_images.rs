@@ -17,6 +17,9 @@ use tenon_image::registry::{
 use tenon_order::{Digest, Hasher};
 
 use crate::command::{self, CommandError};
+use crate::registry::Registry;
+use crate::setup::Supplies;
+use crate::worker::settings::PAUSE;
 
 /// The OCI image specification's name for a layer that is not compressed: on an emulated processor that is the cheapest.
 const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
@@ -99,6 +102,17 @@ pub async fn push(image: &ProgramImage<'_>, reference: &str) -> Result<Digest, P
     }))?;
     let blob = Blob::File { file: layer.file.into(), digest: layer.digest, size: layer.size };
     push_parts(reference, vec![blob, Blob::Bytes(config)], OCI_MANIFEST, &manifest).await
+}
+
+/// Pushes the image that holds a pod's namespaces, which sleeps, under the name that nodes' settings have.
+pub(crate) async fn push_pause(supplies: &Supplies, registry: &Registry) -> Result<(), ProgramImageError> {
+    let pause = ProgramImage {
+        binary: &supplies.busybox,
+        program: "/busybox",
+        arguments: &["sleep", "2147483647"],
+        labels: BTreeMap::new(),
+    };
+    push(&pause, &format!("{}/{PAUSE}", registry.host())).await.map(drop)
 }
 
 /// Pushes what a manifest names, and then the manifest, by plain HTTP.

@@ -237,21 +237,23 @@ async fn attempt(task: Option<&str>, transport: &Transport, mounts: &Mounts) -> 
         return Ok(Report::Made { digest, message: "it was there already".into() });
     }
     let labels = labels(&task, identity);
-    let revised = match &task.from {
+    let (there, from, layout);
+    let from = match &task.from {
         Source::Image(place) => {
-            let from = reference(place)?;
-            let there = registry(transport, place, &from, keyring)?;
-            publish(ImageSource::Registry(&there, &from), (&here, &to), signing, labels, mounts).await?
+            from = reference(place)?;
+            there = registry(transport, place, &from, keyring)?;
+            ImageSource::Registry(&there, &from)
         }
         Source::Compiled(compiled) => {
-            let layout = pack(compiled, mounts).await?;
-            publish(ImageSource::Layout(&layout), (&here, &to), signing, labels, mounts).await?
+            layout = pack(compiled, mounts).await?;
+            ImageSource::Layout(&layout)
         }
         Source::Built => {
-            let layout = open(mounts).await?;
-            publish(ImageSource::Layout(&layout), (&here, &to), signing, labels, mounts).await?
+            layout = open(mounts).await?;
+            ImageSource::Layout(&layout)
         }
     };
+    let revised = publish(from, (&here, &to), signing, labels, mounts).await?;
     let digest = revised.reference.digest().map(ToString::to_string).unwrap_or_default();
     Ok(Report::Made { digest, message: summary(&revised).into() })
 }

@@ -188,8 +188,8 @@ async fn what_was_built_is_published_as_it_is_where_nothing_is_to_be_signed() {
     let bench = Bench::new().await;
     // What compiles leaves what a builder leaves, once it is packed.
     digest(&bench.run(bench.compiled()).await);
-    let work = bench.folder.path().join("work");
-    fs::rename(work.join("packed"), work.join("image")).unwrap();
+    let written = bench.folder.path().join("work");
+    fs::rename(written.join("packed"), written.join("image")).unwrap();
     let unsigned = Task { from: Source::Built, sign: None, to: bench.place("plain:1"), ..bench.compiled() };
     let report = bench.run(unsigned).await;
     let manifest = bench.registry.manifest("plain", "1").unwrap();

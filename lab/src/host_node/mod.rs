@@ -9,7 +9,6 @@
 mod settings;
 mod traces;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
@@ -31,10 +30,11 @@ use crate::command::Tail;
 use crate::control_plane::binaries::{BinariesError, NodePrograms};
 use crate::control_plane::{ControlPlane, ControlPlaneError, free_ports_at, kubeconfig};
 use crate::debian::{Archive, ArchiveError, Release};
-use crate::program_images::{self, ProgramImage, ProgramImageError};
+use crate::node_settings;
+use crate::program_images::{self, ProgramImageError};
 use crate::registry::{Registry, RegistryError};
 use crate::setup::{SetupError, Supplies};
-use crate::worker::settings::{PAUSE, REGISTRY};
+use crate::worker::settings::REGISTRY;
 use settings::Programs;
 use traces::Traces;
 
@@ -134,13 +134,7 @@ impl HostNode {
         let (programs, supplies) = tokio::task::spawn_blocking(programs).await??;
         let (turn, traces) = tokio::task::spawn_blocking(take_turn).await??;
         registry.listen_at(ADDRESS.into()).await?;
-        let pause = ProgramImage {
-            binary: &supplies.busybox,
-            program: "/busybox",
-            arguments: &["sleep", "2147483647"],
-            labels: BTreeMap::new(),
-        };
-        program_images::push(&pause, &format!("{}/{PAUSE}", registry.host())).await?;
+        program_images::push_pause(&supplies, registry).await?;
 
         let folder = plane.folder().join(name);
         let [port] = free_ports_at(ADDRESS.into()).map_err(at("find a port for", &folder))?;
@@ -191,11 +185,7 @@ impl HostNode {
             }
             let node = nodes.get_opt(name).await.map_err(|error| error.to_string())?;
             let status = node.and_then(|node| node.status).ok_or("it has not registered")?;
-            let conditions = status.conditions.unwrap_or_default();
-            let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
-            let ready = ready.ok_or("it reports nothing")?;
-            let said = || ready.message.clone().unwrap_or_default();
-            if ready.status == "True" { Ok(Ok(())) } else { Err(said()) }
+            node_settings::is_ready(&status).map(Ok)
         })
         .await;
         let log = self.folder.join("kubelet.log");

@@ -7,7 +7,6 @@
 pub mod root_disk;
 pub mod settings;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,7 +24,8 @@ use crate::control_plane::{ControlPlane, ControlPlaneError, Identity, kubeconfig
 use crate::guest::oci::HOST;
 use crate::guest::{Guest, GuestError};
 use crate::kernel::Kernel;
-use crate::program_images::{self, ProgramImage, ProgramImageError};
+use crate::node_settings;
+use crate::program_images::{self, ProgramImageError};
 use crate::registry::Registry;
 use root_disk::WorkerDiskError;
 
@@ -96,13 +96,7 @@ impl Worker {
         let settings = bench.settings(name, kernel.origin)?;
         let settings = crate::guest::Settings { kernel, root, memory: MEMORY, disk_size: DISK, ..settings };
         announce(plane).await?;
-        let pause = ProgramImage {
-            binary: &bench.supplies().busybox,
-            program: "/busybox",
-            arguments: &["sleep", "2147483647"],
-            labels: BTreeMap::new(),
-        };
-        program_images::push(&pause, &format!("{}/{}", registry.host(), settings::PAUSE)).await?;
+        program_images::push_pause(bench.supplies(), registry).await?;
         let guest = bench.boot_with(settings).await?;
         let worker = Self { guest };
         worker.configure(plane, registry).await?;
@@ -149,11 +143,7 @@ impl Worker {
             if status.node_info.as_ref().is_none_or(|info| info.boot_id != boot) {
                 return Err("it has not reported since it booted".to_owned());
             }
-            let conditions = status.conditions.unwrap_or_default();
-            let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
-            let ready = ready.ok_or("it reports nothing")?;
-            let said = || ready.message.clone().unwrap_or_default();
-            if ready.status == "True" { Ok(()) } else { Err(said()) }
+            node_settings::is_ready(&status)
         });
         ready.await.map_err(|source| {
             let console = self.guest.console();

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use cluster::{Cluster, SOON};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
@@ -79,18 +79,9 @@ async fn job_where(cluster: &Cluster, what: &str, holds: impl Fn(&str) -> bool) 
     .unwrap_or_else(|late| panic!("{late}"))
 }
 
-async fn pod_of(cluster: &Cluster, job: &str) -> Pod {
-    comes_true_within(SOON, "the Job has a pod", async || {
-        let waiting = jobs::waiting(&cluster.client, Some(job)).await.map_err(|error| error.to_string())?;
-        waiting.into_iter().next().ok_or_else(|| "there is none".to_owned())
-    })
-    .await
-    .unwrap_or_else(|late| panic!("{late}"))
-}
-
 /// Plays the build, which leaves the driver in a layer, and runs what publishes.
 async fn build(cluster: &Cluster, job: &str) -> Report {
-    let pod = pod_of(cluster, job).await;
+    let pod = jobs::pod_of(&cluster.client, job, SOON).await.expect("a pod");
     let files = [
         (format!("opt/lib/modules/{}/extra/simple-kmod.ko", cluster.kernel), cluster.driver().to_vec()),
         ("opt/made-by".to_owned(), job.as_bytes().to_vec()),
@@ -190,7 +181,7 @@ async fn a_build_that_fails_says_why_and_is_tried_again() {
     let cluster = start(&[]).await;
     apply(&cluster, "gauge", "built:1", json!({ "dockerfile": "FROM scratch\nADD x /" })).await;
     let job = job_where(&cluster, "a Job", |_| true).await.name_any();
-    let pod = pod_of(&cluster, &job).await;
+    let pod = jobs::pod_of(&cluster.client, &job, SOON).await.expect("a pod");
     let words = format!("{}\nerror: simple.c:7: expected ';'", "noise\n".repeat(300));
     jobs::fail_build(&cluster.client, &pod, 2, &words).await.expect("a pod's end");
     let status = status_where(&cluster, "gauge", "it is told", because(reasons::BUILD_FAILED)).await;
@@ -199,7 +190,7 @@ async fn a_build_that_fails_says_why_and_is_tried_again() {
 
     // Ten seconds later: the same Job's name, another Job. Its node does not let it work.
     let again = comes_true_within(SOON, "it is tried again", async || {
-        let now = pod_of(&cluster, &job).await;
+        let now = jobs::pod_of(&cluster.client, &job, SOON).await.expect("a pod");
         if now.uid() == pod.uid() { Err("the former one".to_owned()) } else { Ok(now) }
     });
     let again = again.await.unwrap_or_else(|late| panic!("{late}"));

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use cluster::{Cluster, SOON};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
@@ -103,18 +102,8 @@ async fn ready(cluster: &Cluster) -> ModuleImageStatus {
     status_where(cluster, "the image is ready", |status| status.phase == Some(ImagePhase::Ready)).await
 }
 
-/// A pod of a Job that nobody has run yet.
-async fn pod_of(cluster: &Cluster, job: &str) -> Pod {
-    comes_true_within(SOON, "the Job has a pod", async || {
-        let waiting = jobs::waiting(&cluster.client, Some(job)).await.map_err(|error| error.to_string())?;
-        waiting.into_iter().next().ok_or_else(|| "there is none".to_owned())
-    })
-    .await
-    .unwrap_or_else(|late| panic!("{late}"))
-}
-
 async fn run(cluster: &Cluster, job: &str) -> Report {
-    let pod = pod_of(cluster, job).await;
+    let pod = jobs::pod_of(&cluster.client, job, SOON).await.expect("a pod");
     jobs::run(&cluster.client, &pod).await.expect("a pod's end")
 }
 
@@ -219,7 +208,7 @@ async fn what_fails_is_noted_and_tried_again() {
     let cluster = start().await;
     let job = job_where(&cluster, "a Job", |_| true).await;
     // Killed for its memory: no report, and nothing is known but what Kubernetes says.
-    let pod = pod_of(&cluster, &job).await;
+    let pod = jobs::pod_of(&cluster.client, &job, SOON).await.expect("a pod");
     jobs::end(&cluster.client, &pod, 137, "out of memory, perhaps").await.expect("a pod's end");
     let status = status_where(&cluster, "the failure is noted", |status| {
         status.reason.as_deref() == Some(reasons::SIGN_FAILED)
@@ -238,7 +227,7 @@ async fn what_fails_is_noted_and_tried_again() {
         labels.get("batch.kubernetes.io/controller-uid").cloned()
     };
     let next = comes_true_within(SOON, "another try", async || {
-        let pod = pod_of(&cluster, &job).await;
+        let pod = jobs::pod_of(&cluster.client, &job, SOON).await.expect("a pod");
         let found = uid(&pod.metadata.labels.clone().unwrap_or_default());
         if found == uid(&failed) { Err("the former one".to_owned()) } else { Ok(()) }
     });

@@ -1,5 +1,10 @@
 //! Images that are built in the cluster: by Jobs that a real kubelet runs, with the shipped builder, for two kernels that load only
 //! what is signed.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "what a test is made of may fail like the test"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +23,7 @@ use tenon_image::keyring::Keyring;
 use tenon_image::registry::{Proxies, Registry, Timing, TlsSettings, Transport};
 use tenon_lab::certificates;
 use tenon_lab::claim::comes_true_within;
-use tenon_lab::command::Tail;
+use tenon_lab::command::ShownOnPanic;
 use tenon_lab::git::GitServer;
 use tenon_lab::host_node::ADDRESS;
 use tenon_lab::kernel::Origin;
@@ -39,19 +44,6 @@ fn read(path: impl AsRef<Path>) -> String {
 
 fn source(file: &str) -> String {
     read(Path::new(DRIVERS).join("simple-kmod").join(file))
-}
-
-/// Shows the logs' last lines when a test panics.
-struct Logs(Vec<std::path::PathBuf>);
-
-impl Drop for Logs {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            for log in &self.0 {
-                println!("{} ends with\n{}", log.display(), Tail::of_file(log));
-            }
-        }
-    }
 }
 
 /// A lab with a forge, and a node for each kernel that trusts our certificate and loads nothing else.
@@ -254,7 +246,7 @@ async fn push_tool(site: &Site, label: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn drivers_are_built_signed_and_loaded_by_kernels_that_load_nothing_else() {
     let mut site = Site::start().await;
-    let _logs = Logs(site.lab.logs());
+    let _logs = ShownOnPanic(site.lab.logs());
     from_a_dockerfile(&mut site).await;
     from_git(&site).await;
     site.lab.plane().kubectl(&["delete", "--wait=false", "module", "simple"]).await.unwrap();

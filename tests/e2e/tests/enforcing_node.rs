@@ -23,13 +23,14 @@ use tenon_image::layers::{Found, ImageFiles, Limits};
 use tenon_image::registry::{Proxies, Registry, RegistryError, Timing, TlsSettings, Transport};
 use tenon_image::{ImagePath, ImageReference};
 use tenon_lab::claim::comes_true_within;
+use tenon_lab::command::ShownOnPanic;
 use tenon_lab::guest::oci::HOST;
 use tenon_lab::journey::Journey;
 use tenon_lab::kernel::Origin;
 use tenon_lab::{Guest, Lab};
 use tenon_sign::{Certificate, Hash, Verdict, verify};
 
-use shipped::{KERNEL_MODULE, Logs};
+use shipped::KERNEL_MODULE;
 
 const NODE: &str = "loom-1";
 const MODULE: &str = "default/simple";
@@ -156,7 +157,7 @@ async fn jobs(lab: &Lab) -> Vec<Job> {
 #[tokio::test(flavor = "multi_thread")]
 async fn modules_are_signed_by_a_job_and_the_key_is_seen_nowhere_else() {
     let (mut lab, _kernel) = start().await;
-    let _logs = Logs(lab.logs());
+    let _logs = ShownOnPanic(lab.logs());
     let lab = &mut lab;
     let mut journey = Journey::new(MODULE.parse().unwrap(), KERNEL_MODULE);
     apply_module(lab, "simple:1.0", None).await;

@@ -16,6 +16,7 @@ use serde_json::json;
 use tenon_api::NodeModulesConfig;
 use tenon_api::node_pod::NAMESPACE;
 use tenon_lab::claim::comes_true_within;
+use tenon_lab::command::ShownOnPanic;
 use tenon_lab::guest::oci::HOST;
 use tenon_lab::journey::Journey;
 use tenon_lab::kernel::Origin;
@@ -25,7 +26,7 @@ use tenon_lab::{Guest, Lab};
 use tokio::runtime::Runtime;
 use tokio::sync::Mutex;
 
-use shipped::{KERNEL_MODULE, Logs};
+use shipped::KERNEL_MODULE;
 
 const NODE: &str = "loom-1";
 const MODULE: &str = "default/simple";
@@ -49,7 +50,7 @@ fn on_worker(scenario: impl AsyncFnOnce(&mut Lab)) {
             *shared = Some(start().await);
         }
         let lab = shared.as_mut().unwrap();
-        let logs = Logs(lab.logs());
+        let logs = ShownOnPanic(lab.logs());
         scenario(lab).await;
         drop(logs);
     });

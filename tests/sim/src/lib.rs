@@ -1,6 +1,6 @@
 //! The unchanged decisions in a simulated cluster full of faults, everything from one seed.
 //!
-//! One run is one [`Sim`](sim::Sim): an API server ([`api`]), two replicas of the operator ([`replica`]), a few nodes
+//! One run is one [`Sim`]: an API server ([`api`]), two replicas of the operator ([`replica`]), a few nodes
 //! with agent, loader and kernel ([`node`], [`machine`]), and a [`registry`]. Messages take their time, get lost or
 //! come twice; processes die between any two steps; watches lag and break; nodes reboot, lose their power in the midst
 //! of a load, get another kernel, disappear. What users and faults do is a [`workload`]. After every event the

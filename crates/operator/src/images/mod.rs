@@ -147,22 +147,16 @@ impl Images {
             return make::make(context, world, image, wanted, Vec::new(), (&jobs, &self.jobs), &now).await;
         }
         let ours = Arc::new(AtomicBool::new(false));
-        let is_outdated: IsOutdated = match &wanted {
-            Ok(wanted) => {
-                let (wanted, image, jobs) = (wanted.clone(), image.clone(), jobs.clone());
-                let ours = ours.clone();
-                Box::new(move |labels| {
-                    ours.store(making::is_ours(labels), Ordering::Release);
-                    make::is_outdated(&image, labels, &wanted, &jobs)
-                })
-            }
-            Err(unwanted) => {
-                let (image, passing, ours) = (image.clone(), unwanted.passing, ours.clone());
-                Box::new(move |labels| {
-                    ours.store(making::is_ours(labels), Ordering::Release);
-                    make::may_be_outdated(&image, labels, passing)
-                })
-            }
+        let is_outdated: IsOutdated = {
+            let (image, jobs, ours) = (image.clone(), jobs.clone(), ours.clone());
+            let wanted = wanted.as_ref().map(Arc::clone).map_err(|unwanted| unwanted.passing);
+            Box::new(move |labels| {
+                ours.store(making::is_ours(labels), Ordering::Release);
+                match &wanted {
+                    Ok(wanted) => make::is_outdated(&image, labels, wanted, &jobs),
+                    Err(passing) => make::may_be_outdated(&image, labels, *passing),
+                }
+            })
         };
         let known = image.status.as_ref().and_then(|status| status.making.clone());
         // A hiccup is no reason to try again any sooner.
@@ -192,6 +186,18 @@ impl Images {
             }
             (finding, _) => Ok(Look { finding, making: known, retry_at }),
         }
+    }
+
+    /// Writes what a look came to, with the verdicts on it; whether that is news.
+    async fn tell(
+        &self,
+        context: &Context,
+        world: &World,
+        image: &ModuleImage,
+        look: &Look,
+    ) -> Result<bool, WriteError> {
+        let verdicts = self.judge(context, world, image, &look.finding).await;
+        apply::apply(context, world, image, look, verdicts).await
     }
 
     /// The verdicts on what was just packed.
@@ -328,8 +334,7 @@ impl Reconciler for Images {
                 Again::Never => self.judge_anew(context, world, &image).await,
                 Again::Now => {
                     let look = self.find_or_make(context, world, &image).await?;
-                    let verdicts = self.judge(context, world, &image, &look.finding).await;
-                    let changed = apply::apply(context, world, &image, &look, verdicts).await?;
+                    let changed = self.tell(context, world, &image, &look).await?;
                     Ok(Done { next: Next::After(FOLLOW_AGAIN), ..Done::settled(changed) })
                 }
             };
@@ -351,9 +356,7 @@ impl Reconciler for Images {
             }
             finding => self.misses.note(&key, generation, finding),
         };
-        let verdicts = self.judge(context, world, &image, &look.finding).await;
-        let changed = apply::apply(context, world, &image, &look, verdicts).await?;
-        let done = Done::settled(changed);
+        let done = Done::settled(self.tell(context, world, &image, &look).await?);
         Ok(match again {
             Some(after) => Done { outcome: Outcome::Waiting, next: Next::After(after) },
             None => done,

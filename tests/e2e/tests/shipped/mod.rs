@@ -1,9 +1,6 @@
 //! Tenon as it is shipped, on one worker, with a driver in the registry.
 
-use std::path::PathBuf;
-
 use tenon_lab::Lab;
-use tenon_lab::command::Tail;
 use tenon_lab::drivers::Driver;
 use tenon_lab::images::{self, Destination};
 use tenon_lab::pods::{Nodes, Release, SHIPPED};
@@ -24,18 +21,5 @@ pub(crate) async fn install(lab: &Lab) {
         images::push(lab, &content, Destination { registry: &registry, name: &name, user: None })
             .await
             .unwrap();
-    }
-}
-
-/// Shows the logs' last lines when a test panics.
-pub(crate) struct Logs(pub(crate) Vec<PathBuf>);
-
-impl Drop for Logs {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            for log in &self.0 {
-                println!("{} ends with\n{}", log.display(), Tail::of_file(log));
-            }
-        }
     }
 }

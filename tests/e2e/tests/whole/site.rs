@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 use tenon_api::reasons::condition::{DEGRADED, READY, WAITING};
 use tenon_lab::claim::comes_true;
-use tenon_lab::command::Tail;
+use tenon_lab::command::ShownOnPanic;
 use tenon_lab::drivers::{Driver, ImageContent};
 use tenon_lab::images::{self, Destination};
 use tenon_lab::journey::Journey;
@@ -35,7 +35,7 @@ pub(crate) fn on_site(namespace: &str, scenario: impl AsyncFnOnce(Site<'_>)) {
             *shared = Some(start().await);
         }
         let lab = shared.as_mut().unwrap();
-        let logs = Logs(lab.logs());
+        let logs = ShownOnPanic(lab.logs());
         let site = Site { lab, namespace: namespace.to_owned() };
         site.apply(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": namespace } }))
             .await;
@@ -50,19 +50,6 @@ async fn start() -> Lab {
         lab.add_node(&format!("mill-{number}"), origin).await.unwrap();
     }
     lab
-}
-
-/// Shows the logs' last lines when a scenario panics.
-struct Logs(Vec<std::path::PathBuf>);
-
-impl Drop for Logs {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            for log in &self.0 {
-                println!("{} ends with\n{}", log.display(), Tail::of_file(log));
-            }
-        }
-    }
 }
 
 impl Site<'_> {

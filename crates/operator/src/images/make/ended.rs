@@ -13,7 +13,7 @@ use tenon_plan::provision::making::{self, JobSeen, JobState};
 use tenon_plan::provision::{Finding, Look};
 use tracing::warn;
 
-use super::failure;
+use super::Words;
 use crate::controllers::WriteError;
 use crate::events::Severity;
 use crate::images::apply;
@@ -51,7 +51,8 @@ pub(super) async fn note(
     known: Making,
     now: &Time,
 ) -> Look {
-    let otherwise = failure(image);
+    let words = Words::of(image);
+    let otherwise = words.failed;
     let failed = if job.state == JobState::Succeeded {
         let message = format!("Job {} has ended well, but the registry does not have the image", job.name);
         Failure { reason: otherwise, message, needs_change: false }
@@ -62,12 +63,8 @@ pub(super) async fn note(
     let failures = known.failures.saturating_add(1);
     let retry_at = making::later(now, making::again_after(failures, needs_change));
     warn!(image = image.spec.image, job = job.name, reason, message, failures, "an image was not made");
-    let event = match image.spec.build {
-        Some(_) => reasons::event::BUILD_FAILED,
-        None => reasons::event::SIGN_FAILED,
-    };
     let note = format!("kernel {}: {message}", image.spec.kernel);
-    apply::tell(context, image, Severity::Warning, event, note);
+    apply::tell(context, image, Severity::Warning, words.failed_event, note);
     Look {
         finding: Finding::Missing { reason, message, needs_change, retry_after: None },
         making: Some(Making { failures, failed: Some(job.uid.clone()), ..known }),

@@ -179,7 +179,30 @@ fn known_reason(reason: &str) -> &'static str {
     known.into_iter().find(|known| *known == reason).unwrap_or(reasons::SIGN_FAILED)
 }
 
-/// What a Job's failure is called where nobody knows better.
-fn failure(image: &ModuleImage) -> &'static str {
-    if image.spec.build.is_some() { reasons::BUILD_FAILED } else { reasons::SIGN_FAILED }
+/// What making an image is called, by whether it is built.
+struct Words {
+    work: &'static str,
+    /// The event of its beginning.
+    created: &'static str,
+    /// The reason of its failure where nobody knows better, and the event.
+    failed: &'static str,
+    failed_event: &'static str,
+}
+
+impl Words {
+    fn of(image: &ModuleImage) -> &'static Self {
+        const BUILD: Words = Words {
+            work: "build",
+            created: reasons::event::BUILD_CREATED,
+            failed: reasons::BUILD_FAILED,
+            failed_event: reasons::event::BUILD_FAILED,
+        };
+        const SIGN: Words = Words {
+            work: "signing",
+            created: reasons::event::SIGN_CREATED,
+            failed: reasons::SIGN_FAILED,
+            failed_event: reasons::event::SIGN_FAILED,
+        };
+        if image.spec.build.is_some() { &BUILD } else { &SIGN }
+    }
 }

@@ -12,7 +12,7 @@ use tenon_plan::provision::making;
 use tracing::info;
 
 use super::wanted::place;
-use super::{Wanted, failure, module_of};
+use super::{Wanted, Words, module_of};
 use crate::controllers::WriteError;
 use crate::events::Severity;
 use crate::images::apply;
@@ -49,12 +49,9 @@ pub(super) async fn start(
         environment,
     };
     let (namespace, module) = (image.namespace().unwrap_or_default(), module_of(world, image));
-    let order = Order {
-        inputs: &wanted.hash,
-        task: &task,
-        recipe: wanted.recipe.as_ref(),
-        module: module.as_deref(),
-    };
+    let (inputs, words) = (wanted.inputs.hash(image), Words::of(image));
+    let order =
+        Order { inputs: &inputs, task: &task, recipe: wanted.recipe.as_ref(), module: module.as_deref() };
     let job = job::job(image, &order, &settings);
     let jobs: Api<Job> = Api::namespaced(context.client.clone(), &namespace);
     let params =
@@ -63,12 +60,9 @@ pub(super) async fn start(
         Ok(made) => {
             info!(image = image.spec.image, job = made.name_any(), "a Job makes it");
             world.job(&namespace, &made.name_any(), KnownJob::of(&made));
-            let (event, what) = match image.spec.build {
-                Some(_) => (reasons::event::BUILD_CREATED, "build"),
-                None => (reasons::event::SIGN_CREATED, "signing"),
-            };
-            let note = format!("{what} started for kernel {}: Job {}", image.spec.kernel, made.name_any());
-            apply::tell(context, image, Severity::Normal, event, note);
+            let (kernel, job) = (&image.spec.kernel, made.name_any());
+            let note = format!("{} started for kernel {kernel}: Job {job}", words.work);
+            apply::tell(context, image, Severity::Normal, words.created, note);
             Ok(Ok(()))
         }
         Err(WriteError::Api(kube::Error::Api(status))) if status.is_already_exists() => {
@@ -78,7 +72,7 @@ pub(super) async fn start(
             // A quota, or a policy of the namespace's.
             let message =
                 format!("the Job that makes it cannot be made in namespace {namespace}: {}", status.message);
-            Ok(Err(waiting(failure(image), message)))
+            Ok(Err(waiting(Words::of(image).failed, message)))
         }
         Err(error) => Err(error),
     }
@@ -132,7 +126,7 @@ async fn task(
 /// Whether the Job that has this name is the one.
 async fn claimed(jobs: &Api<Job>, image: &ModuleImage, wanted: &Wanted) -> Result<(), Finding> {
     let known = jobs.get_metadata_opt(&wanted.making.job).await;
-    let known = known.map_err(|error| failed(failure(image), &error))?;
+    let known = known.map_err(|error| failed(Words::of(image).failed, &error))?;
     let hash = |metadata: &kube::core::PartialObjectMeta<Job>| {
         metadata.annotations().get(labels::annotation::LAST_HASH).cloned()
     };
@@ -140,7 +134,7 @@ async fn claimed(jobs: &Api<Job>, image: &ModuleImage, wanted: &Wanted) -> Resul
         Some(known) if hash(&known).as_ref() != Some(&wanted.making.inputs) => {
             let message =
                 format!("there is a Job {} already, and it is not Tenon's: delete it", wanted.making.job);
-            Err(waiting(failure(image), message))
+            Err(waiting(Words::of(image).failed, message))
         }
         // Ours: the watch will tell of it. Or gone again: it is made in the next turn.
         _ => Ok(()),

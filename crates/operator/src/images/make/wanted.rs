@@ -34,9 +34,8 @@ pub(in crate::images) struct Wanted {
     /// What is built before, if anything is.
     pub(super) recipe: Option<Recipe>,
     pub(in crate::images) inputs: Inputs,
-    /// The Job that makes it, and the hash that it is named after.
+    /// The Job that makes it.
     pub(in crate::images) making: Making,
-    pub(super) hash: Digest,
 }
 
 /// Why it is not known what an image is to be made from.
@@ -99,7 +98,7 @@ pub(in crate::images) async fn wanted(
     let hash = inputs.hash(image);
     let making =
         Making { inputs: hash.to_string(), job: making::job_name(image, &hash), ..Making::default() };
-    Ok(Wanted { source, told, recipe, inputs, making, hash })
+    Ok(Wanted { source, told, recipe, inputs, making })
 }
 
 /// What is made gets its digest only when it is made.
