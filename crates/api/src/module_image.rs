@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::labels;
 use crate::module::{Build, Predicted, RegistryTls, Sign};
-use crate::serde_forms::{empty_is_absent, is_zero};
+use crate::serde_forms::{empty_is_absent, is_false, is_zero};
 
 /// Which image, and how to get at it.
 #[expect(clippy::duplicated_attributes, reason = "each printer column has a type of its own")]
@@ -196,6 +196,10 @@ pub struct Making {
     /// The number of the wish to try again that was granted last (annotation `tenon.dev/retry` of the Module).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<i64>,
+
+    /// Whether it is being made anew: what else the status tells of is the image of before, which nodes get until that is done.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub renewing: bool,
 }
 
 /// A bundle: the files of a module image that a node needs, and nothing else.

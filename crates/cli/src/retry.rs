@@ -9,7 +9,7 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use tenon_api::Module;
 use tenon_api::labels::{self, LabelKind, annotation};
-use tenon_api::module_image::{ImagePhase, ModuleImage};
+use tenon_api::module_image::{ImagePhase, Making, ModuleImage};
 use tenon_api::node_modules_config::NodeModulesConfig;
 use tenon_order::{ModuleKey, NodeName};
 use tenon_plan::retry::{Retry, has_failed};
@@ -115,9 +115,9 @@ async fn unmade(client: &Client, key: &ModuleKey) -> Result<Vec<String>, kube::E
     let of_module = format!("{}={}", labels::MODULE_NAME, labels::value(key.name()));
     let list = images.list(&ListParams::default().labels(&of_module)).await?;
     let has_failed = |image: &&ModuleImage| {
-        let status = image.status.as_ref();
-        let failures = status.and_then(|status| Some(status.making.as_ref()?.failures)).unwrap_or_default();
-        failures > 0 && status.and_then(|status| status.phase) != Some(ImagePhase::Ready)
+        let Some(status) = &image.status else { return false };
+        let unmade = |making: &&Making| making.renewing || status.phase != Some(ImagePhase::Ready);
+        status.making.as_ref().filter(unmade).is_some_and(|making| making.failures > 0)
     };
     Ok(list.items.iter().filter(has_failed).map(|image| image.spec.kernel.clone()).collect())
 }

@@ -198,10 +198,57 @@ pub fn retry_after(finding: &Finding, attempts: u32) -> Option<Duration> {
 }
 
 /// The status that follows from a look.
+///
+/// What was packed for the present spec stays while it is made anew, and when that fails: nodes that come meanwhile need a driver
+/// too, and the former one is as good as it was.
 pub fn status(image: &ModuleImage, look: &Look, now: &Time) -> ModuleImageStatus {
-    let (previous, finding) = (image.status.as_ref(), &look.finding);
+    let (known, finding) = (image.status.as_ref(), &look.finding);
     let generation = image.metadata.generation;
-    let (phase, reason, message) = match finding {
+    let (phase, reason, message) = told(image, finding);
+    let packed = match finding {
+        Finding::Packed { image_digest, bundle } => Some((bundle.clone(), image_digest.clone())),
+        _ => None,
+    };
+    let former = look.making.as_ref().and(bundle(image));
+    let former = former.map(|(bundle, digest)| (bundle.clone(), digest.to_owned()));
+    let renewing = packed.is_none() && former.is_some();
+    let phase = if renewing { ImagePhase::Ready } else { phase };
+    let why = if renewing {
+        format!("until it is made anew, the image of before is used: {message}")
+    } else {
+        message.clone()
+    };
+    let ready = Condition {
+        type_: reasons::condition::READY.to_owned(),
+        status: condition::truth(phase == ImagePhase::Ready),
+        reason: reason.to_owned(),
+        message: ShortMessage::new(why).into(),
+        observed_generation: generation,
+        last_transition_time: now.clone(),
+    };
+    let conditions = known.map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let mut status = ModuleImageStatus {
+        phase: Some(phase),
+        reason: Some(reason.to_owned()),
+        message: Some(ShortMessage::new(message)),
+        resolved_from: generation,
+        making: look.making.clone().map(|making| Making { renewing, ..making }),
+        retry_at: look.retry_at.clone(),
+        conditions: condition::merge(conditions, vec![ready]),
+        ..ModuleImageStatus::default()
+    };
+    if let Some(known) = known.filter(|_| renewing) {
+        let predicted = |condition: &&Condition| condition.type_ == reasons::condition::PREDICTED;
+        status.verdicts.clone_from(&known.verdicts);
+        status.conditions.extend(conditions.iter().find(predicted).cloned());
+    }
+    (status.bundle, status.image_digest) = packed.or(former).unzip();
+    status
+}
+
+/// A finding as phase, reason and sentence.
+fn told(image: &ModuleImage, finding: &Finding) -> (ImagePhase, &'static str, String) {
+    match finding {
         Finding::Packed { bundle, .. } => (
             ImagePhase::Ready,
             reasons::IMAGE_EXISTS,
@@ -215,31 +262,12 @@ pub fn status(image: &ModuleImage, look: &Look, now: &Time) -> ModuleImageStatus
             (ImagePhase::Building, reasons::BUILDING, message.clone())
         }
         Finding::Making { message } => (ImagePhase::Signing, reasons::SIGNING, message.clone()),
-    };
-    let ready = Condition {
-        type_: reasons::condition::READY.to_owned(),
-        status: condition::truth(phase == ImagePhase::Ready),
-        reason: reason.to_owned(),
-        message: ShortMessage::new(message.clone()).into(),
-        observed_generation: generation,
-        last_transition_time: now.clone(),
-    };
-    let known = previous.map(|status| status.conditions.as_slice()).unwrap_or_default();
-    let mut status = ModuleImageStatus {
-        phase: Some(phase),
-        reason: Some(reason.to_owned()),
-        message: Some(ShortMessage::new(message)),
-        resolved_from: generation,
-        making: look.making.clone(),
-        retry_at: look.retry_at.clone(),
-        conditions: condition::merge(known, vec![ready]),
-        ..ModuleImageStatus::default()
-    };
-    if let Finding::Packed { image_digest, bundle } = finding {
-        status.image_digest = Some(image_digest.clone());
-        status.bundle = Some(bundle.clone());
     }
-    status
+}
+
+/// How an image that is used is made anew, as far as that is told.
+pub fn renewal(image: &ModuleImage) -> Option<&Making> {
+    image.status.as_ref()?.making.as_ref().filter(|making| making.renewing)
 }
 
 /// The bundle of an image whose status is about its present spec.

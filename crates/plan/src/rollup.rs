@@ -13,7 +13,7 @@ use tenon_api::module::{
     KernelPhase, KernelStatus, MAX_FAILURES, MAX_KERNELS, ModuleStatus, NodeFailure, Predicted,
     RolloutNumbers, RolloutStatus,
 };
-use tenon_api::module_image::{ImagePhase, ModuleImage};
+use tenon_api::module_image::{ImagePhase, Making, ModuleImage};
 use tenon_api::node_modules_config::{
     ModulePhase, NodeModule, NodeModuleStatus, NodeModulesConfig, NodeModulesConfigStatus,
 };
@@ -279,12 +279,19 @@ fn kernel_phase(offer: &Offer<'_>) -> (KernelPhase, Option<ShortMessage>) {
     }
     match offer.image_status().and_then(|status| status.phase.zip(Some(status))) {
         None => (KernelPhase::Waiting, Some("the image is being looked for".into())),
-        Some((ImagePhase::Ready, _)) => (KernelPhase::Ready, None),
+        Some((ImagePhase::Ready, status)) => {
+            (KernelPhase::Ready, status.message.clone().filter(|_| renewal(offer).is_some()))
+        }
         Some((ImagePhase::Waiting | ImagePhase::Building | ImagePhase::Signing, status)) => {
             (KernelPhase::Waiting, status.message.clone())
         }
         Some((ImagePhase::Failed, status)) => (KernelPhase::Failed, status.message.clone()),
     }
+}
+
+/// How a kernel's image is made anew while the one of before is used.
+fn renewal<'o>(offer: &Offer<'o>) -> Option<&'o Making> {
+    offer.image.and_then(provision::renewal)
 }
 
 /// Whether a kernel's image will load, once there is one.
@@ -310,6 +317,8 @@ fn conditions(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStatu
         last_transition_time: observed.now.clone(),
     };
     let (is_ready, why_ready) = ready(observed, tally, degraded.as_ref(), waiting.as_ref());
+    // Which hinders nothing: nodes have the image of before.
+    let degraded = degraded.or_else(|| not_renewed(observed, tally, kernels));
     let mut conditions = vec![
         condition(reasons::condition::READY, is_ready, why_ready),
         condition(reasons::condition::DEGRADED, degraded.is_some(), degraded.unwrap_or_else(as_expected)),
@@ -389,6 +398,18 @@ fn degraded(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStatus]
     let failed = kernels.iter().find(|kernel| kernel.phase == KernelPhase::Failed)?;
     let reason = reason_of(tally, failed);
     Some((reason, format!("kernel {}: {}", failed.kernel, failed.message.clone().unwrap_or_default())))
+}
+
+/// An image that cannot be made anew.
+fn not_renewed(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStatus]) -> Option<Why> {
+    let fails = |kernel: &&KernelStatus| {
+        let offer = tally.offers.to(&kernel.kernel, &kernel.architecture);
+        offer.and_then(renewal).is_some_and(|making| making.failures > 0)
+    };
+    let kernel = kernels.iter().filter(|_| !is_deleted(observed.module)).find(fails)?;
+    let message = kernel.message.clone().unwrap_or_default();
+    let message = format!("kernel {}: the image of before is used: {message}", kernel.kernel);
+    Some((reason_of(tally, kernel), message))
 }
 
 /// What resumes by itself once something outside is there.

@@ -10,15 +10,15 @@ mod cluster;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use cluster::{Cluster, SOON};
+use cluster::{Cluster, SOON, condition, order};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use tenon_api::module_image::{ImagePhase, ModuleImage, ModuleImageStatus};
-use tenon_api::reasons;
 use tenon_api::task::Report;
+use tenon_api::{Module, NodeModulesConfig, reasons};
 use tenon_image::manifest::OCI_LAYER_GZIP;
 use tenon_image::testing::{Seen, TestLayout, layer};
 use tenon_lab::claim::comes_true_within;
@@ -212,6 +212,95 @@ async fn a_build_that_fails_says_why_and_is_tried_again() {
     let ready = |status: &ModuleImageStatus| status.phase == Some(ImagePhase::Ready);
     let status = status_where(&cluster, "gauge", "it is used", ready).await;
     assert_eq!(status.making, None, "nobody made it here");
+}
+
+/// Nodes that come while an image is made anew get the one of before, also when nothing comes of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_works_is_used_until_there_is_something_else() {
+    let mut cluster = start(&["--look-again=1"]).await;
+    recipe(&cluster, "FROM scratch\nADD one /").await;
+    apply(&cluster, "gauge", "built:1", by_recipe()).await;
+    let first = job_where(&cluster, "a Job", |_| true).await.name_any();
+    build(&cluster, &first).await;
+    let made = status_where(&cluster, "gauge", "it is ready", because(reasons::IMAGE_EXISTS)).await;
+
+    recipe(&cluster, "FROM scratch\nADD two /").await;
+    let second = job_where(&cluster, "a Job for the change", |name| name != first).await.name_any();
+    let anew = status_where(&cluster, "gauge", "it is made anew", because(reasons::BUILDING)).await;
+    let of_before = |status: &ModuleImageStatus| {
+        assert_eq!(status.phase, Some(ImagePhase::Ready), "{status:?}");
+        assert_eq!((&status.bundle, &status.image_digest), (&made.bundle, &made.image_digest));
+    };
+    of_before(&anew);
+    cluster.add_node("birch").await;
+    let bundle = made.bundle.clone().expect("a bundle").digest;
+    let gets = |config: &NodeModulesConfig| {
+        order(config).is_some_and(|order| format!("{order:?}").contains(bundle.trim_start_matches("sha256:")))
+    };
+    cluster.config_where("birch", "who comes meanwhile gets the image of before", gets).await;
+
+    let pod = jobs::pod_of(&cluster.client, &second, SOON).await.expect("a pod");
+    jobs::fail_build(&cluster.client, &pod, 2, "no such file").await.expect("a pod's end");
+    of_before(&status_where(&cluster, "gauge", "it is told", because(reasons::BUILD_FAILED)).await);
+    let degraded = |module: &Module| {
+        condition(module, "Degraded").filter(|(status, ..)| *status == "True").map(|(.., why)| why.to_owned())
+    };
+    let module = cluster.module_where("gauge", "somebody should look", |module| degraded(module).is_some());
+    let why = degraded(&module.await).unwrap_or_default();
+    assert!(why.contains("the image of before is used") && why.contains("no such file"), "{why}");
+    cluster.stop_operator().await;
+    cluster.start_operator().await;
+    recipe(&cluster, "FROM scratch\nADD three /").await;
+    let third = job_where(&cluster, "a Job for what is mended", |name| name != first && name != second).await;
+    of_before(&status_where(&cluster, "gauge", "it is made anew", because(reasons::BUILDING)).await);
+    build(&cluster, &third.name_any()).await;
+    let ready = status_where(&cluster, "gauge", "it is ready", because(reasons::IMAGE_EXISTS)).await;
+    assert_ne!(ready.image_digest, made.image_digest);
+    cluster.module_where("gauge", "all is well again", |module| degraded(module).is_none()).await;
+}
+
+/// Says of a Job's pod what the scheduler says of one that no node takes.
+async fn leave_unplaced(cluster: &Cluster, job: &str) {
+    let pod = jobs::pod_of(&cluster.client, job, SOON).await.expect("a pod");
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), "hall");
+    let status = json!({ "status": { "conditions": [{
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes are available",
+    }] } });
+    pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(status))
+        .await
+        .expect("a status");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_no_node_takes_has_no_turn_and_makes_room_for_one_that_some_node_takes() {
+    let cluster = start(&["--jobs-at-once=1"]).await;
+    let on = |disk: &str| json!({ "dockerfile": "FROM scratch\nADD x /", "selector": { "disk": disk } });
+    apply(&cluster, "gauge", "built:1", on("tape")).await;
+    let first = job_where(&cluster, "a Job", |_| true).await;
+    leave_unplaced(&cluster, &first.name_any()).await;
+    apply(&cluster, "anvil", "other:1", on("ssd")).await;
+    let second = job_where(&cluster, "the next one", |name| name.starts_with("anvil-")).await;
+    assert!(second.metadata.deletion_timestamp.is_none());
+    let status = status_where(&cluster, "gauge", "it is told", |status| {
+        message(status).contains("0/1 nodes are available")
+    })
+    .await;
+    assert_eq!(status.reason.as_deref(), Some(reasons::BUILDING));
+
+    apply(&cluster, "gauge", "built:1", on("ssd")).await;
+    comes_true_within(SOON, "a Job elsewhere", async || {
+        let jobs = all_jobs(&cluster).await;
+        let job = jobs.get(&first.name_any()).ok_or_else(|| format!("there are {:?}", jobs.keys()))?;
+        let pod = job.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+        let selector = pod.and_then(|pod| pod.node_selector.clone()).unwrap_or_default();
+        if selector.get("disk").is_some_and(|disk| disk == "ssd") {
+            Ok(())
+        } else {
+            Err(format!("{selector:?}"))
+        }
+    })
+    .await
+    .unwrap_or_else(|late| panic!("{late}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -63,6 +63,8 @@ pub mod annotation {
     pub const RETRY: &str = "tenon.dev/retry";
     /// On a Job that makes an image: the image's reference.
     pub const IMAGE: &str = "tenon.dev/image";
+    /// On a Job that makes an image: the hash of where its pod may run, and of what it asks of a node.
+    pub const PLACEMENT: &str = "tenon.dev/placement";
     /// On a build or sign pod: the hash of what it was made from.
     pub const LAST_HASH: &str = "kmm.node.kubernetes.io/last-hash";
     /// On a build or sign pod: the event of its creation was sent.

@@ -8,7 +8,7 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 use tenon_api::labels::field_manager;
 use tenon_api::module::Predicted;
-use tenon_api::module_image::{ImagePhase, KernelVerdict, ModuleImageStatus};
+use tenon_api::module_image::{KernelVerdict, ModuleImageStatus};
 use tenon_api::{Guarded, ModuleImage, reasons};
 use tenon_plan::inspect::{self, verdict};
 use tenon_plan::provision::{self, Finding, Look};
@@ -39,23 +39,9 @@ pub(super) async fn apply(
     if matches!(finding, Finding::Packed { .. }) {
         status = verdict::report(image, status, verdicts, &now);
     }
-    if image.status.as_ref() == Some(&status) {
+    if !write(context, world, image, &status).await? {
         return Ok(false);
     }
-    let images: Api<Guarded<ModuleImage>> =
-        Api::namespaced(context.client.clone(), &image.namespace().unwrap_or_default());
-    let patch = json!({
-        "apiVersion": "tenon.dev/v1alpha1",
-        "kind": "ModuleImage",
-        "metadata": { "name": image.name_any(), "uid": image.uid() },
-        "status": status,
-    });
-    let params = PatchParams::apply(field_manager::IMAGES).force();
-    let (name, patch) = (image.name_any(), Patch::Apply(patch));
-    let call = async { readable(images.patch_status(&name, &params, &patch).await?) };
-    let written = context.writes.make(Resource::ModuleImage, Verb::Patch, call).await?;
-    world.wrote_image(written);
-    announce_refusal(context, image, &status);
     match finding {
         Finding::Packed { image_digest, bundle } => {
             info!(
@@ -65,9 +51,9 @@ pub(super) async fn apply(
                 bytes = bundle.size,
                 "packed"
             );
-            let made = match image.status.as_ref().and_then(|status| status.phase) {
-                Some(ImagePhase::Building) => Some(("build", reasons::event::BUILD_SUCCEEDED)),
-                Some(ImagePhase::Signing) => Some(("signing", reasons::event::SIGN_SUCCEEDED)),
+            let made = match image.status.as_ref().and_then(|status| status.reason.as_deref()) {
+                Some(reasons::BUILDING) => Some(("build", reasons::event::BUILD_SUCCEEDED)),
+                Some(reasons::SIGNING) => Some(("signing", reasons::event::SIGN_SUCCEEDED)),
                 _ => None,
             };
             if let Some((what, event)) = made {
@@ -87,6 +73,43 @@ pub(super) async fn apply(
             }
         }
     }
+    Ok(true)
+}
+
+/// Writes other verdicts on an image that is as it was; returns whether they differ.
+pub(super) async fn judged(
+    context: &Context,
+    world: &World,
+    image: &ModuleImage,
+    verdicts: Vec<KernelVerdict>,
+) -> Result<bool, WriteError> {
+    let status = image.status.clone().unwrap_or_default();
+    write(context, world, image, &verdict::report(image, status, verdicts, &now())).await
+}
+
+async fn write(
+    context: &Context,
+    world: &World,
+    image: &ModuleImage,
+    status: &ModuleImageStatus,
+) -> Result<bool, WriteError> {
+    if image.status.as_ref() == Some(status) {
+        return Ok(false);
+    }
+    let images: Api<Guarded<ModuleImage>> =
+        Api::namespaced(context.client.clone(), &image.namespace().unwrap_or_default());
+    let patch = json!({
+        "apiVersion": "tenon.dev/v1alpha1",
+        "kind": "ModuleImage",
+        "metadata": { "name": image.name_any(), "uid": image.uid() },
+        "status": status,
+    });
+    let params = PatchParams::apply(field_manager::IMAGES).force();
+    let (name, patch) = (image.name_any(), Patch::Apply(patch));
+    let call = async { readable(images.patch_status(&name, &params, &patch).await?) };
+    let written = context.writes.make(Resource::ModuleImage, Verb::Patch, call).await?;
+    world.wrote_image(written);
+    announce_refusal(context, image, status);
     Ok(true)
 }
 

@@ -105,6 +105,9 @@ impl Images {
     async fn look_again(&self, context: &Context, world: &World, image: &Arc<ModuleImage>) -> Again {
         let made = image.status.as_ref().and_then(|status| status.making.as_ref());
         let Some(made) = made.filter(|_| making::can_be_made(image)) else { return Again::Never };
+        if made.renewing {
+            return Again::Now;
+        }
         let every = Duration::from_secs(context.args.look_again.into());
         let key = ImageKey::of(image);
         let last = *self.looked().entry(key.clone()).or_insert_with(Instant::now);
@@ -181,7 +184,8 @@ impl Images {
             }
             (finding @ Finding::Packed { .. }, Err(_)) => {
                 // From what it was made is not known: so it is looked at again.
-                let made = known.or_else(|| ours.load(Ordering::Acquire).then(Making::default));
+                let made = known.filter(|known| !known.renewing);
+                let made = made.or_else(|| ours.load(Ordering::Acquire).then(Making::default));
                 Ok(Look { finding, making: made, retry_at: None })
             }
             (finding, _) => Ok(Look { finding, making: known, retry_at }),
@@ -221,7 +225,7 @@ impl Images {
         world: &World,
         image: &Arc<ModuleImage>,
     ) -> Result<Done, WriteError> {
-        let Some((bundle, image_digest)) = provision::bundle(image) else { return Ok(Done::settled(false)) };
+        let Some((bundle, _)) = provision::bundle(image) else { return Ok(Done::settled(false)) };
         let known = image.status.as_ref().map(|status| status.verdicts.as_slice()).unwrap_or_default();
         let Some(wanted) = verdicts_wanted(context, world, image) else {
             return Ok(Done::settled(false));
@@ -243,10 +247,7 @@ impl Images {
             );
             return Ok(Done { outcome: Outcome::Waiting, next: Next::After(JUDGE_AGAIN) });
         };
-        let finding = Finding::Packed { image_digest: image_digest.to_owned(), bundle: bundle.clone() };
-        let making = image.status.as_ref().and_then(|status| status.making.clone());
-        let look = Look { finding, making, retry_at: None };
-        Ok(Done::settled(apply::apply(context, world, image, &look, verdicts).await?))
+        Ok(Done::settled(apply::judged(context, world, image, verdicts).await?))
     }
 
     /// Nodes ask again and again until they are served; one answer is enough.
@@ -321,23 +322,19 @@ impl Reconciler for Images {
             return Ok(Done::settled(false));
         };
         if provision::bundle(&image).is_some() {
-            self.misses.forget(&key);
-            return match self.look_again(context, world, &image).await {
-                Again::At(after) => {
-                    let done = self.judge_anew(context, world, &image).await?;
-                    Ok(if done.next == Next::AwaitChange {
-                        Done { next: Next::After(after), ..done }
-                    } else {
-                        done
-                    })
-                }
-                Again::Never => self.judge_anew(context, world, &image).await,
-                Again::Now => {
-                    let look = self.find_or_make(context, world, &image).await?;
-                    let changed = self.tell(context, world, &image, &look).await?;
-                    Ok(Done { next: Next::After(FOLLOW_AGAIN), ..Done::settled(changed) })
-                }
+            let judged = self.judge_anew(context, world, &image).await?;
+            if judged.outcome == Outcome::Changed {
+                return Ok(Done { next: Next::After(Duration::ZERO), ..judged });
+            }
+            let next = match self.look_again(context, world, &image).await {
+                Again::Now => None,
+                Again::At(after) if judged.next == Next::AwaitChange => Some(Next::After(after)),
+                Again::At(_) | Again::Never => Some(judged.next),
             };
+            if let Some(next) = next {
+                self.misses.forget(&key);
+                return Ok(Done { next, ..judged });
+            }
         }
         let generation = image.metadata.generation;
         if let Some(left) = self.misses.wait(&key, generation) {
@@ -359,6 +356,8 @@ impl Reconciler for Images {
         let done = Done::settled(self.tell(context, world, &image, &look).await?);
         Ok(match again {
             Some(after) => Done { outcome: Outcome::Waiting, next: Next::After(after) },
+            // What can be made is looked at again.
+            None if look.making.is_some() => Done { next: Next::After(FOLLOW_AGAIN), ..done },
             None => done,
         })
     }

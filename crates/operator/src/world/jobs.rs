@@ -27,6 +27,8 @@ pub struct KnownJob {
     pub image: String,
     /// How far it is.
     pub seen: JobSeen,
+    /// Whether no node has taken its pod when it was looked at last. What has not begun is in nobody's way.
+    pub unplaced: bool,
 }
 
 impl KnownJob {
@@ -52,8 +54,10 @@ impl KnownJob {
                 uid: job.uid().unwrap_or_default(),
                 module: job.labels().get(labels::MODULE_NAME).cloned().unwrap_or_default(),
                 state,
+                placement: job.annotations().get(labels::annotation::PLACEMENT).cloned().unwrap_or_default(),
                 message,
             },
+            unplaced: false,
         })
     }
 }
@@ -69,14 +73,26 @@ impl JobsIndex {
         self.0.iter().filter(makes).map(|(_, job)| job.seen.clone()).collect()
     }
 
-    /// How many work now.
+    /// How many work now, or are about to.
     pub fn running(&self) -> usize {
-        self.0.values().filter(|job| job.seen.state == JobState::Running).count()
+        self.0.values().filter(|job| job.seen.state == JobState::Running && !job.unplaced).count()
+    }
+
+    /// Takes note of whether a node has taken the pod of a Job.
+    fn place(&mut self, key: &JobKey, placed: bool) {
+        if let Some(job) = self.0.get_mut(key) {
+            job.unplaced = !placed;
+        }
     }
 
     /// Replaces what is known of a Job; the image that it concerns, if anything has changed.
-    fn set(&mut self, key: JobKey, job: Option<KnownJob>) -> Option<String> {
-        if self.0.get(&key) == job.as_ref() {
+    fn set(&mut self, key: JobKey, mut job: Option<KnownJob>) -> Option<String> {
+        let known = self.0.get(&key);
+        // No Job tells it of itself.
+        if let (Some(job), Some(known)) = (&mut job, known) {
+            job.unplaced = known.unplaced && known.seen.uid == job.seen.uid;
+        }
+        if known == job.as_ref() {
             return None;
         }
         let image = job.as_ref().map(|job| job.image.clone());
@@ -97,6 +113,11 @@ impl World {
     /// How many Jobs make images now, in the whole cluster.
     pub fn running_jobs(&self) -> usize {
         super::lock(&self.jobs).running()
+    }
+
+    /// Whether a node has taken the pod of a Job: until then it has no turn.
+    pub fn job_is_placed(&self, namespace: &str, name: &str, placed: bool) {
+        super::lock(&self.jobs).place(&(namespace.to_owned(), name.to_owned()), placed);
     }
 
     /// A Job was seen, or is gone: its images are looked at.
@@ -190,6 +211,12 @@ mod tests {
         assert_eq!(world.jobs_of("lab", "registry.test/gauge:1").len(), 1);
         assert!(world.jobs_of("lab", "registry.test/other:1").is_empty());
         assert!(world.jobs_of("hall", "registry.test/gauge:1").is_empty());
+        assert_eq!(world.running_jobs(), 1);
+        world.job_is_placed("lab", "gauge-sign-0", false);
+        assert_eq!(world.running_jobs(), 0, "what no node takes is in nobody's way");
+        world.see_job(&job(&serde_json::json!([])));
+        assert_eq!(world.running_jobs(), 0, "which the Job says nothing of");
+        world.job_is_placed("lab", "gauge-sign-0", true);
         assert_eq!(world.running_jobs(), 1);
         world.job("lab", "gauge-sign-0", None);
         assert!(world.jobs_of("lab", "registry.test/gauge:1").is_empty());

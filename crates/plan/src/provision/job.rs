@@ -90,6 +90,7 @@ pub fn job(image: &ModuleImage, order: &Order<'_>, settings: &Settings) -> Job {
                 [
                     (labels::annotation::IMAGE.to_owned(), image.spec.image.clone()),
                     (labels::annotation::LAST_HASH.to_owned(), order.inputs.to_string()),
+                    (labels::annotation::PLACEMENT.to_owned(), placement(image, order.module)),
                 ]
                 .into(),
             ),
@@ -109,6 +110,16 @@ pub fn job(image: &ModuleImage, order: &Order<'_>, settings: &Settings) -> Job {
         }),
         ..Job::default()
     }
+}
+
+/// The hash of where a Job's pod may run, and of what it asks of a node. It makes no other image, so it is no part of the Job's
+/// name; but who corrects it does not want to wait for a pod that no node takes.
+pub fn placement(image: &ModuleImage, module: Option<&Module>) -> String {
+    let selector = node_selector(image, module);
+    let tolerations = module.map(|module| &module.spec.tolerations);
+    let resources = image.spec.build.as_ref().map(|build| &build.resources);
+    // Texts and lists of them are always JSON.
+    Digest::of(&serde_json::to_vec(&(selector, tolerations, resources)).unwrap_or_default()).to_string()
 }
 
 /// The image's Module: another image of the same Module may have the same name, and the same Job.
@@ -293,7 +304,7 @@ fn container(secrets: &[Mount<'_>], task: &Task, settings: &Settings) -> Contain
 mod tests {
     use super::*;
     use crate::fixture::ready_image;
-    use k8s_openapi::api::core::v1::LocalObjectReference;
+    use k8s_openapi::api::core::v1::{LocalObjectReference, Toleration};
     use tenon_api::module::{Build, BuildArg, Sign, SignatureHash};
     use tenon_api::task::{Place, SignTask, Source};
 
@@ -342,6 +353,30 @@ mod tests {
 
     fn pod_of(job: Job) -> PodSpec {
         job.spec.unwrap().template.spec.unwrap()
+    }
+
+    #[test]
+    fn another_place_or_need_is_another_placement_and_not_another_image() {
+        let (mut image, mut module) = (image("gauge"), crate::fixture::minimal_module());
+        image.spec.build = Some(Build::default());
+        let mut placements = vec![placement(&image, Some(&module))];
+        assert_eq!(
+            made(&image, None, Some(&module)).annotations().get("tenon.dev/placement"),
+            placements.last()
+        );
+        module.spec.tolerations.push(Toleration { key: Some("gpu".to_owned()), ..Toleration::default() });
+        placements.push(placement(&image, Some(&module)));
+        let build = image.spec.build.as_mut().unwrap();
+        build.selector.insert("disk".to_owned(), "ssd".to_owned());
+        placements.push(placement(&image, Some(&module)));
+        let limits = Some([("memory".to_owned(), Quantity("9Gi".to_owned()))].into());
+        image.spec.build.as_mut().unwrap().resources =
+            Some(ResourceRequirements { limits, ..ResourceRequirements::default() });
+        placements.push(placement(&image, Some(&module)));
+        let different: std::collections::BTreeSet<_> = placements.iter().collect();
+        assert_eq!(different.len(), 4);
+        let name = made(&image, None, Some(&module)).name_any();
+        assert_eq!(name, made(&image, None, None).name_any());
     }
 
     #[test]

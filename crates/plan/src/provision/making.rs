@@ -140,6 +140,8 @@ pub struct JobSeen {
     pub module: String,
     /// How far it is.
     pub state: JobState,
+    /// The hash of where it may run ([`super::job::placement`]).
+    pub placement: String,
     /// Why it has failed, in Kubernetes's words.
     pub message: String,
 }
@@ -242,6 +244,7 @@ mod tests {
             uid: format!("{name}-1"),
             module: "gauge".to_owned(),
             state,
+            placement: String::new(),
             message: String::new(),
         }
     }
@@ -252,7 +255,7 @@ mod tests {
 
     fn failed(uid: Option<&str>) -> Making {
         let (inputs, failed) = (String::new(), uid.map(str::to_owned));
-        Making { inputs, job: WANTED.to_owned(), failures: 1, failed, retry: None }
+        Making { inputs, job: WANTED.to_owned(), failures: 1, failed, ..Making::default() }
     }
 
     #[rstest]

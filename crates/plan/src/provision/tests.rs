@@ -131,3 +131,40 @@ fn a_job_that_builds_is_told_as_building() {
     image.spec.build = Some(tenon_api::module::Build::default());
     assert_eq!(phase(&image), Some(ImagePhase::Building));
 }
+
+#[test]
+fn what_is_made_anew_is_used_as_it_was_until_then() {
+    let mut image = default_image('a');
+    let now: Time = serde_json::from_str("\"2026-01-01T00:00:00Z\"").unwrap();
+    let former = image.status.clone().unwrap();
+    let making = Some(Making { inputs: "sha256:1".to_owned(), failures: 1, ..Making::default() });
+    for finding in [Finding::Making { message: "it works".to_owned() }, missing(reasons::BUILD_FAILED, None)]
+    {
+        let said = told(&image, &finding);
+        image.status = Some(status(&image, &Look { finding, making: making.clone(), retry_at: None }, &now));
+        let told = image.status.clone().unwrap();
+        assert_eq!((&told.bundle, &told.image_digest), (&former.bundle, &former.image_digest));
+        assert_eq!((told.phase, told.reason.as_deref()), (Some(ImagePhase::Ready), Some(said.1)));
+        assert_eq!(
+            told.message.as_ref().map(ShortMessage::as_str),
+            Some(said.2.as_str()),
+            "and it does not grow from look to look"
+        );
+        assert_eq!(renewal(&image).map(|making| making.failures), Some(1));
+    }
+    let bundle = default_image('b').status.and_then(|status| status.bundle).unwrap();
+    let packed = Finding::Packed { image_digest: "sha256:2".to_owned(), bundle };
+    image.status = Some(status(&image, &Look { finding: packed, making, retry_at: None }, &now));
+    assert_eq!(image.status.as_ref().and_then(|status| status.image_digest.as_deref()), Some("sha256:2"));
+    assert_eq!(renewal(&image), None);
+}
+
+#[test]
+fn what_was_made_for_an_older_spec_is_not_kept() {
+    let mut image = default_image('a');
+    image.metadata.generation = Some(2);
+    let now: Time = serde_json::from_str("\"2026-01-01T00:00:00Z\"").unwrap();
+    let finding = Finding::Making { message: "it works".to_owned() };
+    let status = status(&image, &Look { finding, making: Some(Making::default()), retry_at: None }, &now);
+    assert_eq!((status.phase, status.bundle), (Some(ImagePhase::Signing), None));
+}

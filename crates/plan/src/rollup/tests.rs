@@ -94,6 +94,30 @@ fn an_unfit_image_degrades() {
 }
 
 #[test]
+fn an_image_that_cannot_be_made_anew_degrades_what_works() {
+    let mut play = Play::registered();
+    play.settle();
+    let module = play.module.clone().unwrap();
+    let told = |play: &mut Play, failures| {
+        let status = play.image.as_mut().and_then(|image| image.status.as_mut()).unwrap();
+        status.making = Some(Making { renewing: true, failures, ..Making::default() });
+        (status.reason, status.message) =
+            (Some(reasons::BUILD_FAILED.to_owned()), Some("no such file".into()));
+        rolled_up(&module, &[play])
+    };
+    let begun = told(&mut play, 0);
+    assert_eq!(said(&begun, DEGRADED).unwrap().0, "False");
+    assert_eq!(
+        begun.kernels.first().unwrap().message.as_ref().map(ShortMessage::as_str),
+        Some("no such file")
+    );
+    let failed = told(&mut play, 1);
+    let expected = format!("kernel {KERNEL}: the image of before is used: no such file");
+    assert_eq!(said(&failed, DEGRADED), Some(("True", reasons::BUILD_FAILED, expected.as_str())));
+    assert_eq!(said(&failed, READY), Some(("True", reasons::LOADED, "loaded on 1 node")));
+}
+
+#[test]
 fn a_deleted_module_says_which_nodes_are_left_and_why() {
     let mut play = Play::registered();
     play.settle();

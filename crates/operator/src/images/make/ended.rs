@@ -146,13 +146,23 @@ fn said(ended: &ContainerStateTerminated) -> Option<String> {
     ended.message.clone().filter(|message| !message.is_empty())
 }
 
+/// What keeps the pod of a Job from running.
+#[derive(Debug)]
+pub(super) struct Hindrance {
+    /// In a sentence.
+    pub(super) why: String,
+    /// Whether no node has taken it.
+    pub(super) unplaced: bool,
+}
+
 /// What keeps the pod of a running Job from running: quota and policies keep it from being made, its image or a node may be
 /// missing.
-pub(super) async fn hindrance(context: &Context, image: &ModuleImage, jobs: &[JobSeen]) -> Option<String> {
-    let job = jobs.iter().find(|job| job.state == JobState::Running)?;
+pub(super) async fn hindrance(context: &Context, image: &ModuleImage, job: &JobSeen) -> Option<Hindrance> {
     let found = pods_of(context, image, job).await.ok()?;
     let Some(pod) = found.first() else {
-        return Some(format!("it has no pod: `kubectl describe job {}` says why", job.name));
+        let why = format!("it has no pod: `kubectl describe job {}` says why", job.name);
+        return Some(Hindrance { why, unplaced: true });
     };
-    Some(format!("its pod waits: {}", progress::hindrance(pod)?))
+    let why = format!("its pod waits: {}", progress::hindrance(pod)?);
+    Some(Hindrance { why, unplaced: progress::is_unplaced(pod) })
 }

@@ -13,10 +13,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use tenon_api::module_image::{ImagePhase, Making};
 use tenon_api::task::{Algorithm, Trouble};
-use tenon_api::{Module, ModuleImage, labels, reasons};
+use tenon_api::{Module, ModuleImage, ModuleImageStatus, labels, reasons};
 use tenon_order::ModuleKey;
 use tenon_plan::provision::making::{self, JobSeen, JobState, Step};
-use tenon_plan::provision::{Finding, Look};
+use tenon_plan::provision::{Finding, Look, job};
 use tenon_plan::retry::Retry;
 
 use crate::controllers::WriteError;
@@ -39,7 +39,7 @@ pub(super) fn is_outdated(
     let just_made = jobs.iter().any(|job| job.name == wanted.making.job && job.state == JobState::Succeeded);
     // What was to be made and is not known to have been made says nothing of what is there.
     let made = image.status.as_ref().filter(|status| status.phase == Some(ImagePhase::Ready));
-    let made = made.and_then(|status| status.making.as_ref());
+    let made = made.and_then(|status| status.making.as_ref()).filter(|made| !made.renewing);
     // Who does not know by which Secret it was made has a Job look, which leaves what is right as it is.
     let same = made.is_some_and(|made| made.inputs == wanted.making.inputs);
     // What is only built has no Secret that its labels do not tell of.
@@ -89,15 +89,13 @@ pub(super) async fn make(
     }
     match making::step(Some(&known), retry_at, (&whose, &wanted.making.job), jobs, now.0) {
         Step::Follow => {
-            let mut look = following(known);
+            let look = following(known);
+            let running = jobs.iter().find(|job| job.state == JobState::Running);
             // Not at once: a pod takes a moment to start.
-            if status.is_some_and(|status| is_being_told(status.phase))
-                && let Some(why) = ended::hindrance(context, image, jobs).await
-                && let Finding::Making { message } = &mut look.finding
-            {
-                *message = format!("{message}; {why}");
+            match running.filter(|_| status.is_some_and(is_being_told)) {
+                Some(job) => follow(context, world, image, job, look).await,
+                None => Ok(look),
             }
-            Ok(look)
         }
         // Another look may have begun one meanwhile.
         Step::Start if is_being_made(world, image) => Ok(following(known)),
@@ -125,8 +123,29 @@ pub(super) async fn make(
     }
 }
 
-fn is_being_told(phase: Option<ImagePhase>) -> bool {
-    matches!(phase, Some(ImagePhase::Building | ImagePhase::Signing))
+/// A Job that runs, or should: what is in its way is said, and a pod that no node takes makes room for one that asks for another.
+async fn follow(
+    context: &Context,
+    world: &World,
+    image: &ModuleImage,
+    job: &JobSeen,
+    mut look: Look,
+) -> Result<Look, WriteError> {
+    let hindrance = ended::hindrance(context, image, job).await;
+    let unplaced = hindrance.as_ref().is_some_and(|hindrance| hindrance.unplaced);
+    world.job_is_placed(&image.namespace().unwrap_or_default(), &job.name, !unplaced);
+    // Another Module's Job, which makes an image of the same name, is that Module's.
+    let own = look.making.as_ref().is_some_and(|making| making.job == job.name);
+    if own && unplaced && job.placement != job::placement(image, module_of(world, image).as_deref()) {
+        ended::clear(context, image, job).await?;
+    } else if let (Some(hindrance), Finding::Making { message }) = (hindrance, &mut look.finding) {
+        *message = format!("{message}; {}", hindrance.why);
+    }
+    Ok(look)
+}
+
+fn is_being_told(status: &ModuleImageStatus) -> bool {
+    matches!(status.reason.as_deref(), Some(reasons::BUILDING | reasons::SIGNING))
 }
 
 /// As many Jobs work as may.
@@ -160,7 +179,7 @@ fn module_of(world: &World, image: &ModuleImage) -> Option<Arc<Module>> {
 }
 
 /// What the status says of the last failure.
-fn said(status: Option<&tenon_api::ModuleImageStatus>) -> Finding {
+fn said(status: Option<&ModuleImageStatus>) -> Finding {
     let message = status.and_then(|status| status.message.as_ref()).map(ToString::to_string);
     let reason = status.and_then(|status| status.reason.as_deref()).unwrap_or_default();
     let failed = status.is_some_and(|status| status.phase == Some(ImagePhase::Failed));

@@ -22,6 +22,11 @@ pub fn has_ended(pod: &Pod) -> bool {
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
+/// Whether no node has taken a pod yet.
+pub fn is_unplaced(pod: &Pod) -> bool {
+    pod.spec.as_ref().is_none_or(|spec| spec.node_name.is_none()) && !has_ended(pod)
+}
+
 /// What keeps a pod from running: its image, or that no node takes it. `None` where it works, or nothing is in its way.
 pub fn hindrance(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref().filter(|status| status.phase.as_deref() == Some("Pending"))?;
