@@ -118,6 +118,7 @@ impl Bench {
             disk_size: guest::DISK,
             kernel_arguments: Vec::new(),
             disk: Disk::Steady,
+            secure_boot: None,
         })
     }
 

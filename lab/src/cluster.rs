@@ -15,7 +15,7 @@ use crate::control_plane::{Binding, ControlPlane, ControlPlaneError, Credential,
 use crate::guest::oci::HOST;
 use crate::guest::{Guest, Settings};
 use crate::host_node::{self, HostNode, HostNodeError};
-use crate::kernel::{Kernel, Origin};
+use crate::kernel::Origin;
 use crate::node::{Node, NodeError};
 use crate::program_images::ProgramImageError;
 use crate::programs::{self, ProgramError};
@@ -153,14 +153,14 @@ impl Lab {
 
     /// Boots a kernel as a new node with a kubelet; pods run there as anywhere, Tenon's too ([`Self::deploy_node_pod`]).
     pub async fn add_worker(&mut self, name: &str, origin: Origin) -> Result<&mut Worker, LabError> {
-        let kernel = self.guest_settings(name, origin)?.kernel;
-        self.add_worker_with(name, kernel).await
+        self.add_worker_with(self.guest_settings(name, origin)?).await
     }
 
-    /// As [`Self::add_worker`], with a kernel of the caller's.
-    pub async fn add_worker_with(&mut self, name: &str, kernel: Kernel) -> Result<&mut Worker, LabError> {
-        let worker = Worker::start(&self.plane, &self.registry, &self.bench, name, kernel).await?;
-        Ok(self.workers.entry(name.to_owned()).insert_entry(worker).into_mut())
+    /// As [`Self::add_worker`], with settings that the caller has changed; its disks and its memory are those of workers.
+    pub async fn add_worker_with(&mut self, settings: Settings) -> Result<&mut Worker, LabError> {
+        let name = settings.name.clone();
+        let worker = Worker::start(&self.plane, &self.registry, &self.bench, settings).await?;
+        Ok(self.workers.entry(name).insert_entry(worker).into_mut())
     }
 
     /// Runs a kubelet on this machine as a new node, where pods run at its own speed; there is one at a time, and an

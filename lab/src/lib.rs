@@ -16,6 +16,7 @@ pub mod control_plane;
 pub mod debian;
 pub mod dir;
 pub mod drivers;
+pub mod enforcing;
 pub mod faults;
 pub mod fleet;
 pub mod forge;

@@ -2,6 +2,7 @@
 
 mod demo;
 mod scale_command;
+mod signing_bench;
 
 use std::fs::File;
 use std::path::Path;
@@ -32,6 +33,8 @@ enum Command {
     Down,
     /// Counts and times what Tenon does with thousands of simulated nodes.
     Bench(scale_command::Bench),
+    /// Signs an image and publishes it, beside a container builder that does the same. As root.
+    BenchSigning(signing_bench::SigningBench),
 }
 
 #[derive(Debug, Args)]
@@ -62,6 +65,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Up(up) => runtime()?.block_on(stay(up)),
         Command::Down => Ok(session::end()?),
         Command::Bench(bench) => runtime()?.block_on(scale_command::run(bench, &mut progress())),
+        Command::BenchSigning(bench) => runtime()?.block_on(signing_bench::run(bench, &mut progress())),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::control_plane::Binaries;
 use crate::control_plane::binaries::BinariesError;
 use crate::debian::{Archive, ArchiveError, Release};
 use crate::drivers::{self, Driver, DriverError};
+use crate::guest::firmware::{FirmwareError, FirmwareSupplies};
 use crate::host_node::{self, HostNodeError};
 use crate::kernel::{Kernel, KernelError, Origin};
 use crate::worker::{self, root_disk::WorkerDiskError};
@@ -31,6 +32,7 @@ const INSTALLED: &[&str] = &[
     "make",
     "mmdebstrap",
     "openssl",
+    "python3-pip",
     "util-linux",
     "xz-utils",
 ];
@@ -47,6 +49,7 @@ const PROGRAMS: &[&str] = &[
     "make",
     "mmdebstrap",
     "openssl",
+    "pip3",
     "setpriv",
     "xz",
     "qemu-system-x86_64",
@@ -68,6 +71,8 @@ pub struct Supplies {
     pub seccomp_profile: PathBuf,
     /// The registry.
     pub registry: PathBuf,
+    /// Firmware with Secure Boot.
+    pub firmware: FirmwareSupplies,
 }
 
 /// Why the set-up is not complete.
@@ -88,6 +93,9 @@ pub enum SetupError {
     /// The control plane.
     #[error(transparent)]
     Binaries(#[from] BinariesError),
+    /// The firmware of guests.
+    #[error("get firmware with Secure Boot")]
+    Firmware(#[from] FirmwareError),
     /// The disk of nodes with a kubelet.
     #[error("make the root file system of nodes with a kubelet")]
     Worker(#[from] WorkerDiskError),
@@ -153,6 +161,7 @@ impl Supplies {
             libseccomp,
             seccomp_profile: profile,
             registry: unpack("docker-registry")?.join("usr/bin/docker-registry"),
+            firmware: FirmwareSupplies::prepare(&archive, cache)?,
         };
         for origin in Origin::ALL {
             progress(&format!("kernel: {origin:?}"));
@@ -187,6 +196,7 @@ impl Supplies {
         files.iter().all(|file| file.is_file())
             && self.kernels.len() == Origin::ALL.len()
             && self.kernels.iter().all(Kernel::is_there)
+            && self.firmware.is_there()
             && PROGRAMS.iter().all(|program| command::find(program).is_some())
     }
 

@@ -23,8 +23,8 @@ async fn a_pod_is_scheduled_to_a_worker_and_reaches_the_api_server_by_its_servic
     let plane = ControlPlane::start_in(bench.folder(), Extent::Full).await.unwrap();
     let registry =
         Registry::start(bench.supplies(), bench.folder(), "registry", &Protection::default()).await.unwrap();
-    let kernel = bench.supplies().kernel(Origin::Stable).unwrap().clone();
-    let worker = Worker::start(&plane, &registry, &bench, "loom-1", kernel).await.unwrap();
+    let settings = bench.settings("loom-1", Origin::Stable).unwrap();
+    let worker = Worker::start(&plane, &registry, &bench, settings).await.unwrap();
 
     let busybox = ProgramImage {
         binary: &bench.supplies().busybox,

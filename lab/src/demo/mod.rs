@@ -1,5 +1,6 @@
 //! A driver's life on three nodes, for someone to watch: every claim is checked, and the first that is not true ends it.
 
+mod making;
 mod terminal;
 mod watch;
 
@@ -13,26 +14,30 @@ use tenon_api::NodeModulesConfig;
 use tenon_api::node_pod::NAMESPACE;
 use tenon_lab::claim::comes_true;
 use tenon_lab::command::Tail;
-use tenon_lab::drivers::Driver;
-use tenon_lab::images::{self, Destination};
+use tenon_lab::enforcing::{self, Way};
 use tenon_lab::journey::{COST_OF_CHANGE, COST_OF_LOAD, Journey};
 use tenon_lab::kernel::Origin;
 use tenon_lab::pods::{Nodes, Release, SHIPPED};
 use tenon_lab::{Guest, Lab};
 use tokio::signal::unix::{SignalKind, signal};
 
+use making::Workshop;
 use terminal::Terminal;
 use watch::Watch;
 
 /// The manifest, from the repository's root.
-const MANIFEST: &str = "examples/modules/upgrade.yaml";
-/// What stands in the manifest for a registry.
+const MANIFEST: &str = "examples/modules/built-and-signed.yaml";
+/// What stands in the manifest for a registry, and for a repository.
 const REGISTRY: &str = "registry.example:5000";
+const REPOSITORY: &str = "https://git.example/drivers.git";
 /// The Module in it.
 const MODULE: &str = "default/simple-procfs-kmod";
 /// Its module, as the kernel names it, and what the driver shows.
 const KERNEL_MODULE: &str = "simple_procfs_kmod";
 const PROC_FILE: &str = "/proc/simple-procfs-kmod";
+/// Nodes that Tenon's lab plays the kubelet for, and how their kernels come to load nothing but what is signed.
+const NODES: [(&str, Origin, Way); 2] =
+    [("node-1", Origin::Stable, Way::BuiltIn), ("node-2", Origin::Backports, Way::SecureBoot)];
 /// The node that has a kubelet.
 const REAL_NODE: &str = "node-3";
 /// What `kubectl get` is asked for.
@@ -55,10 +60,12 @@ pub(crate) async fn run() -> anyhow::Result<()> {
 
 async fn show() -> anyhow::Result<()> {
     let mut terminal = Terminal::new();
-    terminal.title("Tenon: a driver's life on three nodes: two kernels, and a node with a kubelet");
+    terminal.title(
+        "Tenon: a driver's life, from its sources to three nodes that load nothing but what is signed",
+    );
     set_up(&mut terminal).await?;
-    let mut lab = start(&mut terminal).await?;
-    match live(&mut lab, &mut terminal).await {
+    let (mut lab, workshop) = start(&mut terminal).await?;
+    match live(&mut lab, &workshop, &mut terminal).await {
         Ok(()) => {
             terminal.end();
             Ok(())
@@ -75,13 +82,15 @@ async fn show() -> anyhow::Result<()> {
 }
 
 /// Everything after the start: what needs the lab's logs when it fails.
-async fn live(lab: &mut Lab, terminal: &mut Terminal) -> anyhow::Result<()> {
+async fn live(lab: &mut Lab, workshop: &Workshop, terminal: &mut Terminal) -> anyhow::Result<()> {
+    add_nodes(lab, workshop, terminal).await?;
     nodes(lab, terminal).await?;
-    push(lab, terminal).await?;
+    terminal.stage("The driver as sources in a git repository: two versions; and a key that the nodes trust");
+    workshop.fill(lab, terminal).await?;
     let mut journey = Journey::new(MODULE.parse().context("name the Module")?, KERNEL_MODULE);
     let mut watch = Watch::default();
     for (version, most) in VERSIONS {
-        load(lab, terminal, &mut journey, &mut watch, version, most).await?;
+        load(lab, workshop, terminal, (&mut journey, &mut watch), (version, most)).await?;
     }
     unload(lab, terminal, &mut journey, &mut watch).await?;
     Ok(lab.check()?)
@@ -101,23 +110,37 @@ async fn set_up(terminal: &mut Terminal) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn start(terminal: &mut Terminal) -> anyhow::Result<Lab> {
-    terminal.stage("A cluster with three nodes: virtual machines with stock Debian kernels");
-    let mut lab = Lab::start().await?;
+async fn start(terminal: &mut Terminal) -> anyhow::Result<(Lab, Workshop)> {
+    terminal
+        .stage("A cluster with a node that builds, and three nodes: virtual machines with Debian's kernels");
+    let mut lab = Lab::start_without_operator().await?;
+    let workshop = Workshop::open(&mut lab, terminal).await?;
+    lab.start_operator().await?;
     terminal.event("API server, registry and Tenon's operator run");
-    for (number, origin) in (1..).zip(Origin::ALL) {
-        let node = lab.add_node(&format!("node-{number}"), origin).await?;
-        terminal.event(format!("node-{number} has booted {}", node.guest().kernel().release));
+    Ok((lab, workshop))
+}
+
+async fn add_nodes(lab: &mut Lab, workshop: &Workshop, terminal: &mut Terminal) -> anyhow::Result<()> {
+    for (name, origin, way) in NODES {
+        let node = enforcing::add(lab, name, (origin, way), &workshop.keys).await?;
+        let how = match way {
+            Way::SecureBoot => "by Secure Boot, untouched",
+            Way::BuiltIn => "with our certificate in place of its maker's",
+        };
+        terminal.event(format!("{name} has booted {} {how}", node.guest().kernel().release));
     }
-    real_node(&mut lab, terminal).await?;
-    Ok(lab)
+    real_node(lab, &workshop.keys, terminal).await?;
+    let names = NODES.map(|(name, ..)| name);
+    let line = [&["label", "nodes"], names.as_slice(), &[REAL_NODE, "example.com/drivers=yes"]].concat();
+    kubectl(lab, terminal, &line).await
 }
 
 /// The third node is one like any other: kubelet, containerd, and Tenon's pod as it is shipped.
-async fn real_node(lab: &mut Lab, terminal: &mut Terminal) -> anyhow::Result<()> {
-    let worker = lab.add_worker(REAL_NODE, Origin::Stable).await?;
-    terminal
-        .event(format!("{REAL_NODE} has booted {}; its kubelet is ready", worker.guest().kernel().release));
+async fn real_node(lab: &mut Lab, keys: &Path, terminal: &mut Terminal) -> anyhow::Result<()> {
+    let settings = enforcing::settings(lab, REAL_NODE, (Origin::Stable, Way::SecureBoot), keys)?;
+    let worker = lab.add_worker_with(settings).await?;
+    let release = &worker.guest().kernel().release;
+    terminal.event(format!("{REAL_NODE} has booted {release} by Secure Boot; its kubelet is ready"));
     lab.publish(Release { version: SHIPPED, programs: None }).await?;
     lab.deploy_node_pod(SHIPPED, Nodes::Only(REAL_NODE)).await?;
     lab.node_pods_rolled_out().await?;
@@ -147,6 +170,12 @@ async fn nodes(lab: &Lab, terminal: &mut Terminal) -> anyhow::Result<()> {
     Terminal::space();
     ensure!(releases.len() == 2, "the nodes run {releases:?}");
     terminal.held("two of the nodes run different kernels");
+    for guest in lab.guests() {
+        let said = in_node(terminal, guest, "cat /sys/module/module/parameters/sig_enforce").await?;
+        ensure!(said == "Y", "{} would load anything", guest.name());
+    }
+    Terminal::space();
+    terminal.held("none of them loads what nobody has signed whom it knows");
     kubectl(
         lab,
         terminal,
@@ -164,35 +193,23 @@ async fn nodes(lab: &Lab, terminal: &mut Terminal) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn push(lab: &Lab, terminal: &mut Terminal) -> anyhow::Result<()> {
-    terminal.stage("The driver as images: two versions, each for both kernels");
-    let registry = lab.registry().host();
-    for (version, _) in VERSIONS {
-        let content = images::content(lab, Driver::SimpleProcfsKmod, version).await?;
-        let name = &format!("simple-procfs-kmod:{version}");
-        let pushed =
-            images::push(lab, &content, Destination { registry: &registry, name, user: None }).await?;
-        terminal.command("", &pushed.line, &pushed.reference);
-    }
-    Ok(())
-}
-
 async fn load(
     lab: &Lab,
+    workshop: &Workshop,
     terminal: &mut Terminal,
-    journey: &mut Journey,
-    watch: &mut Watch,
-    version: &str,
-    most: u64,
+    (journey, watch): (&mut Journey, &mut Watch),
+    (version, most): (&str, u64),
 ) -> anyhow::Result<()> {
     terminal.stage(&format!(
         "Version {version}: the Module is {}",
         if watch.is_empty() { "applied" } else { "changed" }
     ));
     let mark = lab.plane().audit().mark();
-    apply(lab, terminal, version).await?;
+    apply(lab, workshop, terminal, version).await?;
     Terminal::space();
+    making::built(lab, terminal, journey, watch, Origin::ALL.len()).await?;
     journey.loaded(lab, |state| watch.tell(state, terminal)).await?;
+    kubectl(lab, terminal, &["get", "jobs", "-o", "wide"]).await?;
     kubectl(lab, terminal, &["get", KINDS]).await?;
     labels(lab, terminal).await?;
     for guest in lab.guests() {
@@ -249,18 +266,17 @@ fn tell_costs(
 }
 
 /// Applies the example as its README says, with another tag where another version is wished for.
-async fn apply(lab: &Lab, terminal: &Terminal, version: &str) -> anyhow::Result<()> {
-    let registry = lab.registry().host();
+async fn apply(lab: &Lab, workshop: &Workshop, terminal: &Terminal, version: &str) -> anyhow::Result<()> {
+    let (registry, repository) = (&workshop.registry, workshop.repository());
     let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(MANIFEST);
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    let text = text.replace(REGISTRY, &registry).replace(":1.0", &format!(":{version}"));
+    let text = text.replace(REGISTRY, registry).replace(REPOSITORY, repository).replace("1.0", version);
     let said = lab.plane().kubectl_with_input(&["apply", "-f", "-"], &text).await?;
-    let tag = if version == "1.0" { String::new() } else { format!("; s|:1.0|:{version}|") };
-    terminal.command(
-        "",
-        &format!("sed 's|{REGISTRY}|{registry}|{tag}' {MANIFEST} | kubectl apply -f -"),
-        &said,
+    let tag = if version == "1.0" { String::new() } else { format!("; s|1.0|{version}|") };
+    let line = format!(
+        "sed 's|{REGISTRY}|{registry}|; s|{REPOSITORY}|{repository}|{tag}' {MANIFEST} | kubectl apply -f -"
     );
+    terminal.command("", &line, &said);
     Ok(())
 }
 

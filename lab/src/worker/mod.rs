@@ -22,8 +22,7 @@ use crate::claim::{Broken, comes_true_within};
 use crate::command::Tail;
 use crate::control_plane::{ControlPlane, ControlPlaneError, Identity, kubeconfig};
 use crate::guest::oci::HOST;
-use crate::guest::{Guest, GuestError};
-use crate::kernel::Kernel;
+use crate::guest::{Guest, GuestError, Settings};
 use crate::node_settings;
 use crate::program_images::{self, ProgramImageError};
 use crate::registry::Registry;
@@ -88,13 +87,11 @@ impl Worker {
         plane: &ControlPlane,
         registry: &Registry,
         bench: &Bench,
-        name: &str,
-        kernel: Kernel,
+        settings: Settings,
     ) -> Result<Self, WorkerError> {
         let supplies = bench.supplies().clone();
         let root = tokio::task::spawn_blocking(move || root_disk::image(&supplies)).await??;
-        let settings = bench.settings(name, kernel.origin)?;
-        let settings = crate::guest::Settings { kernel, root, memory: MEMORY, disk_size: DISK, ..settings };
+        let settings = Settings { root, memory: MEMORY, disk_size: DISK, ..settings };
         announce(plane).await?;
         program_images::push_pause(bench.supplies(), registry).await?;
         let guest = bench.boot_with(settings).await?;

@@ -24,15 +24,18 @@ use tenon_image::registry::{Proxies, Registry, Timing, TlsSettings, Transport};
 use tenon_lab::certificates;
 use tenon_lab::claim::comes_true_within;
 use tenon_lab::command::ShownOnPanic;
+use tenon_lab::enforcing::Way;
 use tenon_lab::git::GitServer;
 use tenon_lab::host_node::ADDRESS;
 use tenon_lab::kernel::Origin;
 use tenon_lab::program_images::{self, ProgramImage};
-use tenon_lab::{Lab, forge};
-use tenon_sign::Certificate;
+use tenon_lab::{Lab, enforcing, forge};
 
 const DRIVERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/drivers");
 const KERNEL_MODULE: &str = "simple_kmod";
+/// The nodes: both ways to have a kernel trust a key of ours.
+const MILLS: [(&str, Origin, Way); 2] =
+    [("mill-1", Origin::Stable, Way::BuiltIn), ("mill-2", Origin::Backports, Way::SecureBoot)];
 /// Several times as long as it takes to look again at what images are made from.
 const LOOKS: Duration = Duration::from_secs(7);
 /// The first build brings the builder and the toolkit to the node.
@@ -51,7 +54,6 @@ struct Site {
     lab: Lab,
     registry: String,
     keys: tempfile::TempDir,
-    _kernels: Vec<tempfile::TempDir>,
 }
 
 impl Site {
@@ -61,19 +63,11 @@ impl Site {
         lab.start_operator().await.unwrap();
         let keys = tempfile::tempdir().unwrap();
         certificates::make(keys.path(), certificates::RSA_2048, "1").unwrap();
-        let certificate = Certificate::read(read(keys.path().join("certificate.pem")).as_bytes()).unwrap();
-        let mut folders = Vec::new();
-        for (number, origin) in (1..).zip(Origin::ALL) {
-            let folder = tempfile::tempdir().unwrap();
-            let mut settings = lab.guest_settings(&format!("mill-{number}"), origin).unwrap();
-            settings.kernel = settings.kernel.trusting(&[certificate.der()], folder.path()).unwrap();
-            let node = lab.add_guest(settings).await.unwrap();
-            // Once all that it needs of its own modules, which are signed by its maker, is loaded.
-            node.guest().shell("echo 1 >/sys/module/module/parameters/sig_enforce").await.unwrap();
-            lab.plane().kubectl(&["label", "node", &format!("mill-{number}"), "driver=yes"]).await.unwrap();
-            folders.push(folder);
+        for (name, origin, way) in MILLS {
+            enforcing::add(&mut lab, name, (origin, way), keys.path()).await.unwrap();
+            lab.plane().kubectl(&["label", "node", name, "driver=yes"]).await.unwrap();
         }
-        let site = Self { lab, registry, keys, _kernels: folders };
+        let site = Self { lab, registry, keys };
         site.secrets().await;
         site
     }

@@ -96,9 +96,9 @@ async fn start() -> (Lab, tempfile::TempDir) {
     let mut lab = Lab::start_without_operator().await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let certificate = Certificate::read(read("rsa.pem").as_bytes()).unwrap();
-    let stock = lab.supplies().kernel(Origin::Stable).unwrap();
-    let kernel = stock.trusting(&[certificate.der()], folder.path()).unwrap();
-    lab.add_worker_with(NODE, kernel).await.unwrap();
+    let mut settings = lab.guest_settings(NODE, Origin::Stable).unwrap();
+    settings.kernel = settings.kernel.trusting(&[certificate.der()], folder.path()).unwrap();
+    lab.add_worker_with(settings).await.unwrap();
     shipped::install(&lab).await;
     let enforce =
         "echo 1 >/sys/module/module/parameters/sig_enforce && cat /sys/module/module/parameters/sig_enforce";
