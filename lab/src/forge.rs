@@ -11,6 +11,9 @@ use crate::programs::{self, Program, ProgramError};
 /// The node's name, and the value of its label `kubernetes.io/hostname`.
 pub const NODE: &str = "forge";
 
+/// A registry that does not exist: the lab's own is its mirror.
+pub const MIRRORED: &str = "upstream.invalid";
+
 /// Why there is no forge.
 #[derive(Debug, thiserror::Error)]
 pub enum ForgeError {
@@ -63,6 +66,7 @@ pub async fn add(lab: &mut Lab) -> Result<String, ForgeError> {
         format!("--builder-image={registry}/builder:lab"),
         format!("--toolkit-image={registry}/toolkit:${{KERNEL_FULL_VERSION}}"),
         "--look-again=2".to_owned(),
+        format!("--mirror={MIRRORED}={registry},only"),
     ]);
     Ok(registry)
 }

@@ -118,6 +118,13 @@ impl ImageReference {
         Self(Arc::new(Parts { tag: None, digest: Some(digest), ..(*self.0).clone() }))
     }
 
+    /// The same tag and digest of another registry and repository: `registry/repository`.
+    pub fn renamed(&self, name: &str) -> Result<Self, ReferenceError> {
+        let (registry, repository) = split_host(name, name)?;
+        check_repository(&repository, name)?;
+        Ok(Self(Arc::new(Parts { registry, repository, ..Parts::clone(&self.0) })))
+    }
+
     /// What a request for the manifest names: the digest where there is one, else the tag.
     pub fn manifest_name(&self) -> String {
         match (&self.0.digest, &self.0.tag) {

@@ -11,6 +11,7 @@ use tenon_plan::facts_image;
 use tenon_plan::template::TemplateError;
 
 use crate::logs::LogFilter;
+use crate::mirrors::Mirror;
 
 /// The images of this version.
 const MAKER_IMAGE: &str = concat!("registry.tenon.dev/tenon-maker:", env!("CARGO_PKG_VERSION"));
@@ -78,6 +79,10 @@ pub struct Args {
     /// Settings of one registry; repeatable: `host[:port][,plain-http][,insecure-skip-verify][,ca-file=PATH]`
     #[arg(long = "registry", env = "TENON_REGISTRY", value_name = "SETTINGS", value_delimiter = ' ')]
     pub registries: Vec<RegistrySettings>,
+
+    /// Where images are looked for first, by the beginning of their names, or only there; repeatable: `PREFIX=MIRROR[,only]`
+    #[arg(long = "mirror", env = "TENON_MIRROR", value_name = "PREFIX=MIRROR", value_delimiter = ' ')]
+    pub mirrors: Vec<Mirror>,
 
     /// Image that holds a kernel's headers, package or toolkit, with the variables of image names; repeatable
     #[arg(long = "facts-image", env = "TENON_FACTS_IMAGE", value_name = "TEMPLATE", value_delimiter = ',',
@@ -198,6 +203,11 @@ pub enum BadValue {
     /// A registry setting that does not exist.
     #[error("expected plain-http, insecure-skip-verify or ca-file=PATH after the registry's host")]
     RegistryOption,
+    /// Not a mirror.
+    #[error(
+        "expected <prefix>=<mirror>[,only], each the beginning of an image's name, for example quay.io/acme=registry.example.com/quay/acme"
+    )]
+    Mirror,
     /// A template that no kernel can have an image by.
     #[error(transparent)]
     Template(#[from] TemplateError),

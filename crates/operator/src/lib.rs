@@ -23,6 +23,7 @@ pub mod kernel_facts;
 pub mod lease;
 pub mod logs;
 pub mod metrics;
+pub mod mirrors;
 pub mod modules;
 pub mod nodes;
 pub mod queue;

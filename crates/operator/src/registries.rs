@@ -9,12 +9,13 @@ pub(crate) use tenon_api::message::chain;
 use tenon_api::module::RegistryTls;
 use tenon_api::reasons;
 use tenon_image::keyring::{Keyring, SecretFormat};
-use tenon_image::registry::{RegistryError, Timing, TlsSettings};
+use tenon_image::registry::{Registry, RegistryError, Timing, TlsSettings, Transport};
 use tenon_image::{ImageReference, Retry};
 use tenon_plan::provision::Finding;
 
 use crate::args::RegistrySettings;
 use crate::metrics::RegistryOutcome;
+use crate::mirrors::{self, Mirror};
 use crate::run::Context;
 
 /// A silent registry should show in the status while its user still looks, not a minute later.
@@ -91,8 +92,66 @@ pub(crate) async fn tls(
     })
 }
 
+/// What was found, and where.
+#[derive(Debug)]
+pub(crate) struct Found<T> {
+    /// What the registry said.
+    pub(crate) answer: T,
+    /// Who said it.
+    pub(crate) registry: Registry,
+    /// The image's name there: at a mirror, perhaps.
+    pub(crate) place: ImageReference,
+    /// How the registry is spoken to.
+    pub(crate) tls: TlsSettings,
+}
+
+/// Why nothing was found.
+#[derive(Debug)]
+pub(crate) enum Unfound {
+    /// It was not even asked.
+    Unasked(Finding),
+    /// What the last place said.
+    Said(RegistryError),
+}
+
+impl Unfound {
+    /// As a finding, with what to do where the image is absent or access to it denied.
+    pub(crate) fn finding(self, if_absent: &str, if_denied: &str) -> Finding {
+        match self {
+            Self::Unasked(finding) => finding,
+            Self::Said(error) => missing(&error, if_absent, if_denied),
+        }
+    }
+}
+
+/// Asks a registry about an image, and these mirrors before it. What was `asked` for goes for the registry itself, not for mirrors.
+pub(crate) async fn ask<T>(
+    context: &Context,
+    transport: &Transport,
+    keyring: &Keyring,
+    (image, asked): (&ImageReference, RegistryTls),
+    mirrors: &[Mirror],
+    question: impl AsyncFn(&Registry, &ImageReference) -> Result<T, RegistryError>,
+) -> Result<Found<T>, Unfound> {
+    let (mut place, others) = mirrors::places(mirrors, image);
+    let mut others = others.into_iter();
+    loop {
+        let asked = if place == *image { asked } else { RegistryTls::default() };
+        let tls = tls(context, &place, asked).await.map_err(Unfound::Unasked)?;
+        let registry = Registry::new(transport, &tls, keyring.clone(), TIMING)
+            .map_err(|error| Unfound::Unasked(failed(reasons::REGISTRY_UNREACHABLE, &error)))?;
+        let answer = question(&registry, &place).await;
+        context.metrics.asked_registry(answer.as_ref().err().map_or(RegistryOutcome::Ok, outcome));
+        match (answer, others.next()) {
+            (Ok(answer), _) => return Ok(Found { answer, registry, place, tls }),
+            (Err(_), Some(next)) => place = next,
+            (Err(error), None) => return Err(Unfound::Said(error)),
+        }
+    }
+}
+
 /// A registry's failure, as it is counted.
-pub(crate) fn outcome(error: &RegistryError) -> RegistryOutcome {
+fn outcome(error: &RegistryError) -> RegistryOutcome {
     match error {
         RegistryError::Absent(_) | RegistryError::Platform { .. } => RegistryOutcome::Absent,
         RegistryError::Denied { .. } => RegistryOutcome::Denied,

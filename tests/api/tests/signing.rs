@@ -253,6 +253,48 @@ async fn what_exists_is_used_whoever_made_it() {
     assert!(job_names(&cluster).await.is_empty());
 }
 
+/// A site from which only a mirror can be reached: images by tag and by digest, and what is made from one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_a_mirror_has_is_read_there_and_what_is_made_is_published_where_its_name_says() {
+    let mut cluster = Cluster::start().await;
+    let host = cluster.registry.host();
+    cluster.flags = vec![format!("--mirror=quay.invalid/acme={host}/mirrored,only")];
+    cluster.stop_operator().await;
+    cluster.start_operator().await;
+    cluster.add_node(NODE).await;
+    cluster.push_driver("mirrored/plain:1", "one");
+    let image = |name: &str| {
+        json!({ "spec": { "moduleLoader": { "container": {
+            "kernelMappings": [{ "regexp": "^.+$", "containerImage": format!("quay.invalid/acme/{name}") }],
+        }}}})
+    };
+    cluster.apply_module("gauge", "", image("plain:1")).await;
+    let by_tag = ready(&cluster).await;
+    let digest = by_tag.image_digest.clone().expect("a digest");
+    cluster.apply_module("gauge", "", image(&format!("plain@{digest}"))).await;
+    let pinned = status_where(&cluster, "it is looked for again", |status| {
+        status.phase == Some(ImagePhase::Ready) && status.resolved_from != by_tag.resolved_from
+    })
+    .await;
+    assert_eq!((&pinned.image_digest, &pinned.bundle), (&by_tag.image_digest, &by_tag.bundle));
+
+    secret(&cluster, "key", "key", "rsa.key", "1").await;
+    secret(&cluster, "cert", "cert", "rsa.pem", "1").await;
+    let sign = json!({ "spec": { "moduleLoader": { "container": { "sign": {
+        "keySecret": { "name": "key" }, "certSecret": { "name": "cert" },
+        "unsignedImage": "quay.invalid/acme/plain:1",
+        "filesToSign": ["/opt/lib/modules/${KERNEL_FULL_VERSION}/extra/*.ko"],
+    }}}}});
+    cluster.apply_module("gauge", "signed:1", sign).await;
+    let job = job_where(&cluster, "a Job", |_| true).await;
+    assert!(matches!(run(&cluster, &job).await, Report::Made { .. }));
+    assert!(cluster.registry.manifest("signed", "1").is_some());
+    status_where(&cluster, "the signed one is used", |status| {
+        status.phase == Some(ImagePhase::Ready) && status.making.is_some()
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_made_says_so_and_begins_nothing() {
     let cluster = Cluster::start().await;

@@ -212,12 +212,13 @@ impl Site {
     }
 }
 
-/// Two stages; the sources stand in it, and a tool comes from an image that may move.
-fn dockerfile(registry: &str, version: &str) -> String {
+/// Two stages; the sources stand in it, and a tool comes from an image that may move, in a registry that only its mirror stands for.
+fn dockerfile(version: &str) -> String {
+    let upstream = forge::MIRRORED;
     let write = |file: &str| format!("RUN echo {} | base64 -d >/src/{file}\n", STANDARD.encode(source(file)));
     format!(
         "ARG DTK_AUTO\nFROM ${{DTK_AUTO}} AS build\nARG KERNEL_FULL_VERSION\n\
-         COPY --from={registry}/tool:1 /busybox /usr/local/bin/\n\
+         COPY --from={upstream}/tool:1 /busybox /usr/local/bin/\n\
          RUN mkdir /src\n{}{}\
          RUN make -C /lib/modules/${{KERNEL_FULL_VERSION}}/build M=/src VERSION={version} modules\n\n\
          FROM scratch\nARG KERNEL_FULL_VERSION\n\
@@ -253,7 +254,7 @@ async fn from_a_dockerfile(site: &mut Site) {
     let waits =
         |reason: &'static str| move |status: &ModuleImageStatus| status.reason.as_deref() == Some(reason);
     site.all("the ConfigMap is missed", waits(reasons::CONFIG_MAP_MISSING)).await;
-    site.config_map(&dockerfile(&site.registry, "1.1")).await;
+    site.config_map(&dockerfile("1.1")).await;
     let statuses = site.all("an image is missed", waits(reasons::IMAGE_ABSENT)).await;
     assert!(statuses[0].message.clone().unwrap_or_default().as_str().contains("/tool:1"), "{statuses:?}");
     assert!(site.jobs().await.is_empty(), "nothing is begun that cannot be done");
@@ -276,7 +277,7 @@ async fn from_a_dockerfile(site: &mut Site) {
 
     // A mistake is told in the words of the program that found it, and nothing is published; the driver stays loaded.
     let published = site.digests().await;
-    site.config_map(&dockerfile(&site.registry, "1.2").replace("/build M=/src", "/build M=/nowhere")).await;
+    site.config_map(&dockerfile("1.2").replace("/build M=/src", "/build M=/nowhere")).await;
     let failed = site.all("the build fails", waits(reasons::BUILD_FAILED)).await;
     let message = failed[0].message.clone().unwrap_or_default().to_string();
     assert!(

@@ -11,7 +11,7 @@ use tenon_api::module::RegistryTls;
 use tenon_api::reasons;
 use tenon_image::kernel::{KernelError, KernelImage};
 use tenon_image::platform::Architecture;
-use tenon_image::registry::{PlatformImage, Proxies, PullError, Registry, RegistryError, Transport};
+use tenon_image::registry::{PlatformImage, Proxies, PullError, Registry, Transport};
 use tenon_image::{ImageReference, Retry};
 use tenon_kmod::KernelRelease;
 use tenon_order::Digest;
@@ -20,8 +20,7 @@ use tenon_plan::provision::Finding;
 use tokio::runtime::Handle;
 
 use super::observe::Kernel;
-use crate::metrics::RegistryOutcome;
-use crate::registries::{self, TIMING, chain, failed, outcome};
+use crate::registries::{self, chain, failed};
 use crate::run::Context;
 
 /// How long the layers of one image may take to come.
@@ -174,12 +173,13 @@ impl Reader {
         let secret = context.args.facts_image_secret.as_deref();
         let keyring = registries::keyring(context, &context.args.namespace, secret, "--facts-image-secret");
         let keyring = keyring.await.map_err(unnamed)?;
-        let tls = registries::tls(context, image, RegistryTls::default()).await.map_err(unnamed)?;
-        let registry = Registry::new(&self.transport, &tls, keyring, TIMING)
-            .map_err(|error| unnamed(failed(reasons::REGISTRY_UNREACHABLE, &error)))?;
-        let digest = registry.resolve(image).await;
-        context.metrics.asked_registry(digest.as_ref().err().map_or(RegistryOutcome::Ok, outcome));
-        let image = image.with_digest(digest.map_err(|error| unnamed(missing(&error)))?);
+        let (asked, mirrors) = ((image, RegistryTls::default()), &context.args.mirrors);
+        let found =
+            registries::ask(context, &self.transport, &keyring, asked, mirrors, async |registry, place| {
+                registry.resolve(place).await
+            });
+        let found = found.await.map_err(|unfound| unnamed(unfound.finding(IF_ABSENT, IF_DENIED)))?;
+        let image = image.with_digest(found.answer);
         let name = image.to_string();
         if known == Some(name.as_str()) {
             return Ok(Answer::Unchanged);
@@ -187,14 +187,14 @@ impl Reader {
         if let Some((reason, message)) = barren.get(&name) {
             return Err((Some(name), unfit(reason, message.clone())));
         }
-        let told = self.read(context, &registry, kernel, &image, staged).await;
+        let told = self.read(context, (&found.registry, &found.place), kernel, &image, staged).await;
         told.map(Answer::Told).map_err(|finding| (Some(name), finding))
     }
 
     async fn read(
         &self,
         context: &Context,
-        registry: &Registry,
+        (registry, place): (&Registry, &ImageReference),
         kernel: &Kernel,
         image: &ImageReference,
         staged: &mut Option<Staged>,
@@ -202,7 +202,9 @@ impl Reader {
         let invalid = |error: &dyn Error| unfit(reasons::REFERENCE_INVALID, chain(error));
         let release: KernelRelease = kernel.release.parse().map_err(|error| invalid(&error))?;
         let architecture: Architecture = kernel.architecture.parse().map_err(|error| invalid(&error))?;
-        let found = registry.image(image, &architecture).await.map_err(|error| missing(&error))?;
+        let place = image.digest().map_or_else(|| place.clone(), |digest| place.with_digest(*digest));
+        let found = registry.image(&place, &architecture).await;
+        let found = found.map_err(|error| registries::missing(&error, IF_ABSENT, IF_DENIED))?;
         let here = match staged.take().filter(|staged| staged.digest == found.digest()) {
             Some(here) => here,
             None => self.stage(context, registry, &found).await?,
@@ -257,13 +259,13 @@ fn reference(template: &str, kernel: &Kernel) -> Result<Option<ImageReference>, 
     name.map(|name| name.parse().map_err(|error| invalid(&error))).transpose()
 }
 
-fn missing(error: &RegistryError) -> Finding {
-    registries::missing(error, "push it, or correct --facts-image", "check --facts-image-secret")
-}
+/// What to do about a registry's answer.
+const IF_ABSENT: &str = "push it, or correct --facts-image";
+const IF_DENIED: &str = "check --facts-image-secret";
 
 fn not_pulled(error: &PullError) -> Finding {
     match error {
-        PullError::Registry(source) => missing(source),
+        PullError::Registry(source) => registries::missing(source, IF_ABSENT, IF_DENIED),
         PullError::TooLarge { .. } => unfit(reasons::IMAGE_INVALID, chain(error)),
         PullError::Spool { .. } => failed(reasons::DEPOT_FAILED, error),
     }

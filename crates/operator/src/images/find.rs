@@ -10,16 +10,15 @@ use tenon_api::module_image::BundleStatus;
 use tenon_api::{ModuleImage, reasons};
 use tenon_image::bundle::{BuildError, BundleBuilder, BundleRequest, SelectError};
 use tenon_image::layers::Limits;
-use tenon_image::registry::{Proxies, Registry, RegistryError, Transport};
+use tenon_image::registry::{Proxies, Transport};
 use tenon_image::{ImagePath, ImageReference, Retry};
-use tenon_plan::provision::Finding;
+use tenon_plan::provision::{Finding, making};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::inspect::inspect;
 use super::make::{self, Unwanted, Wanted};
-use crate::metrics::RegistryOutcome;
-use crate::registries::{self, TIMING, chain, failed, outcome};
+use crate::registries::{self, chain, failed};
 use crate::run::Context;
 
 /// Whether an image with these labels is not the one that is wanted.
@@ -83,13 +82,15 @@ impl Finder {
         let namespace = image.namespace().unwrap_or_default();
         let secret = image.spec.image_repo_secret.as_ref().map(|secret| secret.name.as_str());
         let keyring = registries::keyring(context, &namespace, secret, "spec.imageRepoSecret").await?;
-        let asked = image.spec.registry_tls.unwrap_or_default();
-        let tls = registries::tls(context, &request.image, asked).await?;
-        let registry = Registry::new(&self.transport, &tls, keyring, TIMING)
-            .map_err(|error| failed(reasons::REGISTRY_UNREACHABLE, &error))?;
-        let found = registry.image(&request.image, &request.architecture).await;
-        context.metrics.asked_registry(found.as_ref().err().map_or(RegistryOutcome::Ok, outcome));
-        let found = found.map_err(|error| missing(&error))?;
+        let asked = (&request.image, image.spec.registry_tls.unwrap_or_default());
+        // What is made here is published where its name says: a mirror has it later, if at all.
+        let mirrors = if making::can_be_made(image) { &[] } else { context.args.mirrors.as_slice() };
+        let found =
+            registries::ask(context, &self.transport, &keyring, asked, mirrors, async |registry, place| {
+                registry.image(place, &request.architecture).await
+            });
+        let found = found.await.map_err(|unfound| unfound.finding(IF_ABSENT, IF_DENIED))?;
+        let (registry, found) = (found.registry, found.answer);
         if is_outdated(found.labels()) {
             return Err(Finding::Missing {
                 reason: reasons::IMAGE_ABSENT,
@@ -171,15 +172,14 @@ fn request(image: &ModuleImage, digest: Option<&str>) -> Result<BundleRequest, F
     })
 }
 
-/// The registry's answer as a finding.
-fn missing(error: &RegistryError) -> Finding {
-    registries::missing(error, "push it, or correct containerImage", "check spec.imageRepoSecret")
-}
+/// What to do about a registry's answer.
+const IF_ABSENT: &str = "push it, or correct containerImage";
+const IF_DENIED: &str = "check spec.imageRepoSecret";
 
 /// What is wrong with an image that is there.
 fn unfit(error: &BuildError) -> Finding {
     match error {
-        BuildError::Registry { source, .. } => missing(source),
+        BuildError::Registry { source, .. } => registries::missing(source, IF_ABSENT, IF_DENIED),
         BuildError::Select {
             source: SelectError::NoDirectory { .. } | SelectError::NoModules(_), ..
         } => needs_change(reasons::NO_MODULE_FOR_KERNEL, error),

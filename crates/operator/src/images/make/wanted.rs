@@ -12,7 +12,7 @@ use tenon_api::task::{Compiled, Place, Source};
 use tenon_api::{ModuleImage, reasons};
 use tenon_image::ImageReference;
 use tenon_image::keyring::Keyring;
-use tenon_image::registry::{Registry, RegistryError, TlsSettings, Transport};
+use tenon_image::registry::{RegistryError, TlsSettings, Transport};
 use tenon_order::Digest;
 use tenon_plan::facts_image;
 use tenon_plan::provision::Finding;
@@ -21,7 +21,7 @@ use tenon_plan::provision::job::{Base, FromDockerfile, FromSources, Recipe, Sour
 use tenon_plan::provision::making::{self, BuildInputs, Inputs};
 use tenon_plan::template::Variables;
 
-use crate::registries::{self, TIMING, chain, failed};
+use crate::registries::{self, Found, Unfound, chain};
 use crate::run::Context;
 use crate::world::World;
 
@@ -142,30 +142,40 @@ impl<'a> Look<'a> {
         Ok(Self { context, transport, image, namespace, keyring })
     }
 
-    /// The digest that a reference stands for now, and how its registry is spoken to.
+    /// The digest that a reference stands for now, where that was found, and how the registry there is spoken to.
     async fn resolve(
         &self,
         reference: &ImageReference,
         asked: Option<RegistryTls>,
         absent: &str,
-    ) -> Result<(Digest, TlsSettings), Unwanted> {
-        let tls = registries::tls(self.context, reference, asked.unwrap_or_default()).await;
-        let tls = tls.map_err(Unwanted::passing)?;
-        let registry = Registry::new(self.transport, &tls, self.keyring.clone(), TIMING)
-            .map_err(|error| Unwanted::lasting(failed(reasons::REGISTRY_UNREACHABLE, &error)))?;
-        let digest = registry.resolve(reference).await.map_err(|error| {
-            let passing = matches!(error, RegistryError::Unreachable { .. } | RegistryError::Disk { .. });
-            Unwanted { finding: registries::missing(&error, absent, "check spec.imageRepoSecret"), passing }
-        })?;
-        Ok((digest, tls))
+    ) -> Result<Found<Digest>, Unwanted> {
+        let (context, asked) = (self.context, (reference, asked.unwrap_or_default()));
+        let mirrors = &context.args.mirrors;
+        let found = registries::ask(
+            context,
+            self.transport,
+            &self.keyring,
+            asked,
+            mirrors,
+            async |registry, place| registry.resolve(place).await,
+        );
+        found.await.map_err(|unfound| {
+            let passing = match &unfound {
+                Unfound::Unasked(_) => true,
+                Unfound::Said(error) => {
+                    matches!(error, RegistryError::Unreachable { .. } | RegistryError::Disk { .. })
+                }
+            };
+            Unwanted { finding: unfound.finding(absent, "check spec.imageRepoSecret"), passing }
+        })
     }
 
     /// The image whose modules are signed.
     async fn unsigned(&self, sign: &Sign) -> Result<(Place, Digest), Unwanted> {
         let source = unsigned(self.image, sign).map_err(Unwanted::lasting)?;
         let absent = "push it, or correct sign.unsignedImage";
-        let (digest, tls) = self.resolve(&source, sign.unsigned_image_registry_tls, absent).await?;
-        Ok((place(&source.with_digest(digest), tls), digest))
+        let found = self.resolve(&source, sign.unsigned_image_registry_tls, absent).await?;
+        Ok((place(&found.place.with_digest(found.answer), found.tls), found.answer))
     }
 
     /// What is built from a Dockerfile, and the hash of all that goes into it.
@@ -267,11 +277,12 @@ impl<'a> Look<'a> {
             Unwanted::lasting(invalid(format!("the image {name} that the build needs: {}", chain(&error))))
         })?;
         let absent = "the build needs it: push it, or name another";
-        let (digest, tls) = self.resolve(&reference, build.base_image_registry_tls, absent).await?;
+        let Found { answer: digest, place, tls, .. } =
+            self.resolve(&reference, build.base_image_registry_tls, absent).await?;
         let base = Base {
             name: name.to_owned(),
-            pinned: reference.by_digest(digest).to_string(),
-            registry: reference.registry().to_owned(),
+            pinned: place.by_digest(digest).to_string(),
+            registry: place.registry().to_owned(),
             insecure: tls.plain_http || tls.skip_verify,
             authority: tls.authority.map(|pem| String::from_utf8_lossy(&pem).into_owned()),
         };
