@@ -94,13 +94,19 @@ fn remove_stale(base: &Path) -> Result<(), LabDirError> {
     let listed = |source| LabDirError::Io { action: "list", path: base.to_owned(), source };
     let mut kept = Vec::new();
     for entry in fs::read_dir(base).map_err(listed)? {
-        let entry = entry.map_err(listed)?;
-        let (path, metadata) = (entry.path(), entry.metadata().map_err(listed)?);
+        let path = entry.map_err(listed)?.path();
+        // Owners remove their own without asking for a turn: what was there a moment ago may be gone.
+        let Some(metadata) = found(fs::symlink_metadata(&path)).map_err(listed)? else { continue };
         let lock = path.join(LOCK);
         if !lock.exists() {
             kept.extend(metadata.is_dir().then(|| (metadata.modified().ok(), path)));
-        } else if Lock::try_take(&lock).map_err(LabDirError::Lock)?.is_some() {
-            remove(&path)?;
+            continue;
+        }
+        match Lock::try_take(&lock) {
+            Ok(None) => {}
+            Ok(Some(_)) => remove(&path)?,
+            Err(_) if !path.exists() => {}
+            Err(error) => return Err(LabDirError::Lock(error)),
         }
     }
     // The oldest first.
@@ -110,11 +116,16 @@ fn remove_stale(base: &Path) -> Result<(), LabDirError> {
 }
 
 fn remove(path: &Path) -> Result<(), LabDirError> {
-    fs::remove_dir_all(path).map_err(|source| LabDirError::Io {
-        action: "remove",
-        path: path.to_owned(),
-        source,
-    })
+    let removed = found(fs::remove_dir_all(path));
+    removed.map(drop).map_err(|source| LabDirError::Io { action: "remove", path: path.to_owned(), source })
+}
+
+/// Nothing where there is nothing any more.
+fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 #[cfg(test)]
@@ -122,6 +133,15 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use super::*;
+
+    #[test]
+    fn many_come_and_go_at_once() {
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..200).for_each(|_| drop(LabDir::create().unwrap())));
+            }
+        });
+    }
 
     #[test]
     fn the_folders_of_the_dead_are_removed_and_those_of_the_living_kept() {

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use cluster::{Cluster, SOON, condition, order};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
@@ -259,25 +259,12 @@ async fn what_works_is_used_until_there_is_something_else() {
     cluster.module_where("gauge", "all is well again", |module| degraded(module).is_none()).await;
 }
 
-/// Says of a Job's pod what the scheduler says of one that no node takes.
-async fn leave_unplaced(cluster: &Cluster, job: &str) {
-    let pod = jobs::pod_of(&cluster.client, job, SOON).await.expect("a pod");
-    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), "hall");
-    let status = json!({ "status": { "conditions": [{
-        "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes are available",
-    }] } });
-    pods.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(status))
-        .await
-        .expect("a status");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_no_node_takes_has_no_turn_and_makes_room_for_one_that_some_node_takes() {
     let cluster = start(&["--jobs-at-once=1"]).await;
     let on = |disk: &str| json!({ "dockerfile": "FROM scratch\nADD x /", "selector": { "disk": disk } });
     apply(&cluster, "gauge", "built:1", on("tape")).await;
     let first = job_where(&cluster, "a Job", |_| true).await;
-    leave_unplaced(&cluster, &first.name_any()).await;
     apply(&cluster, "anvil", "other:1", on("ssd")).await;
     let second = job_where(&cluster, "the next one", |name| name.starts_with("anvil-")).await;
     assert!(second.metadata.deletion_timestamp.is_none());
@@ -306,6 +293,13 @@ async fn a_pod_that_no_node_takes_has_no_turn_and_makes_room_for_one_that_some_n
 #[tokio::test(flavor = "multi_thread")]
 async fn builds_wait_for_their_turn() {
     let cluster = start(&["--jobs-at-once=1"]).await;
+    // A node that takes pods; what no node takes has no turn.
+    let label = json!({ "metadata": { "labels": { "kubernetes.io/arch": "amd64" } } });
+    let room = json!({ "cpu": "4", "memory": "16Gi", "ephemeral-storage": "64Gi", "pods": "9" });
+    let room = json!({ "status": { "capacity": room, "allocatable": room } });
+    let (nodes, params) = (cluster.nodes(), PatchParams::default());
+    nodes.patch(NODE, &params, &Patch::Merge(label)).await.expect("a label");
+    nodes.patch_status(NODE, &params, &Patch::Merge(room)).await.expect("a status");
     let dockerfile = json!({ "dockerfile": "FROM scratch\nADD x /" });
     apply(&cluster, "gauge", "built:1", dockerfile.clone()).await;
     let first = job_where(&cluster, "a Job", |_| true).await.name_any();

@@ -161,7 +161,8 @@ pub(super) async fn hindrance(context: &Context, image: &ModuleImage, job: &JobS
     let found = pods_of(context, image, job).await.ok()?;
     let Some(pod) = found.first() else {
         let why = format!("it has no pod: `kubectl describe job {}` says why", job.name);
-        return Some(Hindrance { why, unplaced: true });
+        // It may come in a moment.
+        return Some(Hindrance { why, unplaced: false });
     };
     let why = format!("its pod waits: {}", progress::hindrance(pod)?);
     Some(Hindrance { why, unplaced: progress::is_unplaced(pod) })

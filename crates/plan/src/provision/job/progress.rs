@@ -1,6 +1,6 @@
 //! How far the pod of a Job is, for people: what keeps it from running, and which of its containers have begun.
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 
 /// What is known of a pod's containers, in the order in which they run.
 pub fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
@@ -22,9 +22,14 @@ pub fn has_ended(pod: &Pod) -> bool {
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-/// Whether no node has taken a pod yet.
+/// Whether no node takes a pod, as the scheduler says.
 pub fn is_unplaced(pod: &Pod) -> bool {
-    pod.spec.as_ref().is_none_or(|spec| spec.node_name.is_none()) && !has_ended(pod)
+    unscheduled(pod).is_some()
+}
+
+fn unscheduled(pod: &Pod) -> Option<&PodCondition> {
+    let mut conditions = pod.status.as_ref()?.conditions.iter().flatten();
+    conditions.find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")
 }
 
 /// What keeps a pod from running: its image, or that no node takes it. `None` where it works, or nothing is in its way.
@@ -41,11 +46,7 @@ pub fn hindrance(pod: &Pod) -> Option<String> {
         let words = [waiting.reason, waiting.message];
         return Some(words.into_iter().flatten().collect::<Vec<_>>().join(": "));
     }
-    let mut conditions = status.conditions.iter().flatten();
-    conditions
-        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?
-        .message
-        .clone()
+    unscheduled(pod)?.message.clone()
 }
 
 #[cfg(test)]
