@@ -3,7 +3,7 @@
 //! This is the one place that writes under names which an image chose. They lead nowhere else, because the archive itself is never
 //! unpacked: what is written is the tree of names that was read out of it first, in which no part is `..`, as plain files and
 //! directories alone. A link is written as a copy of what it leads to inside the image, so there is none on disk that a later name
-//! could pass through, and the target must not exist before.
+//! could pass through, and nothing that is there is written over.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -13,12 +13,17 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use crate::layers::{FileAt, Found, ImageFiles, LayersError, Limits, LinkError, TooManyNames};
+use crate::layers::{Decompressed, FileAt, Found, ImageFiles, LayersError, Limits, LinkError, TooManyNames};
 use crate::path::ImagePath;
 
 /// How much of an image is tolerated: a kernel's own sources have 90,000 files.
 pub fn limits() -> Limits {
     Limits { compressed: 2 << 30, expanded: 12 << 30, files: 200_000, ..Limits::default() }
+}
+
+/// The bytes of something that may be packed with gzip, xz or zstd, as its first bytes say; after `limit` of them reading fails.
+pub fn decompressed<'a>(bytes: impl Read + 'a, limit: u64) -> io::Result<impl Read + 'a> {
+    Decompressed::open(bytes, limit)
 }
 
 /// Why files were not written. What was written before stays.
@@ -75,7 +80,7 @@ pub struct Extracted {
     pub left_out: usize,
 }
 
-/// Writes a file of the image, or a directory with all below it, as `to`, which does not exist yet. Blocks.
+/// Writes a file of the image, or a directory with all below it, as `to`, where nothing is yet. Blocks.
 pub fn extract(
     files: &ImageFiles,
     path: &ImagePath,

@@ -21,6 +21,7 @@ use super::make::{self, Unwanted, Wanted};
 use crate::metrics::RegistryOutcome;
 use crate::registries::{self, TIMING, chain, failed, outcome};
 use crate::run::Context;
+use crate::world::World;
 
 /// Whether an image with these labels is not the one that is wanted.
 pub(super) type IsOutdated = Box<dyn Fn(&BTreeMap<String, String>) -> bool + Send + Sync>;
@@ -65,10 +66,13 @@ impl Finder {
     pub(super) async fn wanted(
         self: &Arc<Self>,
         context: &Context,
+        world: &World,
         image: &Arc<ModuleImage>,
     ) -> Result<Wanted, Unwanted> {
+        let neighbours = make::neighbours(world, image);
         let (finder, context, image) = (self.clone(), context.clone(), image.clone());
-        let wanted = aside(async move || make::wanted(&context, &finder.transport, &image).await);
+        let wanted =
+            aside(async move || make::wanted(&context, &finder.transport, &image, neighbours).await);
         wanted.await.map_err(Unwanted::passing).flatten()
     }
 
