@@ -7,9 +7,9 @@ use futures::{AsyncBufReadExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, LogParams};
 use kube::{Api, Client, ResourceExt as _};
-use tenon_api::{gather, labels};
 use tenon_api::module_image::{ImagePhase, Making, ModuleImage};
 use tenon_api::task::{BUILD_CONTAINER, CONTAINER, FETCH_CONTAINER};
+use tenon_api::{gather, labels};
 use tenon_order::ModuleKey;
 use tenon_plan::provision::job::progress;
 

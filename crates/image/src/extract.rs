@@ -49,7 +49,9 @@ pub enum ExtractError {
         source: TooManyNames,
     },
     /// More than sources have.
-    #[error("{path} in the image has more than the {files} files of together {bytes} bytes that are taken out of one")]
+    #[error(
+        "{path} in the image has more than the {files} files of together {bytes} bytes that are taken out of one"
+    )]
     TooMuch {
         /// The directory.
         path: ImagePath,
@@ -100,7 +102,9 @@ pub fn extract(
     }
     let places: BTreeSet<FileAt> = wanted.keys().copied().collect();
     let mut take = |at: FileAt, content: &mut dyn Read| {
-        let Some((first, more)) = wanted.get(&at).and_then(|names| names.split_first()) else { return Ok(()) };
+        let Some((first, more)) = wanted.get(&at).and_then(|names| names.split_first()) else {
+            return Ok(());
+        };
         write(first, at, content)?;
         more.iter().try_for_each(|name| copy(first, name))
     };
@@ -205,7 +209,8 @@ mod tests {
 
     #[test]
     fn a_file_is_written_under_the_name_that_is_asked_for() {
-        let (folder, done) = extracted(Archive::default().file("a/Module.symvers", "0x1"), "/a/Module.symvers");
+        let (folder, done) =
+            extracted(Archive::default().file("a/Module.symvers", "0x1"), "/a/Module.symvers");
         assert_eq!(done.unwrap().files, 1);
         assert_eq!(fs::read_to_string(folder.path().join("to")).unwrap(), "0x1");
     }

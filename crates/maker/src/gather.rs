@@ -142,7 +142,9 @@ impl GatherError {
             Self::Registry { source, .. } | Self::Pull { source: PullError::Registry(source), .. } => {
                 task::trouble_of_registry(source)
             }
-            Self::Pull { source: PullError::TooLarge { .. }, .. } | Self::Layers { .. } => Trouble::ImageInvalid,
+            Self::Pull { source: PullError::TooLarge { .. }, .. } | Self::Layers { .. } => {
+                Trouble::ImageInvalid
+            }
             Self::Extract { source: ExtractError::Write { .. } | ExtractError::Layers(_), .. }
             | Self::Pull { source: PullError::Spool { .. }, .. }
             | Self::Plain { source: PlainError::Io { .. }, .. }
@@ -165,7 +167,8 @@ pub async fn run(
     mounts: &Mounts,
     tell: &mut dyn FnMut(String),
 ) -> Result<(), Report> {
-    let failed = |error: GatherError| Report::Failed { trouble: error.trouble(), message: chain(&error).into() };
+    let failed =
+        |error: GatherError| Report::Failed { trouble: error.trouble(), message: chain(&error).into() };
     attempt(given, transport, mounts, tell).await.map_err(failed)
 }
 

@@ -19,10 +19,9 @@ fn main() -> ExitCode {
                 Err(_) => runtime.block_on(made(&transport)),
             }
         }
-        Err(error) => Err(Report::Failed {
-            trouble: Trouble::Failed,
-            message: format!("start: {error}").into(),
-        }),
+        Err(error) => {
+            Err(Report::Failed { trouble: Trouble::Failed, message: format!("start: {error}").into() })
+        }
     };
     let report = match ended {
         Ok(None) => return ExitCode::SUCCESS,

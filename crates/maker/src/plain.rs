@@ -59,7 +59,9 @@ fn tree(from: OwnedFd, shown: &Path, to: &Path, depth: usize) -> Result<usize, P
     let failed = |error: Errno| io_error(shown, error.into());
     let status = fstat(&from).map_err(failed)?;
     match FileType::from_raw_mode(status.st_mode) {
-        FileType::RegularFile => return file(from.into(), to).map(|()| 1).map_err(|error| io_error(shown, error)),
+        FileType::RegularFile => {
+            return file(from.into(), to).map(|()| 1).map_err(|error| io_error(shown, error));
+        }
         FileType::Directory if depth <= MAX_DEPTH => {}
         _ => return Err(PlainError::NotPlain(shown.to_owned())),
     }
@@ -68,7 +70,9 @@ fn tree(from: OwnedFd, shown: &Path, to: &Path, depth: usize) -> Result<usize, P
     for entry in Dir::read_from(&from).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let name = Path::new(std::ffi::OsStr::from_bytes(entry.file_name().to_bytes()));
-        if matches!(name.as_os_str().as_bytes(), b"." | b"..") || (depth == 0 && name == Path::new(OF_FILE_SYSTEMS)) {
+        if matches!(name.as_os_str().as_bytes(), b"." | b"..")
+            || (depth == 0 && name == Path::new(OF_FILE_SYSTEMS))
+        {
             continue;
         }
         let below = shown.join(name);
@@ -86,7 +90,8 @@ fn file(mut from: File, to: &Path) -> io::Result<()> {
 
 fn open(above: impl AsFd, name: &Path, shown: &Path, flags: OFlags) -> Result<OwnedFd, PlainError> {
     // Without NONBLOCK a pipe is opened only once somebody opens its other end.
-    let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let flags =
+        flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     openat(above, name, flags, Mode::empty()).map_err(|error| match error {
         Errno::NOENT | Errno::NOTDIR => PlainError::Absent(shown.to_owned()),
         // A link; a socket.

@@ -54,7 +54,8 @@ impl Bench {
         let text = serde_json::to_string(&gathering).unwrap();
         let mounts = Mounts { pull: self.at("pull"), claims: self.at("claims"), work: self.at("work") };
         let mut told = Vec::new();
-        let done = run(&text, &Transport::new(Proxies::default()), &mounts, &mut |line| told.push(line)).await;
+        let done =
+            run(&text, &Transport::new(Proxies::default()), &mounts, &mut |line| told.push(line)).await;
         done.map(|()| told)
     }
 }
@@ -136,9 +137,8 @@ async fn a_source_package_comes_from_wherever_sources_do() {
 #[tokio::test]
 async fn what_is_missing_or_evil_is_named() {
     let bench = Bench::new().await;
-    let one = async |from, path: &str| {
-        trouble(bench.gather(vec![wanted(from, path, "artifacts/a")], None).await)
-    };
+    let one =
+        async |from, path: &str| trouble(bench.gather(vec![wanted(from, path, "artifacts/a")], None).await);
     assert_eq!(one(bench.image("nobody:1"), "/a").await.0, Trouble::ImageAbsent);
     let (word, message) = one(bench.image("sources:1"), "/driver/b.c").await;
     assert_eq!(word, Trouble::SourceInvalid);

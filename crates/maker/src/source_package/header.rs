@@ -132,7 +132,11 @@ fn take<const N: usize>(from: &mut impl Read) -> Result<[u8; N], HeaderError> {
 fn bytes(from: &mut impl Read, count: u64) -> Result<Vec<u8>, HeaderError> {
     let mut bytes = Vec::new();
     from.by_ref().take(count).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 == count { Ok(bytes) } else { Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()) }
+    if bytes.len() as u64 == count {
+        Ok(bytes)
+    } else {
+        Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())
+    }
 }
 
 fn number(bytes: &[u8], at: usize) -> Result<u32, HeaderError> {

@@ -54,7 +54,9 @@ pub enum PackageError {
     #[error("it has {0} spec files, and should have one")]
     Specs(usize),
     /// Nothing that could be compiled.
-    #[error("its Source0 cannot be told, for it has {0} archives: compile by build.source.script from a package with one")]
+    #[error(
+        "its Source0 cannot be told, for it has {0} archives: compile by build.source.script from a package with one"
+    )]
     NoSource(usize),
     /// Patches, and nobody who applies them.
     #[error(
@@ -217,8 +219,12 @@ fn top(files: &ImageFiles) -> ImagePath {
         _ => None,
     };
     let only = below.filter(|below| {
-        let inside = |path: &[u8]| path.starts_with(format!("{}/", below.as_str().trim_start_matches('/')).as_bytes());
-        files.tree().walk(&root, &|_| false).is_ok_and(|all| all.iter().flatten().all(|file| inside(&file.path)))
+        let inside =
+            |path: &[u8]| path.starts_with(format!("{}/", below.as_str().trim_start_matches('/')).as_bytes());
+        files
+            .tree()
+            .walk(&root, &|_| false)
+            .is_ok_and(|all| all.iter().flatten().all(|file| inside(&file.path)))
     });
     only.unwrap_or(root)
 }

@@ -14,7 +14,9 @@ pub(super) fn first_source(spec: &str, known: &BTreeMap<String, String>) -> Opti
     let mut source = None;
     for line in spec.lines().map(str::trim) {
         let mut words = line.splitn(3, char::is_whitespace);
-        if let (Some("%global" | "%define"), Some(name), Some(value)) = (words.next(), words.next(), words.next()) {
+        if let (Some("%global" | "%define"), Some(name), Some(value)) =
+            (words.next(), words.next(), words.next())
+        {
             macros.insert(name.to_owned(), value.trim().to_owned());
         }
         if source.is_none() {
@@ -85,12 +87,18 @@ mod tests {
     #[case::without_number("Source:\thttps://host.example/x/a-1.tar.gz", Some("a-1.tar.gz"))]
     #[case::renamed("Source0: https://host.example/get?n=1#/a.tgz", Some("a.tgz"))]
     #[case::macros("%global up kmod\nSource0: %{up}-%version%{?beta}.tar.xz", Some("kmod-1.0.tar.xz"))]
-    #[case::within_macros("%define base %{name}-%{version}\nSource0: %{base}.tar.gz", Some("gauge-1.0.tar.gz"))]
+    #[case::within_macros(
+        "%define base %{name}-%{version}\nSource0: %{base}.tar.gz",
+        Some("gauge-1.0.tar.gz")
+    )]
     #[case::the_header_goes_before("%define version 9\nSource0: a-%{version}.tgz", Some("a-1.0.tgz"))]
     #[case::a_program("Source0: a-%(date).tar.gz", None)]
     #[case::unknown("Source0: a-%{commit}.tar.gz", None)]
     #[case::in_a_circle("%define a %{b}\n%define b %{a}\nSource0: %{a}.tar", None)]
-    #[case::grows("%define a xx%{b}%{b}\n%define b yyyy%{c}%{c}\n%define c %{d}%{d}\n%define d 1\nSource0: %{a}", Some("xxyyyy1111yyyy1111"))]
+    #[case::grows(
+        "%define a xx%{b}%{b}\n%define b yyyy%{c}%{c}\n%define c %{d}%{d}\n%define d 1\nSource0: %{a}",
+        Some("xxyyyy1111yyyy1111")
+    )]
     #[case::none("Name: a", None)]
     fn the_first_source_is_told(#[case] spec: &str, #[case] expected: Option<&str>) {
         let known = [("name", "gauge"), ("version", "1.0")];

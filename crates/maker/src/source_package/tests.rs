@@ -42,7 +42,9 @@ fn patches_are_left_to_the_user_who_says_so() {
     assert!(refused.contains("one.patch") && refused.contains("build.source.before"), "{refused}");
     let work = bench(&bytes);
     unpacked(&work, true).unwrap();
-    assert!(work.path().join("package/one.patch").is_file() && work.path().join("unpacked/Makefile").is_file());
+    assert!(
+        work.path().join("package/one.patch").is_file() && work.path().join("unpacked/Makefile").is_file()
+    );
 }
 
 #[test]
@@ -87,7 +89,14 @@ fn an_archive_puts_plain_files_into_its_folder_and_nothing_else_anywhere() {
     };
     let (done, files) = unpacked([entry("a.c", 0o100_644, b"12345"), entry("./b", 0o100_755, b"")].concat());
     assert_eq!((done.unwrap(), files), (vec!["a.c".to_owned(), "b".to_owned()], 2));
-    let evil = [("../a", 0o100_644), ("/etc/a", 0o100_644), ("a/b", 0o100_644), ("..", 0o100_644), ("link", 0o120_777), ("d", 0o040_755)];
+    let evil = [
+        ("../a", 0o100_644),
+        ("/etc/a", 0o100_644),
+        ("a/b", 0o100_644),
+        ("..", 0o100_644),
+        ("link", 0o120_777),
+        ("d", 0o040_755),
+    ];
     for (name, mode) in evil {
         let (done, files) = unpacked(entry(name, mode, b"target"));
         assert!(matches!(done, Err(CpioError::Name(_))), "{name}");

@@ -71,8 +71,7 @@ impl Finder {
     ) -> Result<Wanted, Unwanted> {
         let neighbours = make::neighbours(world, image);
         let (finder, context, image) = (self.clone(), context.clone(), image.clone());
-        let wanted =
-            aside(async move || make::wanted(&context, &finder.transport, &image, neighbours).await);
+        let wanted = aside(async move || make::wanted(&context, &finder.transport, &image, neighbours).await);
         wanted.await.map_err(Unwanted::passing).flatten()
     }
 

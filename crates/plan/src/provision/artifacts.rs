@@ -140,10 +140,11 @@ mod tests {
     #[case::others_in_a_circle("gauge > a, a > b, b > a", "a", false)]
     #[case::a_diamond("gauge > a b, a > c, b > c, c > ", "a", false)]
     fn whoever_needs_itself_is_told_so(#[case] needs: &str, #[case] needed: &str, #[case] refused: bool) {
-        let images = all(needs.split(", ").filter_map(|line| line.split_once(" > ")).map(|(name, needed)| {
-            let needed: Vec<_> = needed.split_whitespace().collect();
-            image(name, &needed)
-        }));
+        let images =
+            all(needs.split(", ").filter_map(|line| line.split_once(" > ")).map(|(name, needed)| {
+                let needed: Vec<_> = needed.split_whitespace().collect();
+                image(name, &needed)
+            }));
         let found = dependency(&images["gauge"], needed, |name| images.get(name));
         assert_eq!(found.is_err(), refused, "{found:?}");
         if let Err(finding) = found {

@@ -156,7 +156,8 @@ impl<'a> Look<'a> {
         asked: Option<RegistryTls>,
         absent: &str,
     ) -> Result<(Digest, TlsSettings), Unwanted> {
-        self.resolve_with(self.keyring.clone(), reference, asked, (absent, "check spec.imageRepoSecret")).await
+        self.resolve_with(self.keyring.clone(), reference, asked, (absent, "check spec.imageRepoSecret"))
+            .await
     }
 
     /// The same with other credentials; and what to do where the image is absent, or access to it denied.

@@ -74,11 +74,7 @@ impl<'a> Gather<'a> {
         if let Place::Image(image) = &recipe.place {
             secrets.extend(image.secret.as_deref());
         }
-        Some(Self {
-            recipe,
-            secrets: secrets.into_iter().collect(),
-            claims: claims.into_iter().collect(),
-        })
+        Some(Self { recipe, secrets: secrets.into_iter().collect(), claims: claims.into_iter().collect() })
     }
 
     pub(super) fn volumes(&self) -> Vec<Volume> {
@@ -91,7 +87,8 @@ impl<'a> Gather<'a> {
 
     fn mounts(&self) -> Vec<VolumeMount> {
         let each = |count: usize, name: &'static str, below: &'static str| {
-            (0..count).map(move |number| mount(&format!("{name}-{number}"), &format!("{below}/{number}"), true))
+            (0..count)
+                .map(move |number| mount(&format!("{name}-{number}"), &format!("{below}/{number}"), true))
         };
         let secrets = each(self.secrets.len(), "pull", gather::PULL_DIR);
         let claims = each(self.claims.len(), "claim", gather::CLAIMS_DIR);
@@ -101,11 +98,9 @@ impl<'a> Gather<'a> {
     /// What the program is told.
     pub(super) fn told(&self, image: &ModuleImage) -> String {
         let sources = match &self.recipe.place {
-            Place::Image(image) => Some(Wanted {
-                from: self.image(image),
-                path: "/".to_owned(),
-                to: task::SOURCE.to_owned(),
-            }),
+            Place::Image(image) => {
+                Some(Wanted { from: self.image(image), path: "/".to_owned(), to: task::SOURCE.to_owned() })
+            }
             Place::Git { .. } | Place::Claim(_) => None,
         };
         let artifacts = self.recipe.artifacts.iter().map(|artifact| Wanted {

@@ -126,11 +126,7 @@ impl FromSources {
         Container {
             name: task::BUILD_CONTAINER.to_owned(),
             image: Some(self.toolkit.pinned.clone()),
-            command: Some(vec![
-                "/bin/sh".to_owned(),
-                "-euc".to_owned(),
-                literal(&self.script()),
-            ]),
+            command: Some(vec!["/bin/sh".to_owned(), "-euc".to_owned(), literal(&self.script())]),
             env: Some(environment),
             volume_mounts: Some(vec![mount(WORK, task::WORK_DIR, false)]),
             resources: Some(resources(image)),

@@ -41,9 +41,7 @@ pub(in crate::images) fn neighbours(world: &World, image: &ModuleImage) -> Neigh
         let (_, digest) = artifacts::dependency(image, name, known)?;
         Ok(find(name).map(|image| Neighbour { image: image.clone(), digest: digest.to_owned() }))
     };
-    names
-        .filter_map(|name| Some((name.to_owned(), dependency(name).transpose()?)))
-        .collect()
+    names.filter_map(|name| Some((name.to_owned(), dependency(name).transpose()?))).collect()
 }
 
 /// The digests of what goes into a build, by names.
@@ -162,8 +160,7 @@ impl Look<'_> {
         let asked = image.registry_tls.or(build.base_image_registry_tls);
         let if_absent = format!("push it, or correct {field}.reference");
         let if_denied = format!("check {field}.secret, or spec.imageRepoSecret");
-        let (digest, tls) =
-            self.resolve_with(keyring, &reference, asked, (&if_absent, &if_denied)).await?;
+        let (digest, tls) = self.resolve_with(keyring, &reference, asked, (&if_absent, &if_denied)).await?;
         digests.insert(image.reference.clone(), digest);
         let modules = self.image.spec.image_repo_secret.as_ref().map(|secret| secret.name.as_str());
         let secret = own.or(modules).map(str::to_owned);
