@@ -115,7 +115,7 @@ pub enum GatherError {
         /// Which.
         path: String,
         /// What is wrong with it.
-        source: PackageError,
+        source: Box<PackageError>,
     },
     /// The disk.
     #[error("make room in {path}", path = path.display())]
@@ -134,6 +134,7 @@ impl GatherError {
     /// The word for it.
     pub fn trouble(&self) -> Trouble {
         match self {
+            Self::Package { source, .. } if matches!(**source, PackageError::Io { .. }) => Trouble::Failed,
             Self::Task(error) => error.trouble(),
             Self::Credentials(CredentialError::Missing { .. } | CredentialError::Read { .. }) => {
                 Trouble::SecretMissing
@@ -148,7 +149,6 @@ impl GatherError {
             Self::Extract { source: ExtractError::Write { .. } | ExtractError::Layers(_), .. }
             | Self::Pull { source: PullError::Spool { .. }, .. }
             | Self::Plain { source: PlainError::Io { .. }, .. }
-            | Self::Package { source: PackageError::Io { .. }, .. }
             | Self::Gathering(_)
             | Self::Architecture(_)
             | Self::Write { .. }
@@ -207,7 +207,8 @@ async fn attempt(
     if let Some(package) = gathering.package {
         let (work, path) = (mounts.work.clone(), package.path.clone());
         let unpacked = tokio::task::spawn_blocking(move || source_package::unpack(&package, &work)).await?;
-        let unpacked = unpacked.map_err(|source| GatherError::Package { path: path.clone(), source })?;
+        let unpacked =
+            unpacked.map_err(|source| GatherError::Package { path: path.clone(), source: source.into() })?;
         tell(format!("{path}: {unpacked}"));
     }
     Ok(())

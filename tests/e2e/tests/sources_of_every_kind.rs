@@ -1,6 +1,10 @@
 //! Sources of every kind, compiled by Jobs that a real kubelet runs, for one kernel: out of an image, a source package, a private git
 //! repository and a volume; with files of another Module's image, with firmware, and with what is done before and after.
-#![expect(clippy::unwrap_used, reason = "what a test is made of may fail like the test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "what a test is made of may fail like the test"
+)]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -150,21 +150,25 @@ fn take_apart(file: File, into: &Path) -> Result<(Header, Vec<String>), PackageE
 
 /// The file in the package that is compiled.
 fn source(header: &Header, names: &[String], folder: &Path) -> Result<String, PackageError> {
-    let specs: Vec<_> = names.iter().filter(|name| name.ends_with(".spec")).collect();
+    let specs: Vec<_> = names.iter().filter(|name| is_spec(name)).collect();
     let [name] = specs.as_slice() else { return Err(PackageError::Specs(specs.len())) };
     let mut text = Vec::new();
     let spec = folder.join(name);
     let read = File::open(&spec).and_then(|file| file.take(LIMIT_OF_SPEC).read_to_end(&mut text));
     read.map_err(at(&spec))?;
-    let named = spec::first_source(&String::from_utf8_lossy(&text), &header.macros());
-    if let Some(named) = named.filter(|named| names.contains(named)) {
-        return Ok(named);
+    let first = spec::first_source(&String::from_utf8_lossy(&text), &header.macros());
+    if let Some(first) = first.filter(|first| names.contains(first)) {
+        return Ok(first);
     }
     let archives: Vec<_> = names.iter().filter(|name| is_archive(name)).collect();
     match archives.as_slice() {
         [one] => Ok((*one).clone()),
         several => Err(PackageError::NoSource(several.len())),
     }
+}
+
+fn is_spec(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|extension| extension == "spec")
 }
 
 fn is_archive(name: &str) -> bool {

@@ -67,8 +67,8 @@ fn a_link_in_the_sources_leads_nowhere() {
 }
 
 /// An entry of an archive.
-fn entry(name: &str, mode: u32, content: &[u8]) -> Vec<u8> {
-    let fields = [0, mode, 0, 0, 1, 0, content.len() as u32, 0, 0, 0, 0, name.len() as u32 + 1, 0];
+fn entry(name: &str, mode: usize, content: &[u8]) -> Vec<u8> {
+    let fields = [0, mode, 0, 0, 1, 0, content.len(), 0, 0, 0, 0, name.len() + 1, 0];
     let mut bytes = b"070701".to_vec();
     bytes.extend(fields.iter().flat_map(|field| format!("{field:08x}").into_bytes()));
     bytes.extend(name.as_bytes());

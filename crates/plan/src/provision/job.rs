@@ -423,7 +423,7 @@ mod tests {
         let (mut image, _) = to_build();
         image.spec.kernel = "6.1.0-9-amd64".to_owned();
         let arg = |name: &str, value: &str| BuildArg { name: name.to_owned(), value: value.to_owned() };
-        let recipe = Recipe::Sources(FromSources {
+        let recipe = Recipe::Sources(Box::new(FromSources {
             place: SourcePlace::Git {
                 uri: "https://git.test/a.git".to_owned(),
                 reference: None,
@@ -436,7 +436,7 @@ mod tests {
             script: None,
             after: Some("cp a \"$OUT\"".to_owned()),
             arguments: vec![arg("KERNEL_FULL_VERSION", "6.1.0-9-amd64"), arg("OUT", "/elsewhere")],
-        });
+        }));
         let pod = pod_of(made(&image, Some(&recipe), None));
         let [fetch, compile] = pod.init_containers.as_deref().unwrap() else { panic!("two containers") };
         for container in [fetch, compile] {

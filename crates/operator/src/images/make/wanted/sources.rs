@@ -89,7 +89,7 @@ impl Look<'_> {
             after: source.after.clone(),
             arguments,
         };
-        Ok((Recipe::Sources(recipe), hash))
+        Ok((Recipe::Sources(Box::new(recipe)), hash))
     }
 
     async fn place_of(
