@@ -1,13 +1,13 @@
 //! The images that the cluster's own pods run from: `FROM scratch`, one static program each, pushed to the lab's registry
-//! without any builder.
+//! without any builder; and images of plain files.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tenon_image::keyring::Keyring;
 use tenon_image::manifest::{OCI_CONFIG, OCI_MANIFEST};
 use tenon_image::reference::ReferenceError;
@@ -88,10 +88,30 @@ struct Layer {
 pub async fn push(image: &ProgramImage<'_>, reference: &str) -> Result<Digest, ProgramImageError> {
     let (binary, path) = (image.binary.to_owned(), image.program.to_owned());
     let layer = tokio::task::spawn_blocking(move || layer(&binary, &path)).await??;
+    let run = json!({ "Entrypoint": [image.program], "Cmd": image.arguments, "Labels": image.labels });
+    push_layer(layer, &run, reference).await
+}
+
+/// Pushes an image that holds these files and no program, as [`push`] does.
+pub async fn push_files(files: &[(&str, &[u8])], reference: &str) -> Result<Digest, ProgramImageError> {
+    let path = Path::new(reference);
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, content) in files {
+        let mut header = header(content.len() as u64, 0o644);
+        archive.append_data(&mut header, name, *content).map_err(at("pack", path))?;
+    }
+    let bytes = archive.into_inner().map_err(at("pack", path))?;
+    let file = tempfile::tempfile().map_err(at("create a file for", path))?;
+    (&file).write_all(&bytes).map_err(at("write", path))?;
+    let layer = Layer { file, digest: Digest::of(&bytes), size: bytes.len() as u64 };
+    push_layer(layer, &json!({}), reference).await
+}
+
+async fn push_layer(layer: Layer, run: &Value, reference: &str) -> Result<Digest, ProgramImageError> {
     let config = serde_json::to_vec(&json!({
         "architecture": "amd64",
         "os": "linux",
-        "config": { "Entrypoint": [image.program], "Cmd": image.arguments, "Labels": image.labels },
+        "config": run,
         "rootfs": { "type": "layers", "diff_ids": [layer.digest] },
     }))?;
     let manifest = serde_json::to_vec(&json!({
@@ -147,15 +167,20 @@ fn layer(binary: &Path, path: &str) -> Result<Layer, ProgramImageError> {
 
 /// Nothing in it depends on the machine or the time: equal programs make equal images.
 fn archive(binary: &Path, path: &str, out: &File) -> io::Result<()> {
-    let mut header = tar::Header::new_ustar();
-    header.set_size(fs::metadata(binary)?.len());
-    header.set_mode(0o755);
-    header.set_mtime(0);
-    header.set_uid(0);
-    header.set_gid(0);
+    let mut header = header(fs::metadata(binary)?.len(), 0o755);
     let mut archive = tar::Builder::new(out);
     archive.append_data(&mut header, path.trim_start_matches('/'), File::open(binary)?)?;
     archive.finish()
+}
+
+fn header(size: u64, mode: u32) -> tar::Header {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(size);
+    header.set_mode(mode);
+    header.set_mtime(0);
+    header.set_uid(0);
+    header.set_gid(0);
+    header
 }
 
 fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ProgramImageError {

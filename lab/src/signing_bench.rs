@@ -91,8 +91,7 @@ impl Place {
         certificates::make(&self.folder, certificates::RSA_2048, "1")?;
         let context = self.folder.join("context");
         fs::create_dir_all(&context).with_context(|| format!("create {}", context.display()))?;
-        let built = drivers::build(&self.kernel, Driver::SimpleKmod.into())?;
-        for file in built.files() {
+        for file in drivers::build(&self.kernel, Driver::SimpleKmod.into())?.files() {
             let name = file.file_name().context("name a module")?;
             fs::copy(&file, context.join(name)).with_context(|| format!("copy {}", file.display()))?;
         }

@@ -8,6 +8,7 @@
 #![expect(unreachable_pub, reason = "the schema derive copies each public struct into a function")]
 
 pub mod crd;
+pub mod gather;
 pub mod kernel_facts;
 pub mod labels;
 pub mod message;

@@ -82,6 +82,10 @@ pub const BUILDER_CONFINED: &str = "BuilderConfined";
 pub const QUEUED: &str = "Queued";
 /// A ConfigMap that the Module names does not exist, or has not the key.
 pub const CONFIG_MAP_MISSING: &str = "ConfigMapMissing";
+/// What is to be compiled, or what that needs, is not where the Module says, or of no use; the message names it.
+pub const SOURCE_INVALID: &str = "SourceInvalid";
+/// A build takes files of another Module's image, which is not ready for this kernel.
+pub const WAITING_FOR_MODULE: &str = "WaitingForModule";
 /// A Job signs the image's modules.
 pub const SIGNING: &str = "Signing";
 /// The Job that signs the image's modules did not succeed; the message says why.

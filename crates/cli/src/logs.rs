@@ -7,9 +7,9 @@ use futures::{AsyncBufReadExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, LogParams};
 use kube::{Api, Client, ResourceExt as _};
-use tenon_api::labels;
 use tenon_api::module_image::{ImagePhase, Making, ModuleImage};
 use tenon_api::task::{BUILD_CONTAINER, CONTAINER, FETCH_CONTAINER};
+use tenon_api::{gather, labels};
 use tenon_order::ModuleKey;
 use tenon_plan::provision::job::progress;
 
@@ -154,7 +154,7 @@ async fn show(client: &Client, key: &ModuleKey, pod: &Pod, follow: bool) -> Resu
 fn containers(pod: &Pod) -> Vec<&'static str> {
     let before = pod.spec.as_ref().and_then(|spec| spec.init_containers.as_ref());
     let has = |name: &&str| before.is_some_and(|all| all.iter().any(|container| container.name == *name));
-    [FETCH_CONTAINER, BUILD_CONTAINER].into_iter().filter(has).chain([CONTAINER]).collect()
+    [FETCH_CONTAINER, gather::CONTAINER, BUILD_CONTAINER].into_iter().filter(has).chain([CONTAINER]).collect()
 }
 
 /// Waits until a container has begun, if that is wanted, and says what is in its way; `None` when there is nothing to read.

@@ -3,14 +3,18 @@
 //! In comes an image's name, a kernel and an architecture; out goes a [`bundle`]: the few files that a node needs,
 //! named by their content. On the way lie [`mod@reference`] (names), [`keyring`] (pull secrets), [`registry`] (the
 //! client), [`platform`] (which manifest of an index), [`layers`] (what files an image has), [`kernel`] (what it tells of a
-//! kernel) and, in the other direction, [`publish`] (a directory of modules becomes an image) and [`revise`] (an image
-//! of a registry, or one that a builder has left in a folder as a [`layout`], is published with some files changed).
+//! kernel), [`mod@extract`] (its files, written to a directory) and, in the other direction, [`publish`] (a directory of modules
+//! becomes an image) and [`revise`] (an image of a registry, or one that a builder has left in a folder as a [`layout`], is
+//! published with some files changed).
 //!
 //! Everything but the client is values, bytes and files; nothing from an image, a folder or a registry is trusted before its
-//! digest was checked, and nothing from an image is ever written under a name that the image chose. Without the
-//! feature `registry` only [`bundle::BundleReader`] is left, which is all that a node needs.
+//! digest was checked, and nothing from an image is ever written under a name that the image chose, but by [`mod@extract`], which
+//! says why no harm comes of that. Without the feature `registry` only [`bundle::BundleReader`] is left, which is all that a
+//! node needs.
 
 pub mod bundle;
+#[cfg(feature = "registry")]
+pub mod extract;
 #[cfg(feature = "registry")]
 pub mod kernel;
 #[cfg(feature = "registry")]

@@ -15,6 +15,11 @@ pub struct PathError(String);
 pub struct ImagePath(String);
 
 impl ImagePath {
+    /// `/`.
+    pub fn root() -> Self {
+        Self("/".to_owned())
+    }
+
     /// The path, starting with `/` and ending without one (but for the root itself).
     pub fn as_str(&self) -> &str {
         &self.0
@@ -65,7 +70,7 @@ mod tests {
         for (text, path) in [("/opt/", "/opt"), ("//a/./b", "/a/b"), ("/", "/"), ("/a b", "/a b")] {
             assert_eq!(text.parse::<ImagePath>().unwrap().as_str(), path);
         }
-        assert_eq!("/".parse::<ImagePath>().unwrap().join("lib").unwrap().as_str(), "/lib");
+        assert_eq!(ImagePath::root().join("lib").unwrap().as_str(), "/lib");
     }
 
     #[test]

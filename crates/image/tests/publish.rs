@@ -43,7 +43,7 @@ fn all_layouts_make_the_same_image() {
         let tree = directory(&[
             (&format!("{prefix}6.1.0-9-test/extra/dummy.ko"), file()),
             (&format!("{prefix}6.1.0-9-test/modules.dep"), b"extra/dummy.ko:\n".to_vec()),
-            (&format!("{prefix}6.1.0-9-test/Module.symvers"), b"ignored".to_vec()),
+            (&format!("{prefix}6.1.0-9-test/Module.symvers"), b"exports".to_vec()),
             (&format!("{prefix}notes/README"), b"ignored".to_vec()),
         ]);
         std::os::unix::fs::symlink("/usr/src", tree.path().join(format!("{prefix}6.1.0-9-test/build")))
@@ -62,6 +62,7 @@ fn all_layouts_make_the_same_image() {
 async fn what_is_pushed_can_be_bundled_for_every_kernel() {
     let tree = directory(&[
         ("6.1.0-9-test/dummy.ko", module(AMD64, "dummy", "6.1.0-9-test")),
+        ("6.1.0-9-test/Module.symvers", b"for whoever compiles against it".to_vec()),
         ("5.10.0-1-test/dummy.ko", module(AMD64, "dummy", "5.10.0-1-test")),
     ]);
     let firmware = directory(&[("acme/fw.bin", b"firmware".to_vec())]);

@@ -174,13 +174,9 @@ impl TaskError {
 
 fn trouble_of(error: &ReviseError) -> Trouble {
     match error {
-        ReviseError::Registry(error) | ReviseError::Pull(PullError::Registry(error)) => match error {
-            RegistryError::Absent(_) | RegistryError::Platform { .. } => Trouble::ImageAbsent,
-            RegistryError::Denied { .. } => Trouble::RegistryDenied,
-            RegistryError::Unreachable { .. } => Trouble::RegistryUnreachable,
-            RegistryError::Invalid { .. } => Trouble::ImageInvalid,
-            RegistryError::Disk { .. } => Trouble::Failed,
-        },
+        ReviseError::Registry(error) | ReviseError::Pull(PullError::Registry(error)) => {
+            trouble_of_registry(error)
+        }
         ReviseError::Pull(PullError::TooLarge { .. })
         | ReviseError::Layout(_)
         | ReviseError::Layers(_)
@@ -193,6 +189,17 @@ fn trouble_of(error: &ReviseError) -> Trouble {
         ReviseError::Pull(PullError::Spool { .. }) | ReviseError::Spool { .. } | ReviseError::Thread(_) => {
             Trouble::Failed
         }
+    }
+}
+
+/// The word for what a registry says.
+pub(crate) fn trouble_of_registry(error: &RegistryError) -> Trouble {
+    match error {
+        RegistryError::Absent(_) | RegistryError::Platform { .. } => Trouble::ImageAbsent,
+        RegistryError::Denied { .. } => Trouble::RegistryDenied,
+        RegistryError::Unreachable { .. } => Trouble::RegistryUnreachable,
+        RegistryError::Invalid { .. } => Trouble::ImageInvalid,
+        RegistryError::Disk { .. } => Trouble::Failed,
     }
 }
 
@@ -419,11 +426,11 @@ async fn made_before(
     Ok(digest.filter(|_| is_it))
 }
 
-fn reference(place: &Place) -> Result<ImageReference, TaskError> {
+pub(crate) fn reference(place: &Place) -> Result<ImageReference, TaskError> {
     place.image.parse().map_err(|source| TaskError::Reference { image: place.image.clone(), source })
 }
 
-fn registry(
+pub(crate) fn registry(
     transport: &Transport,
     place: &Place,
     reference: &ImageReference,

@@ -1,6 +1,7 @@
 //! One ModuleImage per (Module, kernel, architecture), and what became of it: the second arrow. What exists is used; what does
 //! not is made where the Module says how ([`making`]).
 
+pub mod artifacts;
 pub mod dockerfile;
 pub mod job;
 pub mod making;
@@ -181,8 +182,13 @@ const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// How often a Secret or ConfigMap that is not there, or not right, is read again: they are not watched, and who mends one looks
 /// on. And how often who waits for a turn asks for it.
 const PROMPT_RETRY: Duration = Duration::from_secs(3);
-const PROMPT: [&str; 4] =
-    [reasons::SECRET_MISSING, reasons::SECRET_MALFORMED, reasons::CONFIG_MAP_MISSING, reasons::QUEUED];
+const PROMPT: [&str; 5] = [
+    reasons::SECRET_MISSING,
+    reasons::SECRET_MALFORMED,
+    reasons::CONFIG_MAP_MISSING,
+    reasons::QUEUED,
+    reasons::WAITING_FOR_MODULE,
+];
 /// The longest that a registry may ask to be left alone.
 const LONGEST_ASKED: Duration = Duration::from_mins(10);
 

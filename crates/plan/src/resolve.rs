@@ -136,7 +136,7 @@ pub fn resolve(module: &Module, kernel: &KernelRelease) -> Result<Resolved, Reso
         image,
         registry_tls: mapping.registry_tls.or(container.registry_tls).unwrap_or_default(),
         build: merge_build(container.build.as_ref(), mapping.build.as_ref())
-            .map(|build| expand_build(build, &variables))
+            .map(|build| expand_build(build, &variables, kernel))
             .transpose()?,
         sign,
         load: load_settings(&container.modprobe, &in_tree_to_remove)?,
@@ -214,22 +214,46 @@ fn expand_sign(mut sign: Sign, variables: &Variables, kernel: &KernelRelease) ->
     if let Some(image) = &mut sign.unsigned_image {
         *image = expand("spec.moduleLoader.container.sign.unsignedImage", image, variables)?;
     }
-    // A path in an image has the release as the kernel says it; only tags have another alphabet.
-    let mut of_paths = variables.clone();
-    for name in ["KERNEL_FULL_VERSION", "KERNEL_VERSION"] {
-        of_paths.set(name, kernel.without_plus());
-    }
+    let of_paths = variables_of_paths(variables, kernel);
     for file in &mut sign.files_to_sign {
         *file = expand("spec.moduleLoader.container.sign.filesToSign", file, &of_paths)?;
     }
     Ok(sign)
 }
 
-fn expand_build(mut build: Build, variables: &Variables) -> Result<Build, ResolveError> {
-    if let Some(toolkit) = build.source.as_mut().and_then(|source| source.toolkit.as_mut()) {
-        *toolkit = expand("spec.moduleLoader.container.build.source.toolkit", toolkit, variables)?;
+fn expand_build(
+    mut build: Build,
+    variables: &Variables,
+    kernel: &KernelRelease,
+) -> Result<Build, ResolveError> {
+    const TOOLKIT: &str = "spec.moduleLoader.container.build.source.toolkit";
+    const IMAGE: &str = "spec.moduleLoader.container.build.source.image.reference";
+    const ARTIFACT_IMAGE: &str = "spec.moduleLoader.container.build.source.artifacts.image.reference";
+    const ARTIFACT_PATH: &str = "spec.moduleLoader.container.build.source.artifacts.path";
+    let Some(source) = build.source.as_mut() else { return Ok(build) };
+    let of_paths = variables_of_paths(variables, kernel);
+    if let Some(toolkit) = &mut source.toolkit {
+        *toolkit = expand(TOOLKIT, toolkit, variables)?;
+    }
+    if let Some(image) = &mut source.image {
+        image.reference = expand(IMAGE, &image.reference, variables)?;
+    }
+    for artifact in &mut source.artifacts {
+        if let Some(image) = &mut artifact.image {
+            image.reference = expand(ARTIFACT_IMAGE, &image.reference, variables)?;
+        }
+        artifact.path = expand(ARTIFACT_PATH, &artifact.path, &of_paths)?;
     }
     Ok(build)
+}
+
+/// A path in an image has the release as the kernel says it; only tags have another alphabet.
+fn variables_of_paths(variables: &Variables, kernel: &KernelRelease) -> Variables {
+    let mut of_paths = variables.clone();
+    for name in ["KERNEL_FULL_VERSION", "KERNEL_VERSION"] {
+        of_paths.set(name, kernel.without_plus());
+    }
+    of_paths
 }
 
 /// The mapping's build over the container's: arguments by name, secrets beside one another, the rest replaced where set.

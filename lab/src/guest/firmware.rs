@@ -15,7 +15,7 @@ use crate::command::{self, CommandError};
 use crate::debian::{Archive, ArchiveError, Release};
 use crate::kernel::Kernel;
 
-/// The package from PyPI that writes the firmware's variables, and reads the signatures of programs.
+/// The package of Python's that writes the firmware's variables, and reads the signatures of programs.
 const TOOLS: &str = "virt-firmware==26.10";
 /// Debian's own: packages of `TOOLS` are made for one version of Python.
 const PYTHON: &str = "/usr/bin/python3";

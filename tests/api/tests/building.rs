@@ -18,7 +18,7 @@ use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use tenon_api::module_image::{ImagePhase, ModuleImage, ModuleImageStatus};
 use tenon_api::task::Report;
-use tenon_api::{Module, NodeModulesConfig, reasons};
+use tenon_api::{Module, NodeModulesConfig, gather, reasons};
 use tenon_image::manifest::OCI_LAYER_GZIP;
 use tenon_image::testing::{Seen, TestLayout, layer};
 use tenon_lab::claim::comes_true_within;
@@ -363,4 +363,65 @@ async fn what_is_built_is_signed_before_anybody_sees_it_and_where_the_module_say
     let shared = |status: &ModuleImageStatus| message(status).contains("in two ways");
     let status = status_where(&cluster, "anvil", "they exclude each other", shared).await;
     assert!(message(&status).contains("KERNEL_FULL_VERSION"), "{status:?}");
+}
+
+/// What the container that gathers is told to take, by image.
+fn gathered(job: &Job) -> String {
+    let pod = job.spec.as_ref().and_then(|spec| spec.template.spec.clone()).expect("a pod");
+    let containers = pod.init_containers.unwrap_or_default();
+    let gathers = containers.into_iter().find(|container| container.name == gather::CONTAINER);
+    let variables = gathers.and_then(|container| container.env).unwrap_or_default();
+    let told = variables.into_iter().find(|variable| variable.name == gather::VARIABLE);
+    told.and_then(|variable| variable.value).expect("what is to be gathered")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_compiled_against_another_module_waits_for_it_and_is_compiled_anew_with_it() {
+    let cluster = start(&["--look-again=1"]).await;
+    let host = cluster.registry.host();
+    let compiled = |of: &str| {
+        json!({
+            "source": {
+                "image": { "reference": format!("{host}/sources:1") },
+                "toolkit": format!("{host}/toolkit:1"),
+                "artifacts": [{ "module": of, "path": "Module.symvers", "to": "Module.symvers" }],
+            },
+            "baseImageRegistryTLS": { "insecure": true },
+        })
+    };
+    cluster.push_driver("toolkit:1", "a compiler");
+    apply(&cluster, "gauge", "built:1", compiled("anvil")).await;
+    let waits = because(reasons::WAITING_FOR_MODULE);
+    let status = status_where(&cluster, "gauge", "it waits", waits).await;
+    assert!(
+        message(&status).contains("Module anvil") && message(&status).contains(&cluster.kernel),
+        "{status:?}"
+    );
+    assert!(all_jobs(&cluster).await.is_empty());
+
+    cluster.push_driver("anvil:1", "one");
+    cluster.apply_module("anvil", "anvil:1", json!({})).await;
+    let status =
+        status_where(&cluster, "gauge", "the sources are missed", because(reasons::IMAGE_ABSENT)).await;
+    assert!(message(&status).contains("sources:1"), "{status:?}");
+    cluster.push_driver("sources:1", "sources");
+    let first = job_where(&cluster, "a Job", |_| true).await;
+    let told = gathered(&first);
+    for image in ["anvil:1@sha256:", "sources:1@sha256:"] {
+        assert!(told.contains(&format!("{host}/{image}")), "{told}");
+    }
+    assert!(told.contains(&format!("/opt/lib/modules/{}/Module.symvers", cluster.kernel)), "{told}");
+
+    // The other Module moves on; then the sources do.
+    cluster.push_driver("anvil:2", "two");
+    cluster.apply_module("anvil", "anvil:2", json!({})).await;
+    let second = job_where(&cluster, "another Job instead", |name| name != first.name_any()).await;
+    assert!(gathered(&second).contains("anvil:2@sha256:"), "{}", gathered(&second));
+    cluster.push_driver("sources:1", "other sources");
+    let known = [first.name_any(), second.name_any()];
+    job_where(&cluster, "a third one", |name| !known.iter().any(|known| known == name)).await;
+
+    apply(&cluster, "bellows", "other:1", compiled("bellows")).await;
+    let status = status_where(&cluster, "bellows", "it needs itself", because(reasons::SPEC_INVALID)).await;
+    assert!(message(&status).contains("bellows"), "{status:?}");
 }

@@ -68,11 +68,16 @@ pub struct BuildSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub git: Option<GitSource>,
 
+    /// An image that holds the sources, for the kernel's architecture. Where its tag moves, it is built anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageSource>,
+
     /// A `PersistentVolumeClaim` in the Module's namespace; it is read, not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<ClaimSource>,
 
     /// The directory in it that is compiled: with a `Makefile` of the kernel's kind or a `dkms.conf`. Without it, the topmost one.
+    /// Where it ends in `.src.rpm`, that file is unpacked, and what it has for its first source is compiled.
     #[serde(default, deserialize_with = "empty_is_absent", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub path: Option<String>,
@@ -83,11 +88,76 @@ pub struct BuildSource {
     #[schemars(length(max = 2048))]
     pub toolkit: Option<String>,
 
+    /// Files of other images, of other Modules' images and of volumes, that the build finds below `$ARTIFACTS`. Every
+    /// `Module.symvers` among them is in `KBUILD_EXTRA_SYMBOLS`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["to".into()]))]
+    pub artifacts: Vec<Artifact>,
+
+    /// What a shell does in that directory before anything is compiled. What it exports the rest finds.
+    #[serde(default, deserialize_with = "empty_is_absent", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16384))]
+    pub before: Option<String>,
+
     /// What a shell does in that directory, instead of what `Makefile` or `dkms.conf` say: it leaves below `$OUT` what the image
     /// is to hold. The build arguments are its variables.
     #[serde(default, deserialize_with = "empty_is_absent", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65536))]
     pub script: Option<String>,
+
+    /// What a shell does in that directory after all was compiled: what is below `$OUT` then, the image will hold.
+    #[serde(default, deserialize_with = "empty_is_absent", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16384))]
+    pub after: Option<String>,
+}
+
+/// Files that a build needs besides its sources: an image's, another Module's, or a volume's.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::one_place_of_artifacts())]
+pub struct Artifact {
+    /// An image, for the kernel's architecture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageSource>,
+
+    /// A Module of the same namespace: its image for the same kernel, once that is ready.
+    #[serde(default, deserialize_with = "empty_is_absent", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub module: Option<String>,
+
+    /// A `PersistentVolumeClaim` in the Module's namespace; it is read, not written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<ClaimSource>,
+
+    /// The file or directory in it; may use template variables. Of a Module's image, unless it begins with a slash, counted from
+    /// where that has its modules for the kernel.
+    #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = rules::is_path_inside())]
+    pub path: String,
+
+    /// Where it is found below `$ARTIFACTS`.
+    #[schemars(length(min = 1, max = 1024))]
+    #[x_kube(validation = rules::is_relative_path())]
+    pub to: String,
+}
+
+/// An image whose files a build needs.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageSource {
+    /// Its name; may use template variables.
+    #[schemars(length(min = 1, max = 2048))]
+    #[x_kube(validation = rules::image_has_tag_or_digest())]
+    pub reference: String,
+
+    /// A Secret in the Module's namespace with its registry's credentials. Without it, the Module's `imageRepoSecret`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<LocalObjectReference>,
+
+    /// How its registry is spoken to. Without it, what `baseImageRegistryTLS` says.
+    #[serde(default, rename = "registryTLS", skip_serializing_if = "Option::is_none")]
+    pub registry_tls: Option<RegistryTls>,
 }
 
 /// A git repository.

@@ -18,7 +18,7 @@ use k8s_openapi::api::core::v1::{LocalObjectReference, Toleration};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-pub use build::{Build, BuildArg, BuildSource, ClaimSource, GitSource, KanikoParams};
+pub use build::{Artifact, Build, BuildArg, BuildSource, ClaimSource, GitSource, ImageSource, KanikoParams};
 pub use common_container::CommonContainer;
 pub use device_plugin::DevicePlugin;
 pub use dra::{Dra, DraDeviceClass};

@@ -92,8 +92,33 @@ pub(super) fn one_dockerfile() -> Rule {
 
 /// Sources: they are somewhere, and in one place only.
 pub(super) fn one_place_of_sources() -> Rule {
-    required("has(self.git) != has(self.claim)", "one of git and claim must be set, and not both")
-        .field_path(".git")
+    required(
+        "[has(self.git), has(self.image), has(self.claim)].exists_one(set, set)",
+        "one of git, image and claim must be set, and not more",
+    )
+    .field_path(".git")
+}
+
+/// Artifacts: they are somewhere, and in one place only.
+pub(super) fn one_place_of_artifacts() -> Rule {
+    required(
+        "[has(self.image), has(self.module) && self.module != '', has(self.claim)].exists_one(set, set)",
+        "one of image, module and claim must be set, and not more",
+    )
+    .field_path(".module")
+}
+
+/// A path in an image or on a volume: it leads nowhere else.
+pub(super) fn is_path_inside() -> Rule {
+    rule("!self.matches('(^|/)[.][.](/|$)')", "must not contain '..'")
+}
+
+/// A place for a file: below a directory, by a name of its own.
+pub(super) fn is_relative_path() -> Rule {
+    rule(
+        "self.matches('^[A-Za-z0-9_+-][A-Za-z0-9_.+-]*(/[A-Za-z0-9_+-][A-Za-z0-9_.+-]*)*$')",
+        "must be a relative path of letters, digits, '_', '.', '+' and '-', of which no part begins with a dot",
+    )
 }
 
 /// Where a git repository is: git's other ways (`ext::`, a local path) run programs, or read what is not the user's.

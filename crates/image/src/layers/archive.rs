@@ -90,6 +90,7 @@ pub(crate) enum MemberKind {
     Directory,
     File {
         size: u64,
+        executable: bool,
     },
     /// The target as written.
     Symlink(Box<[u8]>),
@@ -248,7 +249,7 @@ fn member<R: Read>(index: u32, entry: &Entry<'_, R>, extensions: Extensions) -> 
     let kind = match flag {
         // Before POSIX, directories were files whose names end in a slash.
         0 if name.ends_with(b"/") => MemberKind::Directory,
-        b'0' | 0 | b'7' => MemberKind::File { size },
+        b'0' | 0 | b'7' => MemberKind::File { size, executable: is_executable(header) },
         b'1' => MemberKind::Hardlink(
             self::parts(&target).filter(|parts| !parts.is_empty()).ok_or_else(bad_target)?,
         ),
@@ -266,6 +267,11 @@ fn member<R: Read>(index: u32, entry: &Entry<'_, R>, extensions: Extensions) -> 
         _ if size > 0 => Err(ArchiveError::Content(shown(&name))),
         kind => Ok(Member { index, name: parts, kind }),
     }
+}
+
+/// Whether anybody may run it. Where the header does not say, nobody.
+fn is_executable(header: &tar::Header) -> bool {
+    header.mode().is_ok_and(|mode| mode & 0o111 != 0)
 }
 
 /// The one value of two sources.

@@ -18,6 +18,14 @@ impl Archive {
         self.entry(b'0', name, "", content.as_bytes())
     }
 
+    pub(crate) fn program(mut self, name: &str, content: &str) -> Self {
+        let at = self.0.len();
+        self.header(b'0', name, "", content.len() as u64);
+        self.0[at + 100..at + 107].copy_from_slice(b"0000755");
+        self.sum(at);
+        self.content(content.as_bytes())
+    }
+
     pub(crate) fn directory(self, name: &str) -> Self {
         self.entry(b'5', name, "", b"")
     }
@@ -46,13 +54,18 @@ impl Archive {
         header[..name.len()].copy_from_slice(name.as_bytes());
         header[100..107].copy_from_slice(b"0000644");
         header[124..135].copy_from_slice(format!("{size:011o}").as_bytes());
-        header[148..156].copy_from_slice(b"        ");
         header[156] = flag;
         header[157..157 + target.len()].copy_from_slice(target.as_bytes());
         header[257..265].copy_from_slice(b"ustar\x0000");
+        self.0.extend(header);
+        self.sum(self.0.len() - header.len());
+    }
+
+    fn sum(&mut self, at: usize) {
+        let header = &mut self.0[at..at + 512];
+        header[148..156].copy_from_slice(b"        ");
         let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
         header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
-        self.0.extend(header);
     }
 
     fn content(mut self, content: &[u8]) -> Self {

@@ -2,7 +2,7 @@
 //!
 //! Layers come in as files whose digests were checked to the last byte, or are while they are read;
 //! [`ImageFiles::flatten`] reads their archives bottom-up into one [`tree::Tree`] of names (whiteouts, opaque directories,
-//! links, usrmerge), and [`ImageFiles::read`] goes back for the few files that somebody wants. Nothing is ever written under
+//! links, usrmerge), and [`ImageFiles::read`] goes back for the files that somebody wants. Nothing here is written under
 //! a name that the image chose. Whatever an image builder would not write is refused, naming the entry; [`Limits`] bound
 //! the rest.
 
@@ -198,8 +198,8 @@ fn read_from<E>(
     let mut refused = None;
     // A broken archive comes first: it may be why the taker failed.
     visit(layer, limits.expanded, limits, &mut |member, content| {
-        let MemberKind::File { size } = member.kind else { return Ok(()) };
-        let at = FileAt { layer: number, member: member.index, size };
+        let MemberKind::File { size, executable } = member.kind else { return Ok(()) };
+        let at = FileAt { layer: number, member: member.index, size, executable };
         if refused.is_none() && wanted.contains(&at) {
             refused = take(at, content).err();
         }

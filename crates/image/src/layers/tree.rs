@@ -28,6 +28,8 @@ pub struct FileAt {
     pub(crate) member: u32,
     /// In bytes, as it is in the image.
     pub(crate) size: u64,
+    /// Whether anybody may run it.
+    pub(crate) executable: bool,
 }
 
 impl FileAt {
@@ -242,7 +244,10 @@ impl Tree {
     fn kind_of(&self, layer: u16, member: &Member) -> Result<Kind, TreeError> {
         Ok(match &member.kind {
             MemberKind::Directory => Kind::Directory,
-            MemberKind::File { size } => Kind::File(FileAt { layer, member: member.index, size: *size }),
+            MemberKind::File { size, executable } => {
+                let (size, executable) = (*size, *executable);
+                Kind::File(FileAt { layer, member: member.index, size, executable })
+            }
             MemberKind::Symlink(target) => Kind::Symlink(target.clone()),
             MemberKind::Special => Kind::Special,
             MemberKind::Hardlink(target) => self

@@ -15,6 +15,9 @@ use crate::platform::Architecture;
 /// Where firmware goes in the image: the value for the Module's `firmwarePath`.
 pub const FIRMWARE_PATH: &str = "/firmware";
 
+/// The checksums of what the modules export. No node needs it; what is compiled against them does.
+const SYMVERS: &str = "Module.symvers";
+
 /// A module that unpacks to more is not believed.
 const MAX_MODULE: usize = 1 << 30;
 /// Directories below each other.
@@ -237,7 +240,7 @@ impl Scan {
                 }
             } else if name.starts_with("modules.") && !name.contains('/') {
                 found.metadata.push(name.clone());
-            } else {
+            } else if name != SYMVERS {
                 continue;
             }
             self.files.insert(format!("{top}lib/modules/{}/{name}", found.kernel.as_str()), path);

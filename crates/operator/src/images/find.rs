@@ -20,6 +20,7 @@ use super::inspect::inspect;
 use super::make::{self, Unwanted, Wanted};
 use crate::registries::{self, chain, failed};
 use crate::run::Context;
+use crate::world::World;
 
 /// Whether an image with these labels is not the one that is wanted.
 pub(super) type IsOutdated = Box<dyn Fn(&BTreeMap<String, String>) -> bool + Send + Sync>;
@@ -64,10 +65,12 @@ impl Finder {
     pub(super) async fn wanted(
         self: &Arc<Self>,
         context: &Context,
+        world: &World,
         image: &Arc<ModuleImage>,
     ) -> Result<Wanted, Unwanted> {
+        let neighbours = make::neighbours(world, image);
         let (finder, context, image) = (self.clone(), context.clone(), image.clone());
-        let wanted = aside(async move || make::wanted(&context, &finder.transport, &image).await);
+        let wanted = aside(async move || make::wanted(&context, &finder.transport, &image, neighbours).await);
         wanted.await.map_err(Unwanted::passing).flatten()
     }
 

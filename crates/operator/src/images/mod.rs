@@ -118,7 +118,7 @@ impl Images {
         if make::conflict(world, image).is_some() {
             return Again::At(every);
         }
-        match self.finder.wanted(context, image).await {
+        match self.finder.wanted(context, world, image).await {
             Ok(wanted) if wanted.making.inputs != made.inputs => Again::Now,
             // What cannot be looked at now is as it was.
             _ => Again::At(every),
@@ -141,7 +141,7 @@ impl Images {
         let jobs = world.jobs_of(&image.namespace().unwrap_or_default(), &image.spec.image);
         let wanted = match make::conflict(world, image) {
             Some(finding) => Err(Unwanted { finding, passing: false }),
-            None => self.finder.wanted(context, image).await.map(Arc::new),
+            None => self.finder.wanted(context, world, image).await.map(Arc::new),
         };
         let now = apply::now();
         if let Ok(wanted) = &wanted

@@ -5,6 +5,7 @@
 //! none of them. What is built is built before, in containers of their own ([`Recipe`]), which never sees the key.
 
 mod dockerfile;
+mod gather;
 pub mod progress;
 mod recipe;
 mod sources;
@@ -27,6 +28,7 @@ use tenon_order::Digest;
 
 use super::making::job_name;
 pub use dockerfile::FromDockerfile;
+pub use gather::{ArtifactFiles, Holder, Pulled};
 pub use recipe::{Base, Recipe};
 pub use sources::{FromSources, Place as SourcePlace};
 
@@ -456,7 +458,7 @@ mod tests {
         let (mut image, _) = to_build();
         image.spec.kernel = "6.1.0-9-amd64".to_owned();
         let arg = |name: &str, value: &str| BuildArg { name: name.to_owned(), value: value.to_owned() };
-        let recipe = Recipe::Sources(FromSources {
+        let recipe = Recipe::Sources(Box::new(FromSources {
             place: SourcePlace::Git {
                 uri: "https://git.test/a.git".to_owned(),
                 reference: None,
@@ -464,9 +466,12 @@ mod tests {
             },
             path: Some("/driver/".to_owned()),
             toolkit: Base { pinned: "registry.test/toolkit@sha256:0".to_owned(), ..Base::default() },
+            artifacts: Vec::new(),
+            before: Some("./configure".to_owned()),
             script: None,
+            after: Some("cp a \"$OUT\"".to_owned()),
             arguments: vec![arg("KERNEL_FULL_VERSION", "6.1.0-9-amd64"), arg("OUT", "/elsewhere")],
-        });
+        }));
         let pod = pod_of(made(&image, Some(&recipe), None));
         let [fetch, compile] = pod.init_containers.as_deref().unwrap() else { panic!("two containers") };
         for container in [fetch, compile] {
@@ -490,6 +495,8 @@ mod tests {
         // Kubernetes would make one of `$$`, and another text of `$(NAME)`.
         let command = compile.command.clone().unwrap().remove(2);
         assert!(command.contains("cd \"$$SOURCE\"") && !command.replace("$$", "").contains('$'), "{command}");
+        let places = ["./configure", "make -C", "cp a \"$$OUT\""].map(|text| command.find(text).unwrap());
+        assert!(places.is_sorted(), "{command}");
     }
 
     #[test]

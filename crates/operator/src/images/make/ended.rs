@@ -7,7 +7,7 @@ use kube::api::{DeleteParams, ListParams, Preconditions, PropagationPolicy};
 use kube::{Api, ResourceExt};
 use tenon_api::module_image::Making;
 use tenon_api::task::{self, Report, Trouble};
-use tenon_api::{ModuleImage, message, reasons};
+use tenon_api::{ModuleImage, ShortMessage, gather, message, reasons};
 use tenon_plan::provision::job::progress;
 use tenon_plan::provision::making::{self, JobSeen, JobState};
 use tenon_plan::provision::{Finding, Look};
@@ -81,15 +81,19 @@ async fn pods_of(context: &Context, image: &ModuleImage, job: &JobSeen) -> Resul
 
 /// Why a Job has failed, by what its pods have left: the program's report, the builder's last words, or what Kubernetes says.
 fn why(job: &JobSeen, pods: &[Pod], otherwise: &'static str) -> Failure {
+    let report = |container| {
+        let told = pods.iter().rev().find_map(|pod| terminated(pod, container)).and_then(said);
+        (told.as_deref().and_then(Report::read), told)
+    };
+    if let (Some(Report::Failed { trouble, message }), _) = report(gather::CONTAINER) {
+        return reported(trouble, &message, otherwise);
+    }
     if let Some(failed) = pods.iter().rev().find_map(|pod| built_badly(job, pod)) {
         return failed;
     }
-    let told = pods.iter().rev().find_map(|pod| terminated(pod, task::CONTAINER)).and_then(said);
-    match told.as_deref().and_then(Report::read) {
-        Some(Report::Failed { trouble, message }) => {
-            let reason = if trouble == Trouble::Failed { otherwise } else { trouble.reason() };
-            return Failure { reason, message: message.to_string(), needs_change: trouble.needs_change() };
-        }
+    let (read, told) = report(task::CONTAINER);
+    match read {
+        Some(Report::Failed { trouble, message }) => return reported(trouble, &message, otherwise),
         // It says that it succeeded, and Kubernetes that it did not.
         Some(Report::Made { message, .. }) => {
             return Failure { reason: otherwise, message: message.to_string(), needs_change: false };
@@ -112,10 +116,16 @@ fn why(job: &JobSeen, pods: &[Pod], otherwise: &'static str) -> Failure {
     Failure { reason: otherwise, message, needs_change: false }
 }
 
+fn reported(trouble: Trouble, message: &ShortMessage, otherwise: &'static str) -> Failure {
+    let reason = if trouble == Trouble::Failed { otherwise } else { trouble.reason() };
+    Failure { reason, message: message.to_string(), needs_change: trouble.needs_change() }
+}
+
 /// What the container that builds has left, when it was that one that failed.
 fn built_badly(job: &JobSeen, pod: &Pod) -> Option<Failure> {
     let failed = |container| terminated(pod, container).filter(|ended| ended.exit_code != 0);
-    let fetched = failed(task::FETCH_CONTAINER);
+    // What gathers leaves a report, unless it is killed.
+    let fetched = failed(task::FETCH_CONTAINER).or_else(|| failed(gather::CONTAINER));
     let what = if fetched.is_some() { "the sources were not fetched" } else { "the build failed" };
     let ended = fetched.or_else(|| failed(task::BUILD_CONTAINER))?;
     let words = said(ended).unwrap_or_default();

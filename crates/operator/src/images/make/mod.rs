@@ -24,7 +24,7 @@ use crate::run::Context;
 use crate::world::{ImageKey, World};
 
 pub(super) use turns::Turns;
-pub(super) use wanted::{Unwanted, Wanted, conflict, wanted};
+pub(super) use wanted::{Unwanted, Wanted, conflict, neighbours, wanted};
 
 /// Whether an image that exists is to be made anew: by its labels, or because a Secret is another one than it was, or may be.
 pub(super) fn is_outdated(

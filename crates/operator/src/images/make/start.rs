@@ -110,10 +110,15 @@ async fn task(
         needs_change: true,
         retry_after: None,
     };
-    if serde_json::to_string(&task).is_ok_and(|text| text.len() > MOST_TASK) {
+    let gathering = match &wanted.recipe {
+        Some(Recipe::Sources(recipe)) => recipe.gathering(image).unwrap_or_default(),
+        _ => String::new(),
+    };
+    let told = [serde_json::to_string(&task).unwrap_or_default(), gathering];
+    if told.iter().any(|text| text.len() > MOST_TASK) {
         return Err(too_long(format!(
-            "what the Job would be told has more than {MOST_TASK} bytes: shorten sign.filesToSign, or the operator's \
-             --registry ca-file"
+            "what the Job would be told has more than {MOST_TASK} bytes: shorten sign.filesToSign, build.source.artifacts, or \
+             the operator's --registry ca-file"
         )));
     }
     let is_too_long = |recipe: &Recipe| matches!(recipe, Recipe::Dockerfile(recipe) if recipe.dockerfile.len() > MOST_DOCKERFILE);

@@ -2,11 +2,13 @@
 //!
 //! The Secret with the private key is never read: its metadata say which version it is, and that is all that is asked for.
 
+mod sources;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, ResourceExt};
-use tenon_api::module::{Build, BuildArg, BuildSource, RegistryTls, Sign};
+use tenon_api::module::{Build, BuildArg, RegistryTls, Sign};
 use tenon_api::module_image::Making;
 use tenon_api::task::{Compiled, Place, Source};
 use tenon_api::{ModuleImage, reasons};
@@ -24,6 +26,8 @@ use tenon_plan::template::Variables;
 use crate::registries::{self, Found, Unfound, chain};
 use crate::run::Context;
 use crate::world::World;
+
+pub(in crate::images) use sources::{Neighbours, neighbours};
 
 /// What an image is to be made from, once that is known.
 #[derive(Debug)]
@@ -56,13 +60,14 @@ impl Unwanted {
     }
 }
 
-/// Finds out what the image is to be made from.
+/// Finds out what the image is to be made from. `neighbours` are the images of other Modules that it needs.
 pub(in crate::images) async fn wanted(
     context: &Context,
     transport: &Transport,
     image: &ModuleImage,
+    neighbours: Neighbours,
 ) -> Result<Wanted, Unwanted> {
-    let look = Look::new(context, transport, image).await?;
+    let look = Look::new(context, transport, image, neighbours).await?;
     tag_of(image).map_err(Unwanted::lasting)?;
     if let (None, Some(sign)) = (&image.spec.build, &image.spec.sign) {
         unsigned(image, sign).map_err(Unwanted::lasting)?;
@@ -127,6 +132,7 @@ struct Look<'a> {
     image: &'a ModuleImage,
     namespace: String,
     keyring: Keyring,
+    neighbours: Neighbours,
 }
 
 impl<'a> Look<'a> {
@@ -134,12 +140,13 @@ impl<'a> Look<'a> {
         context: &'a Context,
         transport: &'a Transport,
         image: &'a ModuleImage,
+        neighbours: Neighbours,
     ) -> Result<Self, Unwanted> {
         let namespace = image.namespace().unwrap_or_default();
         let secret = image.spec.image_repo_secret.as_ref().map(|secret| secret.name.as_str());
         let keyring = registries::keyring(context, &namespace, secret, "spec.imageRepoSecret").await;
         let keyring = keyring.map_err(Unwanted::lasting)?;
-        Ok(Self { context, transport, image, namespace, keyring })
+        Ok(Self { context, transport, image, namespace, keyring, neighbours })
     }
 
     /// The digest that a reference stands for now, where that was found, and how the registry there is spoken to.
@@ -149,16 +156,23 @@ impl<'a> Look<'a> {
         asked: Option<RegistryTls>,
         absent: &str,
     ) -> Result<Found<Digest>, Unwanted> {
+        self.resolve_with(&self.keyring, reference, asked, (absent, "check spec.imageRepoSecret")).await
+    }
+
+    /// The same with other credentials; and what to do where the image is absent, or access to it denied.
+    async fn resolve_with(
+        &self,
+        keyring: &Keyring,
+        reference: &ImageReference,
+        asked: Option<RegistryTls>,
+        (if_absent, if_denied): (&str, &str),
+    ) -> Result<Found<Digest>, Unwanted> {
         let (context, asked) = (self.context, (reference, asked.unwrap_or_default()));
         let mirrors = &context.args.mirrors;
-        let found = registries::ask(
-            context,
-            self.transport,
-            &self.keyring,
-            asked,
-            mirrors,
-            async |registry, place| registry.resolve(place).await,
-        );
+        let found =
+            registries::ask(context, self.transport, keyring, asked, mirrors, async |registry, place| {
+                registry.resolve(place).await
+            });
         found.await.map_err(|unfound| {
             let passing = match &unfound {
                 Unfound::Unasked(_) => true,
@@ -166,7 +180,7 @@ impl<'a> Look<'a> {
                     matches!(error, RegistryError::Unreachable { .. } | RegistryError::Disk { .. })
                 }
             };
-            Unwanted { finding: unfound.finding(absent, "check spec.imageRepoSecret"), passing }
+            Unwanted { finding: unfound.finding(if_absent, if_denied), passing }
         })
     }
 
@@ -193,40 +207,6 @@ impl<'a> Look<'a> {
         let secrets = build.secrets.iter().map(|secret| (secret.name.as_str(), "build.secrets"));
         let hash = self.hash(&dockerfile, &arguments, &digests, secrets).await?;
         Ok((Recipe::Dockerfile(FromDockerfile { dockerfile, arguments, bases }), hash))
-    }
-
-    /// What is compiled, and the hash of all that is known beforehand to go into it. Who moves a branch says so by
-    /// `imageRebuildTriggerGeneration`.
-    async fn sources(&self, build: &Build, source: &BuildSource) -> Result<(Recipe, Digest), Unwanted> {
-        let secret =
-            source.git.as_ref().and_then(|git| git.secret.as_ref()).map(|secret| secret.name.clone());
-        let place = match (&source.git, &source.claim) {
-            (Some(git), _) => SourcePlace::Git {
-                uri: git.uri.clone(),
-                reference: git.reference.clone(),
-                secret: secret.clone(),
-            },
-            (None, Some(claim)) => SourcePlace::Claim(claim.name.clone()),
-            (None, None) => {
-                return Err(Unwanted::lasting(invalid("build.source has neither git nor claim".to_owned())));
-            }
-        };
-        let toolkit = source.toolkit.clone().or_else(|| self.toolkit()).ok_or_else(|| {
-            let message = "build.source.toolkit is not set, and the operator has no --toolkit-image: name an image with \
-                           compiler and headers for this kernel";
-            Unwanted::lasting(invalid(message.to_owned()))
-        })?;
-        let arguments = making::arguments(self.image, build, Some(&toolkit));
-        let (base, digest) = self.base(build, &toolkit).await?;
-        let digests = [(toolkit, digest)].into();
-        // All that decides what is compiled, and where it is packed: plain texts.
-        let spec = &self.image.spec;
-        let recipe = (source, &spec.kernel, &spec.dir_name, &spec.firmware_path);
-        let recipe = serde_json::to_string(&recipe).unwrap_or_default();
-        let secrets = secret.iter().map(|secret| (secret.as_str(), "build.source.git.secret"));
-        let hash = self.hash(&recipe, &arguments, &digests, secrets).await?;
-        let (path, script) = (source.path.clone(), source.script.clone());
-        Ok((Recipe::Sources(FromSources { place, path, toolkit: base, script, arguments }), hash))
     }
 
     async fn hash(

@@ -43,6 +43,7 @@ bash -c '
 		name=${BUILT_MODULE_NAME[$index]}
 		cp "./${BUILT_MODULE_LOCATION[$index]:-.}/$name.ko" "$MODULES/${DEST_MODULE_NAME[$index]:-$name}.ko"
 	done
+	[ ! -f Module.symvers ] || cp Module.symvers "$MODULES/"
 	if [ "${#BUILT_MODULE_NAME[@]}" = 0 ]; then
 		find . -name "*.ko" -exec cp {} "$MODULES/" \;
 	fi

@@ -34,7 +34,7 @@ fn unscheduled(pod: &Pod) -> Option<&PodCondition> {
 
 /// What keeps a pod from running: its image, or that no node takes it. `None` where it works, or nothing is in its way.
 pub fn hindrance(pod: &Pod) -> Option<String> {
-    let status = pod.status.as_ref().filter(|status| status.phase.as_deref() == Some("Pending"))?;
+    pod.status.as_ref().filter(|status| status.phase.as_deref() == Some("Pending"))?;
     let state = |container: &ContainerStatus| container.state.clone().unwrap_or_default();
     if containers(pod).any(|container| state(container).running.is_some()) {
         return None;

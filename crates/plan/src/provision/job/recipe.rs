@@ -18,7 +18,7 @@ pub enum Recipe {
     /// From a Dockerfile.
     Dockerfile(FromDockerfile),
     /// From sources.
-    Sources(FromSources),
+    Sources(Box<FromSources>),
 }
 
 /// An image that a build needs.

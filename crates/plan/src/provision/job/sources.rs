@@ -1,11 +1,12 @@
-//! The containers that compile sources: one fetches them, one compiles them with the kernel's driver toolkit. Both pass the Pod
-//! Security Standard `restricted`: they may do nothing but compile. What they leave is packed by the program that publishes.
+//! The containers that compile sources: one fetches them, one gathers what else is needed ([`super::gather`]), one compiles them
+//! with the kernel's driver toolkit. All pass the Pod Security Standard `restricted`: they may do nothing but compile. What they leave is packed by the program that publishes.
 
-use k8s_openapi::api::core::v1::{Container, EnvVar, PersistentVolumeClaimVolumeSource, Volume};
+use k8s_openapi::api::core::v1::{Container, EnvVar, Volume};
 use tenon_api::ModuleImage;
 use tenon_api::module::BuildArg;
 use tenon_api::task;
 
+use super::gather::{self, ArtifactFiles, Gather, Pulled, volume_of_claim};
 use super::recipe::{Base, resources};
 use super::{Settings, WORK, literal, mount, quantities, restricted, variable, volume_of_secret};
 
@@ -23,9 +24,15 @@ pub struct FromSources {
     pub path: Option<String>,
     /// The image that compiles.
     pub toolkit: Base,
+    /// Files that it needs besides.
+    pub artifacts: Vec<ArtifactFiles>,
+    /// What is done before.
+    pub before: Option<String>,
     /// What is done instead of the usual.
     pub script: Option<String>,
-    /// The script's variables.
+    /// What is done afterwards.
+    pub after: Option<String>,
+    /// The variables of all three.
     pub arguments: Vec<BuildArg>,
 }
 
@@ -43,26 +50,30 @@ pub enum Place {
     },
     /// On a volume.
     Claim(String),
+    /// In an image.
+    Image(Pulled),
 }
 
 impl FromSources {
     pub(super) fn volumes(&self) -> Vec<Volume> {
         let volume = match &self.place {
             Place::Git { secret, .. } => secret.as_deref().map(|secret| volume_of_secret("git", secret)),
-            Place::Claim(claim) => Some(Volume {
-                name: "claim".to_owned(),
-                persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
-                    claim_name: claim.clone(),
-                    read_only: Some(true),
-                }),
-                ..Volume::default()
-            }),
+            Place::Claim(claim) => Some(volume_of_claim("claim", claim)),
+            Place::Image(_) => None,
         };
-        volume.into_iter().collect()
+        let gathered = Gather::of(self).map(|gather| gather.volumes()).unwrap_or_default();
+        volume.into_iter().chain(gathered).collect()
     }
 
     pub(super) fn containers(&self, image: &ModuleImage, settings: &Settings) -> Vec<Container> {
-        vec![self.fetch(settings), self.compile(image)]
+        let fetch = (!matches!(self.place, Place::Image(_))).then(|| self.fetch(settings));
+        let gather = Gather::of(self).map(|gather| gather.container(image, settings));
+        fetch.into_iter().chain(gather).chain([self.compile(image)]).collect()
+    }
+
+    /// What is told to the one that gathers, if anything is: Linux starts no program with more than so much of it.
+    pub fn gathering(&self, image: &ModuleImage) -> Option<String> {
+        Gather::of(self).map(|gather| gather.told(image))
     }
 
     fn fetch(&self, settings: &Settings) -> Container {
@@ -76,6 +87,7 @@ impl FromSources {
                 mounts.extend(secret.iter().map(|_| mount("git", task::GIT_DIR, true)));
             }
             Place::Claim(_) => mounts.push(mount("claim", task::CLAIM_DIR, true)),
+            Place::Image(_) => {}
         }
         Container {
             name: task::FETCH_CONTAINER.to_owned(),
@@ -95,8 +107,7 @@ impl FromSources {
     }
 
     fn compile(&self, image: &ModuleImage) -> Container {
-        let path = self.path.as_deref().unwrap_or_default().trim_matches('/');
-        let directory = format!("{}/{}/{path}", task::WORK_DIR, task::SOURCE);
+        let directory = gather::directory(self);
         let out = format!("{}/{}", task::WORK_DIR, task::COMPILED);
         let modules = format!("{out}{}/lib/modules/{}", image.spec.dir_name, image.spec.kernel);
         let ours = [
@@ -108,16 +119,14 @@ impl FromSources {
             ("HOME", task::WORK_DIR),
         ];
         let users = self.arguments.iter().map(|arg| variable(&arg.name, &arg.value));
-        let environment: Vec<EnvVar> = users.chain(ours.map(|(name, value)| variable(name, value))).collect();
-        let script = self.script.as_deref().unwrap_or(COMPILE);
+        let gathered = gather::variables(self);
+        let gathered = gathered.iter().map(|(name, value)| variable(name, value));
+        let ours = ours.into_iter().map(|(name, value)| variable(name, value));
+        let environment: Vec<EnvVar> = users.chain(ours).chain(gathered).collect();
         Container {
             name: task::BUILD_CONTAINER.to_owned(),
             image: Some(self.toolkit.pinned.clone()),
-            command: Some(vec![
-                "/bin/sh".to_owned(),
-                "-euc".to_owned(),
-                literal(&format!("mkdir -p \"$MODULES\"\ncd \"$SOURCE\"\n{script}")),
-            ]),
+            command: Some(vec!["/bin/sh".to_owned(), "-euc".to_owned(), literal(&self.script())]),
             env: Some(environment),
             volume_mounts: Some(vec![mount(WORK, task::WORK_DIR, false)]),
             resources: Some(resources(image)),
@@ -129,5 +138,17 @@ impl FromSources {
             termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
             ..Container::default()
         }
+    }
+
+    /// What a shell does. The middle has one of its own: it may end early, and go elsewhere.
+    fn script(&self) -> String {
+        let script = self.script.as_deref().unwrap_or(COMPILE);
+        let before = self.before.as_deref().map(|before| format!("{before}\ncd \"$SOURCE\"\n"));
+        let after = self.after.as_deref().map(|after| format!("{after}\n"));
+        format!(
+            "mkdir -p \"$MODULES\"\ncd \"$SOURCE\"\n{}(\n{script}\n)\n{}",
+            before.unwrap_or_default(),
+            after.unwrap_or_default()
+        )
     }
 }

@@ -1,0 +1,199 @@
+//! What is compiled: where its sources are, the toolkit, and the files of other images that it needs, by the digests that their
+//! names stand for now. Who moves a git branch, or writes to a volume, says so by `imageRebuildTriggerGeneration`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tenon_api::module::{Artifact, Build, BuildSource, ImageSource};
+use tenon_plan::provision::artifacts;
+use tenon_plan::provision::job::{ArtifactFiles, Holder, Pulled};
+
+use super::{
+    Digest, Finding, FromSources, ImageReference, Look, ModuleImage, Recipe, SourcePlace, Unwanted, World,
+    chain, invalid, making, place, registries,
+};
+use crate::world::ImageKey;
+use kube::ResourceExt as _;
+
+/// The images of other Modules that a build takes files of, by the Modules' names.
+pub(in crate::images) type Neighbours = BTreeMap<String, Result<Neighbour, Finding>>;
+
+/// One that is ready.
+#[derive(Debug)]
+pub(in crate::images) struct Neighbour {
+    image: Arc<ModuleImage>,
+    digest: String,
+}
+
+/// Looks for the images of other Modules that the image's build takes files of.
+pub(in crate::images) fn neighbours(world: &World, image: &ModuleImage) -> Neighbours {
+    let source = image.spec.build.as_ref().and_then(|build| build.source.as_ref());
+    let artifacts = source.map(|source| source.artifacts.as_slice()).unwrap_or_default();
+    let names = artifacts.iter().filter_map(|artifact| artifact.module.as_deref());
+    let index = world.read();
+    let (namespace, spec) = (image.namespace().unwrap_or_default(), &image.spec);
+    let find = |name: &str| {
+        let name = ModuleImage::name_for(name, &spec.kernel, &spec.architecture);
+        index.image(&ImageKey { namespace: namespace.clone(), name })
+    };
+    let dependency = |name: &str| {
+        let known = |name: &str| find(name).map(Arc::as_ref).filter(|found| found.spec.module == name);
+        let (_, digest) = artifacts::dependency(image, name, known)?;
+        Ok(find(name).map(|image| Neighbour { image: image.clone(), digest: digest.to_owned() }))
+    };
+    names.filter_map(|name| Some((name.to_owned(), dependency(name).transpose()?))).collect()
+}
+
+/// The digests of what goes into a build, by names.
+type Digests = BTreeMap<String, Digest>;
+
+impl Look<'_> {
+    /// What is compiled, and the hash of all that is known beforehand to go into it.
+    pub(super) async fn sources(
+        &self,
+        build: &Build,
+        source: &BuildSource,
+    ) -> Result<(Recipe, Digest), Unwanted> {
+        let toolkit = source.toolkit.clone().or_else(|| self.toolkit()).ok_or_else(|| {
+            let message = "build.source.toolkit is not set, and the operator has no --toolkit-image: name an image with \
+                           compiler and headers for this kernel";
+            Unwanted::lasting(invalid(message.to_owned()))
+        })?;
+        let mut digests = Digests::new();
+        // Other Modules are nearer than any registry.
+        let mut artifacts = Vec::new();
+        for artifact in source.artifacts.iter().filter(|artifact| artifact.module.is_some()) {
+            artifacts.push(self.artifact(build, artifact, &mut digests).await?);
+        }
+        for artifact in source.artifacts.iter().filter(|artifact| artifact.module.is_none()) {
+            artifacts.push(self.artifact(build, artifact, &mut digests).await?);
+        }
+        let place = self.place_of(build, source, &mut digests).await?;
+        let arguments = making::arguments(self.image, build, Some(&toolkit));
+        let (base, digest) = self.base(build, &toolkit).await?;
+        digests.insert(toolkit, digest);
+        // All that decides what is compiled, and where it is packed: plain texts.
+        let spec = &self.image.spec;
+        let recipe = (source, &spec.kernel, &spec.dir_name, &spec.firmware_path);
+        let recipe = serde_json::to_string(&recipe).unwrap_or_default();
+        let secret = source.git.as_ref().and_then(|git| git.secret.as_ref());
+        let secrets = secret.iter().map(|secret| (secret.name.as_str(), "build.source.git.secret"));
+        let hash = self.hash(&recipe, &arguments, &digests, secrets).await?;
+        let recipe = FromSources {
+            place,
+            path: source.path.clone(),
+            toolkit: base,
+            artifacts,
+            before: source.before.clone(),
+            script: source.script.clone(),
+            after: source.after.clone(),
+            arguments,
+        };
+        Ok((Recipe::Sources(Box::new(recipe)), hash))
+    }
+
+    async fn place_of(
+        &self,
+        build: &Build,
+        source: &BuildSource,
+        digests: &mut Digests,
+    ) -> Result<SourcePlace, Unwanted> {
+        match (&source.git, &source.image, &source.claim) {
+            (Some(git), _, _) => Ok(SourcePlace::Git {
+                uri: git.uri.clone(),
+                reference: git.reference.clone(),
+                secret: git.secret.as_ref().map(|secret| secret.name.clone()),
+            }),
+            (None, Some(image), _) => {
+                Ok(SourcePlace::Image(self.pulled(build, image, "build.source.image", digests).await?))
+            }
+            (None, None, Some(claim)) => Ok(SourcePlace::Claim(claim.name.clone())),
+            (None, None, None) => {
+                Err(Unwanted::lasting(invalid("build.source has neither git, image nor claim".to_owned())))
+            }
+        }
+    }
+
+    async fn artifact(
+        &self,
+        build: &Build,
+        artifact: &Artifact,
+        digests: &mut Digests,
+    ) -> Result<ArtifactFiles, Unwanted> {
+        let (to, path) = (artifact.to.clone(), artifact.path.clone());
+        match (&artifact.image, &artifact.module, &artifact.claim) {
+            (Some(image), _, _) => {
+                let pulled = self.pulled(build, image, "build.source.artifacts.image", digests).await?;
+                Ok(ArtifactFiles { from: Holder::Image(pulled), path, to })
+            }
+            (None, Some(module), _) => {
+                let (pulled, path) = self.neighbour(module, &path, digests).await?;
+                Ok(ArtifactFiles { from: Holder::Image(pulled), path, to })
+            }
+            (None, None, Some(claim)) => {
+                Ok(ArtifactFiles { from: Holder::Claim(claim.name.clone()), path, to })
+            }
+            (None, None, None) => Err(Unwanted::lasting(invalid(
+                "an item of build.source.artifacts has neither image, module nor claim".to_owned(),
+            ))),
+        }
+    }
+
+    /// An image whose files are needed, by its digest.
+    async fn pulled(
+        &self,
+        build: &Build,
+        image: &ImageSource,
+        field: &str,
+        digests: &mut Digests,
+    ) -> Result<Pulled, Unwanted> {
+        let reference: ImageReference = image.reference.parse().map_err(|error| {
+            Unwanted::lasting(invalid(format!("{field}.reference {}: {}", image.reference, chain(&error))))
+        })?;
+        let own = image.secret.as_ref().map(|secret| secret.name.as_str());
+        let keyring = match own {
+            Some(_) => registries::keyring(self.context, &self.namespace, own, &format!("{field}.secret"))
+                .await
+                .map_err(Unwanted::lasting)?,
+            None => self.keyring.clone(),
+        };
+        let asked = image.registry_tls.or(build.base_image_registry_tls);
+        let if_absent = format!("push it, or correct {field}.reference");
+        let if_denied = format!("check {field}.secret, or spec.imageRepoSecret");
+        let found = self.resolve_with(&keyring, &reference, asked, (&if_absent, &if_denied)).await?;
+        digests.insert(image.reference.clone(), found.answer);
+        let modules = self.image.spec.image_repo_secret.as_ref().map(|secret| secret.name.as_str());
+        let secret = own.or(modules).map(str::to_owned);
+        Ok(Pulled { place: place(&found.place.with_digest(found.answer), found.tls), secret })
+    }
+
+    /// Another Module's image, and where the file is in it.
+    async fn neighbour(
+        &self,
+        module: &str,
+        path: &str,
+        digests: &mut Digests,
+    ) -> Result<(Pulled, String), Unwanted> {
+        let found = match self.neighbours.get(module) {
+            Some(Ok(found)) => found,
+            Some(Err(finding)) => return Err(Unwanted::lasting(finding.clone())),
+            None => {
+                let message = format!("build.source.artifacts: Module {module} was not looked for");
+                return Err(Unwanted::lasting(invalid(message)));
+            }
+        };
+        let spec = &found.image.spec;
+        let unusable = |error: &dyn std::error::Error| {
+            let message = format!("the image of Module {module} (build.source.artifacts): {}", chain(error));
+            Unwanted::lasting(invalid(message))
+        };
+        let reference: ImageReference = spec.image.parse().map_err(|error| unusable(&error))?;
+        let digest: Digest = found.digest.parse().map_err(|error| unusable(&error))?;
+        let tls = registries::tls(self.context, &reference, spec.registry_tls.unwrap_or_default()).await;
+        let tls = tls.map_err(Unwanted::passing)?;
+        digests.insert(format!("module/{module}"), digest);
+        let secret = spec.image_repo_secret.as_ref().map(|secret| secret.name.clone());
+        let pulled = Pulled { place: place(&reference.with_digest(digest), tls), secret };
+        Ok((pulled, artifacts::path_in(&found.image, path)))
+    }
+}
