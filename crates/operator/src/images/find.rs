@@ -13,13 +13,12 @@ use tenon_image::layers::Limits;
 use tenon_image::registry::{Proxies, Registry, RegistryError, Transport};
 use tenon_image::{ImagePath, ImageReference, Retry};
 use tenon_plan::provision::Finding;
-use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::inspect::inspect;
 use super::make::{self, Unwanted, Wanted};
 use crate::metrics::RegistryOutcome;
-use crate::registries::{self, TIMING, chain, failed, outcome};
+use crate::registries::{self, TIMING, aside, chain, depot_failed, failed, outcome};
 use crate::run::Context;
 
 /// Whether an image with these labels is not the one that is wanted.
@@ -109,7 +108,7 @@ impl Finder {
             files: i64::try_from(built.manifest.entries().len()).unwrap_or(i64::MAX),
         };
         let (file, architecture) = (built.file.clone(), request.architecture.clone());
-        let keep = |error: &dyn Error| failed(reasons::DEPOT_FAILED, error);
+        let keep = |error: &(dyn Error + 'static)| depot_failed(error);
         let reading = self.reading.clone().acquire_owned().await.map_err(|error| keep(&error))?;
         let inspected = tokio::task::spawn_blocking(move || {
             let _reading = reading;
@@ -127,13 +126,6 @@ impl Finder {
         context.cache.insert(built.digest, &built.file).await.map_err(|error| keep(&error))?;
         Ok(Finding::Packed { image_digest, bundle })
     }
-}
-
-/// Runs what asks registries on a thread of its own.
-async fn aside<T: Send + 'static>(work: impl AsyncFnOnce() -> T + Send + 'static) -> Result<T, Finding> {
-    let runtime = Handle::current();
-    let done = tokio::task::spawn_blocking(move || runtime.block_on(work()));
-    done.await.map_err(|error| failed(reasons::DEPOT_FAILED, &error))
 }
 
 async fn discard(file: &Path) {
@@ -184,7 +176,7 @@ fn unfit(error: &BuildError) -> Finding {
             source: SelectError::NoDirectory { .. } | SelectError::NoModules(_), ..
         } => needs_change(reasons::NO_MODULE_FOR_KERNEL, error),
         _ if error.retry() == Retry::AfterChange => needs_change(reasons::IMAGE_INVALID, error),
-        _ => failed(reasons::DEPOT_FAILED, error),
+        _ => depot_failed(error),
     }
 }
 
