@@ -6,7 +6,7 @@ use tenon_image::manifest::{OCI_INDEX, OCI_MANIFEST};
 use tenon_image::registry::{
     Proxies, Registry, RegistryError, TagOf, Timing, TlsSettings, Transport, Violation,
 };
-use tenon_image::testing::{Auth, Deletion, TestRegistry, layer};
+use tenon_image::testing::{Auth, Deletion, Fault, Route, TestRegistry, layer};
 use tenon_order::Digest;
 
 struct Bench {
@@ -66,11 +66,8 @@ async fn all_tags_that_lead_to_an_image_are_found_on_all_pages() {
         bench.registry.put_image("gauge", other, "amd64", &[layer(&[("b", other.as_bytes())])]);
     }
     bench.tag("stable", OCI_MANIFEST, &manifest);
-    let entry = format!(
-        r#"{{"mediaType":"{OCI_MANIFEST}","digest":"{}","size":{}}}"#,
-        bench.digest,
-        manifest.len()
-    );
+    let entry =
+        format!(r#"{{"mediaType":"{OCI_MANIFEST}","digest":"{}","size":{}}}"#, bench.digest, manifest.len());
     let index = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","manifests":[{entry}]}}"#);
     bench.tag("several", OCI_INDEX, index.as_bytes());
     bench.tag("chart", OCI_MANIFEST, br#"{"schemaVersion":2}"#);
@@ -79,6 +76,9 @@ async fn all_tags_that_lead_to_an_image_are_found_on_all_pages() {
     let found: Vec<_> = found.iter().map(|tag| (tag.tag.as_str(), tag.digest == bench.digest)).collect();
     assert_eq!(found, [("1", true), ("several", false), ("stable", true)]);
     assert_eq!(bench.tags(6).await, None, "more than anybody wants to look at");
+    // A registry that lists no tags says nothing of any.
+    bench.registry.inject(Route::Tags, 1, Fault::Status(404, None));
+    assert_eq!(bench.tags(100).await, None);
 }
 
 #[tokio::test]
@@ -87,10 +87,7 @@ async fn who_does_not_delete_says_so() {
     bench.registry.set_deletion(Deletion::Unsupported);
     let refused = bench.client.delete(&bench.image, bench.digest).await;
     assert!(
-        matches!(
-            refused,
-            Err(RegistryError::Invalid { source: Violation::Status { status: 405, .. }, .. })
-        ),
+        matches!(refused, Err(RegistryError::Invalid { source: Violation::Status { status: 405, .. }, .. })),
         "{refused:?}"
     );
     bench.registry.set_deletion(Deletion::Denied);

@@ -28,7 +28,9 @@ pub(crate) const TIMING: Timing = Timing {
 };
 
 /// Runs what asks registries on a thread of its own.
-pub(crate) async fn aside<T: Send + 'static>(work: impl AsyncFnOnce() -> T + Send + 'static) -> Result<T, Finding> {
+pub(crate) async fn aside<T: Send + 'static>(
+    work: impl AsyncFnOnce() -> T + Send + 'static,
+) -> Result<T, Finding> {
     let runtime = Handle::current();
     let done = tokio::task::spawn_blocking(move || runtime.block_on(work()));
     done.await.map_err(|error| failed(reasons::DEPOT_FAILED, &error))

@@ -28,8 +28,8 @@ pub struct TagOf {
 }
 
 impl Registry {
-    /// The tags of the image's repository that lead to one of these. `None` where the repository has more than `most`: then
-    /// nobody knows.
+    /// The tags of the image's repository that lead to one of these. `None` where nobody knows: the repository has more than `most`,
+    /// or the registry does not list them all.
     pub async fn tags_of(
         &self,
         image: &ImageReference,
@@ -87,7 +87,7 @@ impl Registry {
         Ok(Some(found))
     }
 
-    /// All tags, page by page; `None` where there are more than `most`.
+    /// All tags, page by page; `None` where there are more than `most`, or not even the image's own is among them.
     async fn tags(
         &self,
         image: &ImageReference,
@@ -109,8 +109,26 @@ impl Registry {
             }
             match next.filter(|_| has_some) {
                 Some(next) => url = next,
-                None => return Ok(Some(tags)),
+                None => break,
             }
+        }
+        let is_listed = match image.tag() {
+            Some(tag) if !tags.iter().any(|known| known == tag) => !self.is_there(image, tag, access).await?,
+            _ => true,
+        };
+        Ok(is_listed.then_some(tags))
+    }
+
+    async fn is_there(
+        &self,
+        image: &ImageReference,
+        tag: &str,
+        access: &Access,
+    ) -> Result<bool, RegistryError> {
+        let Some(tagged) = image.by_tag(tag) else { return Ok(false) };
+        match self.fetch(&tagged, access).await {
+            Err(RegistryError::Absent(_)) => Ok(false),
+            other => other.map(|_| true),
         }
     }
 
@@ -128,8 +146,8 @@ impl Registry {
         };
         let next = next(&response, url);
         let bytes = read_bounded(response, MAX_PAGE, subject).await?;
-        let page: Page = serde_json::from_slice(&bytes)
-            .map_err(|_| RegistryError::invalid(subject, Violation::Tags))?;
+        let page: Page =
+            serde_json::from_slice(&bytes).map_err(|_| RegistryError::invalid(subject, Violation::Tags))?;
         Ok((page.tags.unwrap_or_default(), next))
     }
 }

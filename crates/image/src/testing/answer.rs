@@ -77,14 +77,17 @@ fn put_manifest(store: &mut Store, asked: &Asked, repository: &str, name: &str) 
 
 fn delete_manifest(store: &mut Store, repository: &str, name: &str) -> Answer {
     match store.deletion {
-        Deletion::Allowed => match store.delete_manifest(repository, name) {
+        Deletion::Ignored => plain(StatusCode::OK),
+        Deletion::Allowed | Deletion::Unanswered => match store.delete_manifest(repository, name) {
             true => plain(StatusCode::ACCEPTED),
             false => unknown("MANIFEST_UNKNOWN"),
         },
         Deletion::Unsupported => {
             error(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "The operation is unsupported.")
         }
-        Deletion::Denied => error(StatusCode::FORBIDDEN, "DENIED", "requested access to the resource is denied"),
+        Deletion::Denied => {
+            error(StatusCode::FORBIDDEN, "DENIED", "requested access to the resource is denied")
+        }
     }
 }
 
@@ -97,7 +100,8 @@ fn tags(store: &Store, asked: &Asked, repository: &str) -> Answer {
     let more = tags.len() > PAGE;
     tags.truncate(PAGE);
     let body = json!({"name": repository, "tags": tags}).to_string();
-    let next = tags.last().map(|last| format!("</v2/{repository}/tags/list?n={PAGE}&last={last}>; rel=\"next\""));
+    let next =
+        tags.last().map(|last| format!("</v2/{repository}/tags/list?n={PAGE}&last={last}>; rel=\"next\""));
     let link = next.filter(|_| more);
     let headers: Vec<_> = link.iter().map(|link| ("link", link.as_str())).collect();
     with(StatusCode::OK, &headers, body.into())

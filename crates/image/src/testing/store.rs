@@ -35,6 +35,10 @@ pub enum Deletion {
     Unsupported,
     /// Not for this user: 403.
     Denied,
+    /// It neither deletes nor answers.
+    Ignored,
+    /// It deletes, and does not answer.
+    Unanswered,
 }
 
 /// A request that was made.

@@ -14,6 +14,7 @@ use tenon_image::registry::{Proxies, Registry, RegistryError, Transport};
 use tenon_image::{ImagePath, ImageReference, Retry};
 use tenon_plan::provision::Finding;
 use tokio::sync::Semaphore;
+use tracing::warn;
 
 use super::inspect::inspect;
 use super::make::{self, Unwanted, Wanted};
@@ -53,11 +54,17 @@ impl Finder {
         digest: Option<&str>,
         is_outdated: IsOutdated,
     ) -> Finding {
-        let (finder, context, image) = (self.clone(), context.clone(), image.clone());
-        let digest = digest.map(str::to_owned);
+        let (finder, image, cache) = (self.clone(), image.clone(), context.cache.clone());
+        let (context, digest) = (context.clone(), digest.map(str::to_owned));
         let found =
             aside(async move || finder.try_find(&context, &image, digest.as_deref(), &is_outdated).await);
-        found.await.flatten().unwrap_or_else(|finding| finding)
+        let found = found.await.flatten().unwrap_or_else(|finding| finding);
+        if matches!(found, Finding::Missing { reason: reasons::DEPOT_FULL, .. })
+            && let Err(error) = cache.shed().await
+        {
+            warn!(error = &error as &dyn Error, "the depot's full volume cannot be cleared");
+        }
+        found
     }
 
     /// What the image would be made from now.

@@ -49,7 +49,9 @@ pub(super) async fn forget(context: &Context, made: &MadeImage) -> Result<(), Wr
     let (api, name) = (api(context, made), made.name_any());
     let call = api.delete(&name, &params);
     match context.writes.make(Resource::MadeImage, Verb::Delete, call).await {
-        Err(WriteError::Api(kube::Error::Api(status))) if status.is_not_found() || status.is_conflict() => Ok(()),
+        Err(WriteError::Api(kube::Error::Api(status))) if status.is_not_found() || status.is_conflict() => {
+            Ok(())
+        }
         other => other.map(drop),
     }
 }

@@ -129,7 +129,8 @@ impl Eraser {
         made: &MadeImage,
         tags: &BTreeSet<String>,
     ) -> Result<There, Outcome> {
-        let invalid = |error: &dyn std::error::Error| Outcome::from(failed(reasons::REFERENCE_INVALID, error));
+        let invalid =
+            |error: &dyn std::error::Error| Outcome::from(failed(reasons::REFERENCE_INVALID, error));
         let image: ImageReference = made.spec.image.parse().map_err(|error| invalid(&error))?;
         let digest: Digest = made.spec.digest.parse().map_err(|error| invalid(&error))?;
         let registry = self.registry(context, secret, made, &image).await?;
@@ -172,7 +173,8 @@ fn secret(world: &World, made: &MadeImage) -> Option<String> {
 /// The images of an index of ours. All of it must bear our marks: they prove nothing, but what has none is not what was made.
 fn parts(original: &Original, digest: Digest) -> Result<Vec<Digest>, Outcome> {
     if !original.images.iter().all(|image| making::is_ours(image.image.labels())) {
-        let message = format!("{} does not bear the marks of an image that was made here", original.reference);
+        let message =
+            format!("{} does not bear the marks of an image that was made here", original.reference);
         return Err(refused(reasons::NOT_MADE_HERE, message));
     }
     let parts = original.images.iter().map(|image| image.image.digest()).filter(|part| *part != digest);
@@ -202,7 +204,8 @@ async fn is_ours_alone(there: &There, tags: &BTreeSet<String>) -> Result<(), Out
     let found = registry.tags_of(image, &all, MOST_TAGS).await.map_err(|error| trouble(&error))?;
     let Some(found) = found else {
         let message = format!(
-            "{} has more than {MOST_TAGS} tags: which of them stand for this image is not looked at; delete it by hand",
+            "nobody knows which tags of {} stand for it: there are more than {MOST_TAGS}, or the registry does not list \
+             them; delete it by hand",
             image.name()
         );
         return Err(refused(reasons::SHARED_IN_REGISTRY, message));
@@ -211,8 +214,10 @@ async fn is_ours_alone(there: &There, tags: &BTreeSet<String>) -> Result<(), Out
     let other = found.iter().find(|other| other.digest != *digest || !tags.contains(&name(&other.tag)));
     other.map_or(Ok(()), |other| {
         let how = if other.digest == *digest { "stands for it, too" } else { "is an index that names it" };
-        let message =
-            format!("{} {how}, and would lose it; delete that tag first, or this MadeImage to keep it", name(&other.tag));
+        let message = format!(
+            "{} {how}, and would lose it; delete that tag first, or this MadeImage to keep it",
+            name(&other.tag)
+        );
         Err(refused(reasons::SHARED_IN_REGISTRY, message))
     })
 }
@@ -224,9 +229,8 @@ async fn is_needed(
     made: &MadeImage,
     parts: &[Digest],
 ) -> Result<bool, WriteError> {
-    let needs_it = |needs: &Needs| {
-        needs.need(made) || parts.iter().any(|part| needs.needs_content(&part.to_string()))
-    };
+    let needs_it =
+        |needs: &Needs| needs.need(made) || parts.iter().any(|part| needs.needs_content(&part.to_string()));
     if needs_it(&needs(world)) {
         return Ok(true);
     }
@@ -250,12 +254,15 @@ async fn is_needed(
 }
 
 /// Deletes one manifest, as long as this replica leads. That it is not there is as good.
-async fn delete(context: &Context, there: &Arc<There>, digest: Digest) -> Result<Result<(), Outcome>, WriteError> {
+async fn delete(
+    context: &Context,
+    there: &Arc<There>,
+    digest: Digest,
+) -> Result<Result<(), Outcome>, WriteError> {
     let within = context.claim.left().ok_or(NotLeader)?;
     let there = there.clone();
-    let done = aside(async move || {
-        tokio::time::timeout(within, there.registry.delete(&there.image, digest)).await
-    });
+    let done =
+        aside(async move || tokio::time::timeout(within, there.registry.delete(&there.image, digest)).await);
     match done.await {
         Ok(Ok(Ok(()) | Err(RegistryError::Absent(_)))) => Ok(Ok(())),
         Ok(Ok(Err(error))) => Ok(Err(trouble(&error))),

@@ -179,10 +179,7 @@ fn kept(memory: &mut Memory, one: &MadeImage, told: Result<MadeImage, WriteError
 }
 
 fn policy(context: &Context) -> Policy {
-    Policy {
-        delete: context.args.unneeded_images == Unneeded::Delete,
-        after: context.args.unneeded_after.0,
-    }
+    Policy { delete: context.args.unneeded_images == Unneeded::Delete, after: context.args.unneeded_after.0 }
 }
 
 /// The time as statuses hold it: whole seconds.

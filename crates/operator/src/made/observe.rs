@@ -23,7 +23,11 @@ pub(super) fn canonical(text: &str) -> Option<String> {
 pub(super) fn needs(world: &World) -> Needs {
     let (images, modules, configs): (Vec<_>, Vec<_>, Vec<_>) = {
         let index = world.read();
-        (index.images().cloned().collect(), index.modules().cloned().collect(), index.configs().cloned().collect())
+        (
+            index.images().cloned().collect(),
+            index.modules().cloned().collect(),
+            index.configs().cloned().collect(),
+        )
     };
     let mut needs = Needs::new(canonical);
     images.iter().for_each(|image| needs.add_image(image));
@@ -32,7 +36,8 @@ pub(super) fn needs(world: &World) -> Needs {
         config.spec.modules.iter().for_each(|entry| needs.add_entry(entry));
     }
     let jobs = world.jobs();
-    let running = jobs.iter().filter(|(_, job)| matches!(job.seen.state, JobState::Running | JobState::Leaving));
+    let running =
+        jobs.iter().filter(|(_, job)| matches!(job.seen.state, JobState::Running | JobState::Leaving));
     running.for_each(|(_, job)| needs.add_job(&job.image));
     needs
 }
@@ -43,7 +48,9 @@ pub(super) fn state(made: &MadeImage) -> MadeState {
     match status.and_then(|status| status.phase) {
         None | Some(MadePhase::Needed) => MadeState::Needed,
         Some(MadePhase::Deleting) => MadeState::Unneeded,
-        Some(MadePhase::Unneeded) if status.is_some_and(|status| status.retry_at.is_some()) => MadeState::Stuck,
+        Some(MadePhase::Unneeded) if status.is_some_and(|status| status.retry_at.is_some()) => {
+            MadeState::Stuck
+        }
         Some(MadePhase::Unneeded) => MadeState::Unneeded,
     }
 }

@@ -94,11 +94,7 @@ async fn note(
 }
 
 /// What a Job says that it has published. Nothing where it found it there: who made it then is not known.
-async fn published(
-    context: &Context,
-    namespace: &str,
-    job: &JobSeen,
-) -> Result<Option<Digest>, kube::Error> {
+async fn published(context: &Context, namespace: &str, job: &JobSeen) -> Result<Option<Digest>, kube::Error> {
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
     let params = ListParams::default().labels(&format!("batch.kubernetes.io/controller-uid={}", job.uid));
     let pods = pods.list(&params).await?.items;

@@ -15,7 +15,8 @@ const REPORT: Policy = Policy { delete: false, ..DELETE };
 fn canonical(text: &str) -> Option<String> {
     let name = text.split('@').next()?;
     let is_reference = !name.is_empty() && !name.contains([' ', '$', '{']);
-    is_reference.then(|| if name.contains('/') { name.to_owned() } else { format!("docker.io/library/{name}") })
+    is_reference
+        .then(|| if name.contains('/') { name.to_owned() } else { format!("docker.io/library/{name}") })
 }
 
 fn made(digest: char) -> MadeImage {
@@ -156,7 +157,11 @@ fn without_leave_nothing_goes_however_long_it_takes() {
     let unneeded = told(step(&made('0'), false, REPORT, &at(0)));
     assert_eq!(why(&unneeded), reasons::DELETION_OFF);
     assert_eq!(step(&unneeded, false, REPORT, &at(1_000_000)), Step::Rest(None));
-    assert_eq!(step(&unneeded, false, DELETE, &at(1_000_000)), Step::Erase, "the time counts that has passed");
+    assert_eq!(
+        step(&unneeded, false, DELETE, &at(1_000_000)),
+        Step::Erase,
+        "the time counts that has passed"
+    );
 }
 
 #[rstest]
