@@ -1,5 +1,7 @@
 //! Deleting images by content, and what else in a registry stands for it.
 
+#![expect(clippy::unwrap_used, reason = "what a test is made of may fail like the test")]
+
 use tenon_image::ImageReference;
 use tenon_image::keyring::Keyring;
 use tenon_image::manifest::{OCI_INDEX, OCI_MANIFEST};

@@ -13,6 +13,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cluster::{Cluster, SOON, condition};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -213,6 +214,11 @@ async fn what_a_kernel_leaves_behind_is_reported_and_deleted_where_it_is_allowed
     let image: ImageReference = made.spec.image.parse().expect("a reference");
     let digest = client().resolve(&image).await.expect("the image");
     assert_eq!(digest.to_string(), made.spec.digest);
+    let jobs: Api<Job> = Api::namespaced(bench.cluster.client.clone(), "hall");
+    for job in jobs.list(&ListParams::default()).await.expect("a list") {
+        let expires = job.spec.and_then(|spec| spec.ttl_seconds_after_finished);
+        assert_eq!(expires, Some(3600), "its log can be read for an hour, however it ended");
+    }
 
     bench.leave(NODE).await;
     let reported = bench.refused("gauge", reasons::DELETION_OFF).await;

@@ -68,10 +68,8 @@ impl Registry {
             let looks = some.iter().map(async |tag| {
                 let Some(tagged) = image.by_tag(tag) else { return Ok(None) };
                 match self.fetch(&tagged, access).await {
-                    Ok(fetched) if leads_to(&fetched, digests) => {
-                        Ok(Some(TagOf { tag: tag.clone(), digest: fetched.digest }))
-                    }
-                    Ok(_) => Ok(None),
+                    Ok(fetched) => Ok(leads_to(&fetched, digests)
+                        .then(|| TagOf { tag: tag.clone(), digest: fetched.digest })),
                     // Gone meanwhile, or no image at all: a signature, a chart.
                     Err(
                         RegistryError::Absent(_)

@@ -78,10 +78,10 @@ fn put_manifest(store: &mut Store, asked: &Asked, repository: &str, name: &str) 
 fn delete_manifest(store: &mut Store, repository: &str, name: &str) -> Answer {
     match store.deletion {
         Deletion::Ignored => plain(StatusCode::OK),
-        Deletion::Allowed | Deletion::Unanswered => match store.delete_manifest(repository, name) {
-            true => plain(StatusCode::ACCEPTED),
-            false => unknown("MANIFEST_UNKNOWN"),
-        },
+        Deletion::Allowed | Deletion::Unanswered => {
+            let deleted = store.delete_manifest(repository, name);
+            if deleted { plain(StatusCode::ACCEPTED) } else { unknown("MANIFEST_UNKNOWN") }
+        }
         Deletion::Unsupported => {
             error(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "The operation is unsupported.")
         }

@@ -30,7 +30,11 @@ use observe::{Needs, needs};
 
 /// What changes this close together is looked at once.
 const GATHER: Duration = Duration::from_secs(1);
-/// How often everything is looked at though nothing has told of a change.
+/// How often it is looked who needs what there is: nobody tells when a node is told to have something else.
+const LOOK: Duration = Duration::from_secs(10);
+/// So much more seldom for each node, so that what it costs does not grow with them.
+const PER_NODE: Duration = Duration::from_millis(2);
+/// How often everything is listed anew.
 const ANEW: Duration = Duration::from_mins(10);
 /// After what did not succeed.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -73,6 +77,10 @@ async fn pass(context: &Context, world: &World, eraser: &Arc<Eraser>, memory: &m
         if !erase(context, world, eraser, memory, (one, &due)).await {
             soon(AGAIN);
         }
+    }
+    if memory.all().next().is_some() {
+        let nodes = u32::try_from(world.read().node_count()).unwrap_or(u32::MAX);
+        soon(LOOK.saturating_add(PER_NODE.saturating_mul(nodes)));
     }
     if due.len() > AT_ONCE {
         soon(Duration::ZERO);

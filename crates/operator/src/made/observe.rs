@@ -30,8 +30,12 @@ pub(super) fn needs(world: &World) -> Needs {
         )
     };
     let mut needs = Needs::new(canonical);
-    images.iter().for_each(|image| needs.add_image(image));
-    modules.iter().for_each(|module| needs.add_module(module));
+    for image in &images {
+        needs.add_image(image);
+    }
+    for module in &modules {
+        needs.add_module(module);
+    }
     for config in &configs {
         config.spec.modules.iter().for_each(|entry| needs.add_entry(entry));
     }
@@ -45,12 +49,11 @@ pub(super) fn needs(world: &World) -> Needs {
 /// How it stands with an image.
 pub(super) fn state(made: &MadeImage) -> MadeState {
     let status = made.status.as_ref();
-    match status.and_then(|status| status.phase) {
-        None | Some(MadePhase::Needed) => MadeState::Needed,
-        Some(MadePhase::Deleting) => MadeState::Unneeded,
-        Some(MadePhase::Unneeded) if status.is_some_and(|status| status.retry_at.is_some()) => {
-            MadeState::Stuck
-        }
-        Some(MadePhase::Unneeded) => MadeState::Unneeded,
+    let phase = status.and_then(|status| status.phase).unwrap_or(MadePhase::Needed);
+    let waits = status.is_some_and(|status| status.retry_at.is_some());
+    match phase {
+        MadePhase::Needed => MadeState::Needed,
+        MadePhase::Unneeded if waits => MadeState::Stuck,
+        MadePhase::Unneeded | MadePhase::Deleting => MadeState::Unneeded,
     }
 }
