@@ -27,6 +27,8 @@ pub struct Protection {
     pub tls: Option<Identity>,
     /// The one user that may use it; none means everybody.
     pub user: Option<User>,
+    /// Whether it keeps what it has: it deletes nothing then.
+    pub keeps: bool,
 }
 
 /// A user of a registry.
@@ -212,7 +214,7 @@ fn configuration(
     }
     Ok(json!({
         "version": "0.1",
-        "storage": { "filesystem": { "rootdirectory": folder.join("data") }, "delete": { "enabled": true } },
+        "storage": { "filesystem": { "rootdirectory": folder.join("data") }, "delete": { "enabled": !protection.keeps } },
         "http": http,
         "auth": auth,
     }))

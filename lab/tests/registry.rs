@@ -19,7 +19,7 @@ async fn a_protected_registry_asks_for_certificate_and_password() {
     let pki = Pki::create(&dir.path().join("pki")).unwrap();
     let tls = pki.server("registry", &["127.0.0.1", "localhost"]).unwrap();
     let user = User { name: "puller".into(), password: "secret".into() };
-    let protection = Protection { tls: Some(tls), user: Some(user) };
+    let protection = Protection { tls: Some(tls), user: Some(user), keeps: false };
     let mut registry = Registry::start(&supplies, dir.path(), "closed", &protection).await.unwrap();
     let url = format!("https://{}/v2/", registry.host());
     let ca = pki.ca_cert().display().to_string();

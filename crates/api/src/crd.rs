@@ -6,11 +6,11 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt;
 
-use crate::{Module, ModuleImage, NodeModulesConfig};
+use crate::{MadeImage, Module, ModuleImage, NodeModulesConfig};
 
 /// All definitions, in the order in which they are installed.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    [Module::crd(), NodeModulesConfig::crd(), ModuleImage::crd()].map(finished).into()
+    [Module::crd(), NodeModulesConfig::crd(), ModuleImage::crd(), MadeImage::crd()].map(finished).into()
 }
 
 /// Brings a derived definition into its final form.

@@ -11,6 +11,7 @@ pub mod crd;
 pub mod gather;
 pub mod kernel_facts;
 pub mod labels;
+pub mod made_image;
 pub mod message;
 pub mod module;
 pub mod module_image;
@@ -22,6 +23,7 @@ mod serde_forms;
 pub mod task;
 
 pub use crd::crds;
+pub use made_image::{MadeImage, MadeImageSpec, MadeImageStatus};
 pub use message::ShortMessage;
 pub use module::{Module, ModuleSpec, ModuleStatus};
 pub use module_image::{ModuleImage, ModuleImageSpec, ModuleImageStatus};

@@ -68,6 +68,8 @@ pub const FIELDS_WITHOUT_EFFECT: &str = "FieldsWithoutEffect";
 pub const REFERENCE_INVALID: &str = "ReferenceInvalid";
 /// The operator could not keep what it packed: its own disk, or its own settings.
 pub const DEPOT_FAILED: &str = "DepotFailed";
+/// The volume with the operator's bundles is full.
+pub const DEPOT_FULL: &str = "DepotFull";
 /// A Secret that the Module names does not exist.
 pub const SECRET_MISSING: &str = "SecretMissing";
 /// A Secret that the Module names does not hold what it should.
@@ -92,6 +94,21 @@ pub const SIGNING: &str = "Signing";
 pub const SIGN_FAILED: &str = "SignFailed";
 /// Looking at the image has not come to an end yet.
 pub const RESOLVING: &str = "Resolving";
+
+/// An image that was made here is needed.
+pub const NEEDED: &str = "Needed";
+/// An image that was made here is not needed any more, and is deleted when it has not been for long enough.
+pub const UNNEEDED: &str = "Unneeded";
+/// An image that was made here is not needed any more, and kept: the operator deletes none.
+pub const DELETION_OFF: &str = "DeletionOff";
+/// The registry does not delete images at all.
+pub const DELETION_UNSUPPORTED: &str = "DeletionUnsupported";
+/// Something else in the registry stands for the same content, or holds it: another tag, somebody's index.
+pub const SHARED_IN_REGISTRY: &str = "SharedInRegistry";
+/// What the registry has does not bear the marks of an image that was made here.
+pub const NOT_MADE_HERE: &str = "NotMadeHere";
+/// The image is being deleted from its registry.
+pub const DELETING: &str = "Deleting";
 
 /// Every kernel whose facts are known will load the module.
 pub const WILL_LOAD: &str = "WillLoad";
@@ -158,4 +175,6 @@ pub mod event {
     pub const SIGN_SUCCEEDED: &str = "SignSucceeded";
     /// Signing failed (Warning, on the Module).
     pub const SIGN_FAILED: &str = "SignFailed";
+    /// An image that was made here and that nothing needed was deleted from its registry (Normal, on the MadeImage).
+    pub const IMAGE_DELETED: &str = "ImageDeleted";
 }

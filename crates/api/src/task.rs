@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::ShortMessage;
 use crate::module::SignatureHash;
 use crate::reasons;
+use crate::serde_forms::is_false;
 
 /// The variable of the container's environment that holds the [`Task`].
 pub const VARIABLE: &str = "TENON_TASK";
@@ -162,6 +163,9 @@ pub enum Report {
         digest: String,
         /// What it took, for people.
         message: ShortMessage,
+        /// Whether this Job has published it. What was there before may be anybody's, whatever its labels say.
+        #[serde(default, skip_serializing_if = "is_false")]
+        fresh: bool,
     },
     /// It is not, and nothing is to be seen of it.
     Failed {

@@ -125,6 +125,11 @@ impl ImageReference {
         Ok(Self(Arc::new(Parts { registry, repository, ..Parts::clone(&self.0) })))
     }
 
+    /// What has this tag in the same repository; `None` where it is no tag.
+    pub fn by_tag(&self, tag: &str) -> Option<Self> {
+        format!("{}:{tag}", self.name()).parse().ok()
+    }
+
     /// What a request for the manifest names: the digest where there is one, else the tag.
     pub fn manifest_name(&self) -> String {
         match (&self.0.digest, &self.0.tag) {

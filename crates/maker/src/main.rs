@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     // Outside a pod there is nobody to read it there.
     let _ = fs::write(REPORT_PATH, &text);
     match report {
-        Report::Made { digest, message } => {
+        Report::Made { digest, message, .. } => {
             println!("{digest}: {message}");
             ExitCode::SUCCESS
         }

@@ -241,7 +241,7 @@ async fn attempt(task: Option<&str>, transport: &Transport, mounts: &Mounts) -> 
     let here = registry(transport, &task.to, &to, keyring.clone())?;
     let identity = signing.as_ref().map(|signing| &signing.identity);
     if let Some(digest) = made_before(&here, &to, &task, identity).await? {
-        return Ok(Report::Made { digest, message: "it was there already".into() });
+        return Ok(Report::Made { digest, message: "it was there already".into(), fresh: false });
     }
     let labels = labels(&task, identity);
     let (there, from, layout);
@@ -262,7 +262,7 @@ async fn attempt(task: Option<&str>, transport: &Transport, mounts: &Mounts) -> 
     };
     let revised = publish(from, (&here, &to), signing, labels, mounts).await?;
     let digest = revised.reference.digest().map(ToString::to_string).unwrap_or_default();
-    Ok(Report::Made { digest, message: summary(&revised).into() })
+    Ok(Report::Made { digest, message: summary(&revised).into(), fresh: true })
 }
 
 /// Makes an image of what was compiled: its modules and firmware, in one layer on nothing.

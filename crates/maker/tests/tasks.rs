@@ -177,7 +177,9 @@ async fn what_was_compiled_is_packed_signed_and_published() {
     fs::create_dir_all(bench.folder.path().join("work/out/firmware")).unwrap();
     fs::write(bench.folder.path().join("work/out/firmware/a.bin"), "firmware").unwrap();
     let task = bench.compiled();
-    let Report::Made { digest, message } = bench.run(task).await else { panic!("it was not made") };
+    let Report::Made { digest, message, fresh: true } = bench.run(task).await else {
+        panic!("it was not made")
+    };
     let manifest = bench.registry.manifest("signed", "1").unwrap();
     assert_eq!(digest, tenon_order::Digest::of(&manifest).to_string());
     assert!(message.to_string().starts_with("1 modules signed"), "{message}");

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use tenon_image::ImageReference;
@@ -115,6 +116,14 @@ pub struct Args {
           value_parser = clap::value_parser!(u32).range(1..))]
     pub look_again: u32,
 
+    /// What becomes of images that Tenon has made in the cluster and that nothing needs any more
+    #[arg(long, env = "TENON_UNNEEDED_IMAGES", default_value = "report", value_name = "WHAT")]
+    pub unneeded_images: Unneeded,
+
+    /// For how long nothing must have needed them before they are deleted, for example 30d, 12h or 90s
+    #[arg(long, env = "TENON_UNNEEDED_AFTER", default_value = "30d", value_name = "TIME")]
+    pub unneeded_after: Span,
+
     /// What the nodes' kernels do about modules without a signature that they trust: load them, or refuse them because of
     /// `module.sig_enforce`, Secure Boot or lockdown
     #[arg(long, env = "TENON_NODES_SIGNATURES", default_value = "permissive", value_name = "WHAT")]
@@ -150,6 +159,15 @@ impl Args {
         });
         address.into_iter().chain([name]).collect()
     }
+}
+
+/// What becomes of images that nothing needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Unneeded {
+    /// Their objects say so.
+    Report,
+    /// They are deleted from their registries.
+    Delete,
 }
 
 /// What kernels do about modules without a signature that they trust.
@@ -197,6 +215,9 @@ pub enum BadValue {
     /// Not a number of bytes.
     #[error("expected a number of bytes, plain or with Ki, Mi, Gi, Ti, k, M, G or T, for example 2Gi")]
     ByteSize,
+    /// Not a span of time.
+    #[error("expected a number with d, h, m or s, more than zero and less than ten years, for example 30d")]
+    Span,
     /// Not a registry's host.
     #[error("expected <host>[:port] first, as in the names of images, for example registry.example.com:5000")]
     RegistryHost,
@@ -314,6 +335,30 @@ impl std::fmt::Display for ByteSize {
     }
 }
 
+/// A span of time, written as people do: `30d`, `12h`, `15m`, `90s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl FromStr for Span {
+    type Err = BadValue;
+
+    fn from_str(text: &str) -> Result<Self, BadValue> {
+        const TEN_YEARS: u64 = 10 * 365 * 24 * 3600;
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let seconds: u64 = match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            "d" => 24 * 3600,
+            _ => return Err(BadValue::Span),
+        };
+        let number: u64 = number.parse().map_err(|_| BadValue::Span)?;
+        let seconds = number.checked_mul(seconds).filter(|seconds| (1..TEN_YEARS).contains(seconds));
+        seconds.map(|seconds| Self(Duration::from_secs(seconds))).ok_or(BadValue::Span)
+    }
+}
+
 /// How one registry is spoken to, beyond what images and Modules say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistrySettings {
@@ -380,6 +425,25 @@ mod tests {
     fn the_default_address_follows_the_namespace() {
         let args = parse(&["--namespace", "drivers"]).unwrap();
         assert_eq!(args.advertised()[0].host(), "tenon-depot.drivers.svc");
+    }
+
+    #[rstest]
+    #[case("30d", Some(2_592_000))]
+    #[case("12h", Some(43_200))]
+    #[case("90s", Some(90))]
+    #[case("0d", None)]
+    #[case("30", None)]
+    #[case("d", None)]
+    #[case("-1d", None)]
+    #[case("1,5h", None)]
+    #[case("99999999999999999d", None)]
+    fn spans_of_time(#[case] given: &str, #[case] seconds: Option<u64>) {
+        assert_eq!(given.parse().ok(), seconds.map(|seconds| Span(Duration::from_secs(seconds))));
+    }
+
+    #[test]
+    fn nothing_is_deleted_unless_it_is_allowed() {
+        assert_eq!(parse(&[]).unwrap().unneeded_images, Unneeded::Report);
     }
 
     #[rstest]

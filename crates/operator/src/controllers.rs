@@ -20,7 +20,7 @@ use crate::metrics::{Controller, Outcome};
 use crate::queue::{Next, Queue};
 use crate::run::Context;
 use crate::world::{Kind, Listed, Node, World, catch_up, follow, follow_facts, follow_jobs};
-use crate::{facts_images, modules, nodes, status};
+use crate::{facts_images, made, modules, nodes, status};
 
 /// How often the depth of the queues is read.
 const DEPTHS: Duration = Duration::from_secs(15);
@@ -190,6 +190,7 @@ async fn start(context: Context, world: Arc<World>, listed: [Listed; 5]) {
         work(&mut tasks, &context, &world, &images);
         work(&mut tasks, &context, &world, &Arc::new(nodes::Nodes::default()));
         work(&mut tasks, &context, &world, &Arc::new(status::Status));
+        tasks.spawn(made::follow(context.clone(), world.clone()));
         if !context.args.facts_images.is_empty() {
             tasks.spawn(facts_images::follow(context.clone(), world.clone()));
         }

@@ -22,6 +22,7 @@ pub mod images;
 pub mod kernel_facts;
 pub mod lease;
 pub mod logs;
+mod made;
 pub mod metrics;
 pub mod mirrors;
 pub mod modules;

@@ -73,6 +73,8 @@ label! {
         ModuleImage = "moduleimages",
         /// Jobs that make images.
         Job = "jobs",
+        /// MadeImage, its status included.
+        MadeImage = "madeimages",
         /// `DaemonSet`s of device plugins and DRA drivers.
         DaemonSet = "daemonsets",
         /// Keys and certificates.
@@ -198,6 +200,18 @@ label! {
     }
 }
 
+label! {
+    /// How it stands with an image that was made here.
+    MadeState {
+        /// Something needs it.
+        Needed = "needed",
+        /// Nothing does.
+        Unneeded = "unneeded",
+        /// Nothing does, and it cannot be deleted.
+        Stuck = "stuck",
+    }
+}
+
 /// Labels of reconciles.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReconcileLabels {
@@ -242,6 +256,12 @@ struct FactsImageLabel {
     state: FactsImage,
 }
 
+/// Label of images that were made here.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MadeLabel {
+    state: MadeState,
+}
+
 /// KMM's own gauges under KMM's names, for the dashboards that people have.
 #[derive(Clone, Debug, Default)]
 pub struct KmmGauges {
@@ -269,6 +289,9 @@ pub struct Metrics {
     transfers: Family<TransferLabel, Counter>,
     registry_requests: Family<RegistryLabel, Counter>,
     facts_images: Family<FactsImageLabel, Gauge>,
+    made_images: Family<MadeLabel, Gauge>,
+    /// Images that were deleted from their registries.
+    pub deleted_images: Counter,
     /// Bytes of bundles that went out.
     pub sent: Counter,
     /// Transfers that are running.
@@ -309,6 +332,8 @@ impl Metrics {
             transfers: Family::default(),
             registry_requests: Family::default(),
             facts_images: Family::default(),
+            made_images: Family::default(),
+            deleted_images: Counter::default(),
             sent: Counter::default(),
             transferring: Gauge::default(),
             cached_bytes: Gauge::default(),
@@ -342,6 +367,16 @@ impl Metrics {
             "facts_images",
             "Kernels by what the image came to that should tell what they are",
             self.facts_images.clone(),
+        );
+        tenon.register(
+            "made_images",
+            "Images that were made in the cluster, by whether anything needs them",
+            self.made_images.clone(),
+        );
+        tenon.register(
+            "deleted_images",
+            "Images that nothing needed and that were deleted from their registries",
+            self.deleted_images.clone(),
         );
         tenon.register(
             "dropped_events",
@@ -427,6 +462,14 @@ impl Metrics {
         }
     }
 
+    /// How it stands with all images that were made here.
+    pub fn made_images(&self, states: impl IntoIterator<Item = MadeState>) {
+        self.made_images.clear();
+        for state in states {
+            self.made_images.get_or_create(&MadeLabel { state }).inc();
+        }
+    }
+
     /// All of it in the `OpenMetrics` text format.
     pub fn encode(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
@@ -448,6 +491,7 @@ mod tests {
         metrics.queued(Controller::Images, 3);
         metrics.sent.inc_by(17);
         metrics.kmm.modules.set(2);
+        metrics.made_images([MadeState::Stuck]);
         let text = metrics.encode().unwrap();
         for line in [
             r#"tenon_reconciles_total{controller="nodes",outcome="changed"} 1"#,
@@ -456,6 +500,7 @@ mod tests {
             r#"tenon_queue_depth{controller="images"} 3"#,
             "tenon_depot_sent_bytes_total 17",
             "kmm_module_num 2",
+            r#"tenon_made_images{state="stuck"} 1"#,
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line} is missing in\n{text}");
         }

@@ -1,6 +1,7 @@
 //! How registries are spoken to, whatever is asked of them: credentials, TLS, deadlines; and what their answers mean.
 
 use std::error::Error;
+use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret;
@@ -12,6 +13,7 @@ use tenon_image::keyring::{Keyring, SecretFormat};
 use tenon_image::registry::{Registry, RegistryError, Timing, TlsSettings, Transport};
 use tenon_image::{ImageReference, Retry};
 use tenon_plan::provision::Finding;
+use tokio::runtime::Handle;
 
 use crate::args::RegistrySettings;
 use crate::metrics::RegistryOutcome;
@@ -25,6 +27,15 @@ pub(crate) const TIMING: Timing = Timing {
     pause: Duration::from_millis(250),
     attempts: 4,
 };
+
+/// Runs what asks registries on a thread of its own.
+pub(crate) async fn aside<T: Send + 'static>(
+    work: impl AsyncFnOnce() -> T + Send + 'static,
+) -> Result<T, Finding> {
+    let runtime = Handle::current();
+    let done = tokio::task::spawn_blocking(move || runtime.block_on(work()));
+    done.await.map_err(|error| failed(reasons::DEPOT_FAILED, &error))
+}
 
 /// A pull secret's credentials; `field` names it in messages. Secrets are read by name when needed, and never watched or
 /// kept.
@@ -169,7 +180,7 @@ pub(crate) fn missing(error: &RegistryError, if_absent: &str, if_denied: &str) -
         RegistryError::Denied { .. } => reasons::REGISTRY_DENIED,
         RegistryError::Unreachable { .. } => reasons::REGISTRY_UNREACHABLE,
         RegistryError::Invalid { .. } => reasons::IMAGE_INVALID,
-        RegistryError::Disk { .. } => reasons::DEPOT_FAILED,
+        RegistryError::Disk { .. } => return depot_failed(error),
     };
     let hint = match error {
         RegistryError::Absent(_) => format!("; {if_absent}"),
@@ -183,6 +194,33 @@ pub(crate) fn missing(error: &RegistryError, if_absent: &str, if_denied: &str) -
     // An image for other machines is there, and will not become another by itself.
     let needs_change = matches!(error, RegistryError::Invalid { .. } | RegistryError::Platform { .. });
     Finding::Missing { reason, message: format!("{}{hint}", chain(error)), needs_change, retry_after }
+}
+
+/// What the operator's own disk did, in a word: that it is full is told from everything else, for it has a way out.
+pub(crate) fn depot_trouble(error: &(dyn Error + 'static)) -> &'static str {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let io = error.downcast_ref::<io::Error>();
+        if io.is_some_and(|error| matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)) {
+            return reasons::DEPOT_FULL;
+        }
+        // An io::Error does not count what it wraps as its source.
+        let wrapped = io.and_then(io::Error::get_ref).map(|wrapped| wrapped as &(dyn Error + 'static));
+        next = wrapped.or_else(|| error.source());
+    }
+    reasons::DEPOT_FAILED
+}
+
+/// A failure of the operator's own disk.
+pub(crate) fn depot_failed(error: &(dyn Error + 'static)) -> Finding {
+    let finding = failed(depot_trouble(error), error);
+    let Finding::Missing { reason: reasons::DEPOT_FULL, message, needs_change, retry_after } = finding else {
+        return finding;
+    };
+    let message = format!(
+        "{message}: the volume of --cache-dir is full; enlarge it, or lower --cache-limit to half of what it holds"
+    );
+    Finding::Missing { reason: reasons::DEPOT_FULL, message, needs_change, retry_after }
 }
 
 /// A failure that heals by itself.

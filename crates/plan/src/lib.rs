@@ -12,6 +12,7 @@ pub mod assign;
 pub mod condition;
 pub mod facts_image;
 pub mod inspect;
+pub mod made;
 pub mod modprobe;
 pub mod news;
 pub mod node;

@@ -1,6 +1,7 @@
-//! What RBAC cannot say: an agent writes only its own node's status, and only the operator writes what nodes should do.
+//! What RBAC cannot say: an agent writes only its own node's status, only the operator writes what nodes should do, and which images
+//! it has made.
 //!
-//! Both are admission policies that the API server evaluates itself; when one cannot be evaluated, the write is refused.
+//! All are admission policies that the API server evaluates itself; when one cannot be evaluated, the write is refused.
 
 use anyhow::Result;
 use k8s_openapi::api::admissionregistration::v1::{
@@ -18,7 +19,12 @@ const NODE_CLAIM: &str = "authentication.kubernetes.io/node-name";
 /// `rbac/admission.yaml`.
 pub(super) fn file() -> Result<String> {
     let mut objects = Vec::new();
-    for policy in [agents_report_on_their_own_node(), only_the_operator_writes_specs()] {
+    let policies = [
+        agents_report_on_their_own_node(),
+        only_the_operator_writes_specs(),
+        only_the_operator_remembers_images(),
+    ];
+    for policy in policies {
         let name = policy.metadata.name.clone().unwrap_or_default();
         objects.push(yaml::value(policy)?);
         objects.push(yaml::value(ValidatingAdmissionPolicyBinding {
@@ -37,7 +43,7 @@ fn agents_report_on_their_own_node() -> ValidatingAdmissionPolicy {
     let claim = format!("request.userInfo.extra['{NODE_CLAIM}']");
     policy(
         "tenon-agents-report-on-their-own-node",
-        rules(&["nodemodulesconfigs", "nodemodulesconfigs/*"], &["*"]),
+        rules(rbac::KMM_GROUP, &["nodemodulesconfigs", "nodemodulesconfigs/*"], &["*"]),
         ("is-an-agent", format!("request.userInfo.username == '{}'", rbac::username(AGENT))),
         vec![
             refuse(
@@ -64,12 +70,25 @@ fn agents_report_on_their_own_node() -> ValidatingAdmissionPolicy {
 fn only_the_operator_writes_specs() -> ValidatingAdmissionPolicy {
     policy(
         "tenon-only-the-operator-writes-specs",
-        rules(&["nodemodulesconfigs"], &["CREATE", "UPDATE"]),
+        rules(rbac::KMM_GROUP, &["nodemodulesconfigs"], &["CREATE", "UPDATE"]),
         ("is-not-the-operator", format!("request.userInfo.username != '{}'", rbac::username(OPERATOR))),
         vec![refuse(
             "request.operation == 'UPDATE' && has(object.spec) == has(oldObject.spec) && \
              (!has(object.spec) || object.spec == oldObject.spec)",
             "only Tenon's operator writes what a node should have: change the Module instead",
+        )],
+    )
+}
+
+/// What is in that memory is deleted from registries. Everybody else may only delete an object, and have its image kept.
+fn only_the_operator_remembers_images() -> ValidatingAdmissionPolicy {
+    policy(
+        "tenon-only-the-operator-remembers-images",
+        rules(rbac::TENON_GROUP, &["madeimages", "madeimages/*"], &["CREATE", "UPDATE"]),
+        ("is-not-the-operator", format!("request.userInfo.username != '{}'", rbac::username(OPERATOR))),
+        vec![refuse(
+            "false",
+            "only Tenon's operator writes down which images it has made: delete the object to have the image kept",
         )],
     )
 }
@@ -93,11 +112,11 @@ fn policy(
     }
 }
 
-fn rules(resources: &[&str], operations: &[&str]) -> MatchResources {
+fn rules(group: &str, resources: &[&str], operations: &[&str]) -> MatchResources {
     let owned = |texts: &[&str]| Some(texts.iter().map(|text| (*text).to_owned()).collect());
     MatchResources {
         resource_rules: Some(vec![NamedRuleWithOperations {
-            api_groups: owned(&[rbac::KMM_GROUP]),
+            api_groups: owned(&[group]),
             api_versions: owned(&["*"]),
             operations: owned(operations),
             resources: owned(resources),

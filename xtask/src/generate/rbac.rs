@@ -14,7 +14,8 @@ use super::{OPERATOR, yaml};
 /// The group of the kinds that Tenon shares with KMM.
 pub(super) const KMM_GROUP: &str = "kmm.sigs.x-k8s.io";
 
-const TENON_GROUP: &str = "tenon.dev";
+/// The group of the kinds that are Tenon's alone.
+pub(super) const TENON_GROUP: &str = "tenon.dev";
 const NO_GROUP: &str = "";
 const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -70,6 +71,9 @@ fn operator_rules() -> Vec<PolicyRule> {
         rule(KMM_GROUP, &["nodemodulesconfigs"], &["get", "list", "watch", "create", "patch"]),
         rule(TENON_GROUP, &["moduleimages"], &["get", "list", "watch", "create", "patch", "delete"]),
         rule(TENON_GROUP, &["moduleimages/status"], &["patch"]),
+        // Its memory of the images that it has made.
+        rule(TENON_GROUP, &["madeimages"], &["list", "create", "patch", "delete"]),
+        rule(TENON_GROUP, &["madeimages/status"], &["patch"]),
         // Labels only; never a node's status.
         rule(NO_GROUP, &["nodes"], &["get", "list", "watch", "patch"]),
         // Pull secrets, each by the name that a Module gives. Never listed, never watched, never cached.

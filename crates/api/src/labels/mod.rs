@@ -95,6 +95,8 @@ pub mod field_manager {
     pub const MODULES: &str = "tenon-modules";
     /// Statuses of `ModuleImage`s, and the Jobs that make images.
     pub const IMAGES: &str = "tenon-images";
+    /// `MadeImage`s.
+    pub const MADE_IMAGES: &str = "tenon-made-images";
     /// `ConfigMap`s with what images tell of kernels.
     pub const FACTS_IMAGES: &str = "tenon-facts-images";
     /// `ConfigMap`s with what nodes tell of their kernels.

@@ -190,6 +190,9 @@ pub enum Violation {
     /// A header that does not say what it should.
     #[error("its {0} header is missing or makes no sense")]
     Header(&'static str),
+    /// Not a list of tags.
+    #[error("it is not a list of tags")]
+    Tags,
     /// Redirects without end, to plain HTTP, or where none belong.
     #[error("it redirects where it must not")]
     Redirect,

@@ -39,10 +39,29 @@ pub(super) struct Call<'a> {
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) body: Payload<'a>,
     pub(super) subject: &'a Subject,
-    /// Pushing needs more than pulling.
-    pub(super) push: bool,
+    /// What it takes.
+    pub(super) rights: Rights,
     /// Another repository that is read from.
     pub(super) also: Option<&'a str>,
+}
+
+/// What a request takes, each more than the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rights {
+    Pull,
+    Push,
+    Delete,
+}
+
+impl Rights {
+    /// In the words of token services.
+    fn actions(self) -> &'static str {
+        match self {
+            Self::Pull => "pull",
+            Self::Push => "pull,push",
+            Self::Delete => "pull,push,delete",
+        }
+    }
 }
 
 /// What is sent along.
@@ -224,7 +243,7 @@ fn piece(file: &File, at: u64, length: u64) -> io::Result<Vec<u8>> {
 }
 
 fn scope(call: &Call<'_>) -> String {
-    let actions = if call.push { "pull,push" } else { "pull" };
+    let actions = call.rights.actions();
     let own = format!("repository:{}:{actions}", call.subject.image().repository());
     call.also.map_or_else(|| own.clone(), |other| format!("{own} repository:{other}:pull"))
 }

@@ -6,7 +6,7 @@ use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 use tenon_order::Digest;
 
-use super::exchange::{Call, Payload, read_bounded};
+use super::exchange::{Call, Payload, Rights, read_bounded};
 use super::{Access, Registry, RegistryError, Subject, Violation};
 use crate::manifest::{
     self, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, ImageManifest, OCI_INDEX, OCI_MANIFEST,
@@ -218,7 +218,7 @@ impl Registry {
 
 pub(super) fn get(url: reqwest::Url, subject: &Subject) -> Call<'_> {
     let (headers, body) = (Vec::new(), Payload::None);
-    Call { method: Method::GET, url, headers, body, subject, push: false, also: None }
+    Call { method: Method::GET, url, headers, body, subject, rights: Rights::Pull, also: None }
 }
 
 fn accepting(mut call: Call<'_>) -> Call<'_> {

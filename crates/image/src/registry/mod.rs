@@ -13,6 +13,7 @@ mod exchange;
 mod image;
 mod layers;
 mod original;
+mod removal;
 mod transport;
 mod upload;
 
@@ -25,6 +26,7 @@ pub use error::{RegistryError, Subject, Trouble, Violation, What};
 pub use image::PlatformImage;
 pub use layers::PullError;
 pub use original::{Original, OriginalImage};
+pub use removal::TagOf;
 pub use transport::{Proxies, TlsSettings, Transport, TransportError};
 pub use upload::{Blob, Pushed};
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use reqwest::{Method, StatusCode, Url};
 use tenon_order::Digest;
 
-use super::exchange::{Call, Payload, location};
+use super::exchange::{Call, Payload, Rights, location};
 use super::image::{CONTENT_DIGEST, MAX_MANIFEST, get};
 use super::{Access, PlatformImage, Registry, RegistryError, Subject, Violation};
 use crate::manifest::Descriptor;
@@ -193,7 +193,7 @@ impl Registry {
     ) -> Result<bool, RegistryError> {
         let url = self.url(to, &format!("blobs/{digest}"), subject)?;
         // Asked with the right to push, so that one token serves the whole upload.
-        let call = Call { method: Method::HEAD, push: true, ..get(url, subject) };
+        let call = Call { method: Method::HEAD, rights: Rights::Push, ..get(url, subject) };
         match self.exchange(&call, access).await {
             Ok(_) => Ok(true),
             Err(RegistryError::Absent(_)) => Ok(false),
@@ -228,5 +228,5 @@ impl Registry {
 }
 
 fn writing(method: Method, url: Url, subject: &Subject) -> Call<'_> {
-    Call { method, push: true, ..get(url, subject) }
+    Call { method, rights: Rights::Push, ..get(url, subject) }
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 use tenon_order::Digest;
 
 use super::fault::Route;
-use super::store::{Auth, Store};
+use super::store::{Auth, Deletion, Store};
 
 const CONTENT_DIGEST: &str = "docker-content-digest";
 
@@ -30,8 +30,12 @@ pub(super) fn route(path: &str) -> Option<(Route, &str, &str)> {
         return Some((Route::Token, "", ""));
     }
     let rest = path.strip_prefix("/v2/")?;
-    let kinds =
-        [("/blobs/uploads/", Route::Upload), ("/blobs/", Route::Blob), ("/manifests/", Route::Manifest)];
+    let kinds = [
+        ("/blobs/uploads/", Route::Upload),
+        ("/blobs/", Route::Blob),
+        ("/manifests/", Route::Manifest),
+        ("/tags/", Route::Tags),
+    ];
     kinds
         .into_iter()
         .find_map(|(part, route)| rest.rsplit_once(part).map(|(repository, name)| (route, repository, name)))
@@ -48,6 +52,8 @@ pub(super) fn answer(store: &mut Store, asked: &Asked) -> Answer {
     match (route, &asked.method) {
         (Route::Manifest, &Method::GET | &Method::HEAD) => manifest(store, repository, name),
         (Route::Manifest, &Method::PUT) => put_manifest(store, asked, repository, name),
+        (Route::Manifest, &Method::DELETE) => delete_manifest(store, repository, name),
+        (Route::Tags, &Method::GET) => tags(store, asked, repository),
         (Route::Blob, &Method::GET | &Method::HEAD) => blob(store, asked, repository, name),
         (Route::Upload, &Method::POST) => open_upload(store, asked, repository),
         (Route::Upload, &Method::PUT) => put_blob(store, asked, repository),
@@ -67,6 +73,38 @@ fn put_manifest(store: &mut Store, asked: &Asked, repository: &str, name: &str) 
         asked.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let digest = store.put_manifest(repository, name, media_type, asked.body.clone());
     with(StatusCode::CREATED, &[(CONTENT_DIGEST, &digest.to_string())], Bytes::new())
+}
+
+fn delete_manifest(store: &mut Store, repository: &str, name: &str) -> Answer {
+    match store.deletion {
+        Deletion::Ignored => plain(StatusCode::OK),
+        Deletion::Allowed | Deletion::Unanswered => {
+            let deleted = store.delete_manifest(repository, name);
+            if deleted { plain(StatusCode::ACCEPTED) } else { unknown("MANIFEST_UNKNOWN") }
+        }
+        Deletion::Unsupported => {
+            error(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "The operation is unsupported.")
+        }
+        Deletion::Denied => {
+            error(StatusCode::FORBIDDEN, "DENIED", "requested access to the resource is denied")
+        }
+    }
+}
+
+/// Two to a page: who follows no links learns of few.
+fn tags(store: &Store, asked: &Asked, repository: &str) -> Answer {
+    const PAGE: usize = 2;
+    let last = asked.query.split('&').find_map(|pair| pair.strip_prefix("last=")).unwrap_or_default();
+    let mut tags: Vec<_> = store.tags(repository).filter(|tag| *tag > last).collect();
+    tags.sort_unstable();
+    let more = tags.len() > PAGE;
+    tags.truncate(PAGE);
+    let body = json!({"name": repository, "tags": tags}).to_string();
+    let next =
+        tags.last().map(|last| format!("</v2/{repository}/tags/list?n={PAGE}&last={last}>; rel=\"next\""));
+    let link = next.filter(|_| more);
+    let headers: Vec<_> = link.iter().map(|link| ("link", link.as_str())).collect();
+    with(StatusCode::OK, &headers, body.into())
 }
 
 fn blob(store: &Store, asked: &Asked, repository: &str, name: &str) -> Answer {

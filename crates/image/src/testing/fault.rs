@@ -9,6 +9,8 @@ pub enum Route {
     Manifest,
     /// Blobs, read or asked for.
     Blob,
+    /// Lists of tags.
+    Tags,
     /// The requests of an upload.
     Upload,
     /// The token service.

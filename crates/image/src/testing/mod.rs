@@ -24,7 +24,7 @@ pub use fault::{Fault, Route};
 pub use images::layer;
 pub use layout::TestLayout;
 pub use module::module;
-pub use store::{Auth, Seen};
+pub use store::{Auth, Deletion, Seen};
 
 use store::Store;
 
@@ -69,6 +69,11 @@ impl TestRegistry {
     /// Asks for credentials from now on.
     pub fn require(&self, auth: Auth) {
         self.store().auth = auth;
+    }
+
+    /// Treats deletions like this from now on.
+    pub fn set_deletion(&self, deletion: Deletion) {
+        self.store().deletion = deletion;
     }
 
     /// Makes every token that was given out so far worthless.

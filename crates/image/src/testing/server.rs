@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::answer::{Answer, Asked, answer, plain, route, set};
 use super::fault::Fault;
-use super::store::{Seen, Store};
+use super::store::{Deletion, Seen, Store};
 
 type Shared = Arc<Mutex<Store>>;
 type Pieces = Pin<Box<dyn Stream<Item = io::Result<Frame<Bytes>>> + Send>>;
@@ -60,12 +60,14 @@ async fn respond(request: Request<Incoming>, store: Shared) -> io::Result<Respon
         let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
         store.seen.push(seen(&asked));
         let fault = route(&asked.path).and_then(|(route, _, _)| store.next_fault(route));
+        let hangs = matches!(store.deletion, Deletion::Ignored | Deletion::Unanswered);
+        let hangs = hangs && asked.method == Method::DELETE;
         let answer = match fault {
             // What is not answered is not done either.
             Some(Fault::Status(..) | Fault::Hang | Fault::Close) => plain(StatusCode::OK),
             _ => answer(&mut store, &asked),
         };
-        (answer, fault)
+        (answer, if hangs { Some(Fault::Hang) } else { fault })
     };
     spoil(answer, fault, &asked.method).await
 }

@@ -26,6 +26,21 @@ pub enum Auth {
     },
 }
 
+/// What the registry does when a manifest is to be deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deletion {
+    /// It deletes it.
+    Allowed,
+    /// It deletes nothing: 405.
+    Unsupported,
+    /// Not for this user: 403.
+    Denied,
+    /// It neither deletes nor answers.
+    Ignored,
+    /// It deletes, and does not answer.
+    Unanswered,
+}
+
 /// A request that was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
@@ -45,6 +60,7 @@ type Named<K, V> = HashMap<(String, K), V>;
 pub(super) struct Store {
     pub(super) url: String,
     pub(super) auth: Auth,
+    pub(super) deletion: Deletion,
     pub(super) tokens: HashSet<String>,
     tokens_given: usize,
     pub(super) faults: Vec<(Route, usize, Fault)>,
@@ -60,6 +76,7 @@ impl Store {
         Self {
             url,
             auth: Auth::Open,
+            deletion: Deletion::Allowed,
             tokens: HashSet::new(),
             tokens_given: 0,
             faults: Vec::new(),
@@ -116,5 +133,17 @@ impl Store {
             Err(_) => *self.tags.get(&(repository.to_owned(), name.to_owned()))?,
         };
         self.manifests.get(&(repository.to_owned(), digest)).cloned()
+    }
+
+    /// A repository's tags.
+    pub(super) fn tags<'s>(&'s self, repository: &'s str) -> impl Iterator<Item = &'s str> {
+        self.tags.keys().filter(move |(known, _)| known == repository).map(|(_, tag)| tag.as_str())
+    }
+
+    /// Deletes by digest, with all tags; whether it was there.
+    pub(super) fn delete_manifest(&mut self, repository: &str, name: &str) -> bool {
+        let Ok(digest) = name.parse::<Digest>() else { return false };
+        self.tags.retain(|(known, _), tagged| known != repository || *tagged != digest);
+        self.manifests.remove(&(repository.to_owned(), digest)).is_some()
     }
 }

@@ -152,6 +152,17 @@ impl BundleCache {
         let (inner, from) = (self.inner.clone(), from.to_owned());
         blocking(move || inner.insert(bundle, &from)).await
     }
+
+    /// The volume is full: gives up all bundles that no node is assigned. They can be made again.
+    pub async fn shed(&self) -> Result<(), CacheError> {
+        let _one_at_a_time = self.checking.lock().await;
+        let inner = self.inner.clone();
+        blocking(move || {
+            inner.shed();
+            Ok(())
+        })
+        .await
+    }
 }
 
 async fn blocking<T: Send + 'static>(
@@ -270,6 +281,17 @@ impl Inner {
         File::open(&self.directory).and_then(|directory| directory.sync_all()).map_err(error("sync"))?;
         self.metrics.evictions.inc_by(gone.len() as u64);
         Ok(())
+    }
+
+    fn shed(&self) {
+        let mut index = self.index();
+        let gone = index.shed(|bundle| self.assignments.in_use(bundle));
+        for bundle in &gone {
+            self.drop_file(bundle);
+        }
+        self.show(&index);
+        self.metrics.evictions.inc_by(gone.len() as u64);
+        warn!(bundles = gone.len(), "the volume is full: what no node is assigned is given up");
     }
 
     fn drop_file(&self, bundle: &Digest) {
@@ -406,6 +428,39 @@ mod tests {
             file.as_ref().is_ok_and(|file| file.path().extension().is_some_and(|suffix| suffix == "zst"))
         });
         assert_eq!(files.count(), 2);
+    }
+
+    #[tokio::test]
+    async fn however_many_are_assigned_the_bound_holds_and_the_newest_stays() {
+        let directory = TempDir::new().unwrap();
+        let (cache, assignments) = cache(directory.path(), 100_000).await;
+        let bundles: Vec<_> = (0..6).map(|seed| bundle_of_size(40_000, seed)).collect();
+        assignments.set(&"pine".parse().unwrap(), bundles.iter().map(|bundle| bundle.0));
+        for bundle in &bundles {
+            insert(&cache, bundle).await.unwrap();
+            assert!(cache.contains(&bundle.0), "who has just asked for it gets it");
+            let on_disk: u64 = std::fs::read_dir(directory.path())
+                .unwrap()
+                .filter_map(|file| bundle_file(&file.unwrap()))
+                .map(|(_, _, size)| size)
+                .sum();
+            assert!(on_disk <= 100_000, "{on_disk} bytes");
+        }
+    }
+
+    #[tokio::test]
+    async fn on_a_full_volume_only_what_nodes_are_assigned_stays() {
+        let directory = TempDir::new().unwrap();
+        let (cache, assignments) = cache(directory.path(), 1 << 20).await;
+        let bundles: Vec<_> = (0..3).map(|seed| bundle_of_size(40_000, seed)).collect();
+        assignments.set(&"pine".parse().unwrap(), [bundles[1].0]);
+        for bundle in &bundles {
+            insert(&cache, bundle).await.unwrap();
+        }
+        cache.shed().await.unwrap();
+        let held: Vec<_> = bundles.iter().map(|bundle| cache.contains(&bundle.0)).collect();
+        assert_eq!(held, [false, true, false]);
+        assert!(cache.get(&bundles[1].0).await.unwrap().is_some());
     }
 
     #[tokio::test]

@@ -79,6 +79,15 @@ impl Index {
         }
         gone
     }
+
+    /// Takes out all that is not in use.
+    pub(super) fn shed(&mut self, in_use: impl Fn(&Digest) -> bool) -> Vec<Digest> {
+        let gone: Vec<_> = self.entries.keys().filter(|bundle| !in_use(bundle)).copied().collect();
+        for bundle in &gone {
+            self.remove(bundle);
+        }
+        gone
+    }
 }
 
 #[cfg(test)]

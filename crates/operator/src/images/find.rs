@@ -13,12 +13,12 @@ use tenon_image::layers::Limits;
 use tenon_image::registry::{Proxies, Transport};
 use tenon_image::{ImagePath, ImageReference, Retry};
 use tenon_plan::provision::{Finding, making};
-use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tracing::warn;
 
 use super::inspect::inspect;
 use super::make::{self, Unwanted, Wanted};
-use crate::registries::{self, chain, failed};
+use crate::registries::{self, aside, chain, depot_failed};
 use crate::run::Context;
 use crate::world::World;
 
@@ -54,11 +54,17 @@ impl Finder {
         digest: Option<&str>,
         is_outdated: IsOutdated,
     ) -> Finding {
-        let (finder, context, image) = (self.clone(), context.clone(), image.clone());
-        let digest = digest.map(str::to_owned);
+        let (finder, image, cache) = (self.clone(), image.clone(), context.cache.clone());
+        let (context, digest) = (context.clone(), digest.map(str::to_owned));
         let found =
             aside(async move || finder.try_find(&context, &image, digest.as_deref(), &is_outdated).await);
-        found.await.flatten().unwrap_or_else(|finding| finding)
+        let found = found.await.flatten().unwrap_or_else(|finding| finding);
+        if matches!(found, Finding::Missing { reason: reasons::DEPOT_FULL, .. })
+            && let Err(error) = cache.shed().await
+        {
+            warn!(error = &error as &dyn Error, "the depot's full volume cannot be cleared");
+        }
+        found
     }
 
     /// What the image would be made from now.
@@ -113,7 +119,7 @@ impl Finder {
             files: i64::try_from(built.manifest.entries().len()).unwrap_or(i64::MAX),
         };
         let (file, architecture) = (built.file.clone(), request.architecture.clone());
-        let keep = |error: &dyn Error| failed(reasons::DEPOT_FAILED, error);
+        let keep = |error: &(dyn Error + 'static)| depot_failed(error);
         let reading = self.reading.clone().acquire_owned().await.map_err(|error| keep(&error))?;
         let inspected = tokio::task::spawn_blocking(move || {
             let _reading = reading;
@@ -131,13 +137,6 @@ impl Finder {
         context.cache.insert(built.digest, &built.file).await.map_err(|error| keep(&error))?;
         Ok(Finding::Packed { image_digest, bundle })
     }
-}
-
-/// Runs what asks registries on a thread of its own.
-async fn aside<T: Send + 'static>(work: impl AsyncFnOnce() -> T + Send + 'static) -> Result<T, Finding> {
-    let runtime = Handle::current();
-    let done = tokio::task::spawn_blocking(move || runtime.block_on(work()));
-    done.await.map_err(|error| failed(reasons::DEPOT_FAILED, &error))
 }
 
 async fn discard(file: &Path) {
@@ -187,7 +186,7 @@ fn unfit(error: &BuildError) -> Finding {
             source: SelectError::NoDirectory { .. } | SelectError::NoModules(_), ..
         } => needs_change(reasons::NO_MODULE_FOR_KERNEL, error),
         _ if error.retry() == Retry::AfterChange => needs_change(reasons::IMAGE_INVALID, error),
-        _ => failed(reasons::DEPOT_FAILED, error),
+        _ => depot_failed(error),
     }
 }
 

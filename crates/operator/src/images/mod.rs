@@ -39,6 +39,8 @@ use misses::Misses;
 
 /// When to try again to judge an image whose bundle is not to be had.
 const JUDGE_AGAIN: Duration = Duration::from_secs(30);
+/// When to look for an image again out of whose repository something is being deleted.
+const ERASED_SOON: Duration = Duration::from_secs(1);
 /// How often a Job is asked after that has not told that it has ended.
 const FOLLOW_AGAIN: Duration = Duration::from_secs(20);
 /// Bundles that are made again at once because nodes ask for them.
@@ -321,6 +323,9 @@ impl Reconciler for Images {
             self.looked().remove(&key);
             return Ok(Done::settled(false));
         };
+        if observe::is_being_erased(world, &image) {
+            return Ok(Done { outcome: Outcome::Waiting, next: Next::After(ERASED_SOON) });
+        }
         if provision::bundle(&image).is_some() {
             let judged = self.judge_anew(context, world, &image).await?;
             if judged.outcome == Outcome::Changed {

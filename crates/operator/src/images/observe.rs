@@ -6,17 +6,23 @@ use std::sync::Arc;
 use tenon_api::ModuleImage;
 use tenon_api::module_image::{BundleStatus, ImagePhase, ModuleImageSpec, ModuleImageStatus};
 use tenon_api::node_modules_config::NodeModule;
+use tenon_image::ImageReference;
 use tenon_order::{Digest, ModuleKey};
 use tenon_plan::node::NodeFacts;
 use tenon_plan::provision;
 use tenon_plan::resolve::resolve;
 use tracing::warn;
 
-use crate::world::{ImageKey, Index};
+use crate::world::{ImageKey, Index, World};
 
 /// The image, unless it is gone or going.
 pub(super) fn image(index: &Index, key: &ImageKey) -> Option<Arc<ModuleImage>> {
     index.image(key).filter(|image| image.metadata.deletion_timestamp.is_none()).cloned()
+}
+
+/// Whether something is being deleted out of the image's repository: it may be this.
+pub(super) fn is_being_erased(world: &World, image: &ModuleImage) -> bool {
+    image.spec.image.parse::<ImageReference>().is_ok_and(|image| world.is_erasing(&image.name()))
 }
 
 /// An image for each of these bundles: one that has it now, else what the nodes that are assigned it say of theirs. A

@@ -73,6 +73,11 @@ impl JobsIndex {
         self.0.iter().filter(makes).map(|(_, job)| job.seen.clone()).collect()
     }
 
+    /// All of them, by namespace.
+    fn all(&self) -> impl Iterator<Item = (&str, &KnownJob)> {
+        self.0.iter().map(|((namespace, _), job)| (namespace.as_str(), job))
+    }
+
     /// How many work now, or are about to.
     pub fn running(&self) -> usize {
         self.0.values().filter(|job| job.seen.state == JobState::Running && !job.unplaced).count()
@@ -110,6 +115,11 @@ impl World {
         super::lock(&self.jobs).of(namespace, image)
     }
 
+    /// All Jobs that make images, by namespace.
+    pub fn jobs(&self) -> Vec<(String, KnownJob)> {
+        super::lock(&self.jobs).all().map(|(namespace, job)| (namespace.to_owned(), job.clone())).collect()
+    }
+
     /// How many Jobs make images now, in the whole cluster.
     pub fn running_jobs(&self) -> usize {
         super::lock(&self.jobs).running()
@@ -124,6 +134,7 @@ impl World {
     pub fn job(&self, namespace: &str, name: &str, job: Option<KnownJob>) {
         let changed = super::lock(&self.jobs).set((namespace.to_owned(), name.to_owned()), job);
         let Some(image) = changed else { return };
+        self.images_changed.notify_one();
         let concerned: Vec<_> = {
             let index = self.read();
             let made = index.images().filter(|known| {

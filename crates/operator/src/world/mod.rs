@@ -4,6 +4,7 @@
 //! change costs more than what it touches: a node's event its Modules, a Module's event its nodes. Nothing is taken to
 //! be gone because a list failed: only an event of its deletion, or a complete list without it, says so.
 
+mod erasing;
 mod facts;
 #[cfg(test)]
 mod fixture;
@@ -28,6 +29,7 @@ use tenon_plan::rollout::Turn;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+pub use erasing::Erasing;
 pub use facts::{FactsIndex, KnownFacts, follow_facts};
 pub use index::Index;
 pub use jobs::{JobsIndex, KnownJob, follow_jobs};
@@ -111,6 +113,10 @@ pub struct World {
     kernels: Kernels,
     /// Woken when the kernels that there are images for change, or the facts about kernels.
     pub kernels_changed: Notify,
+    /// Woken when an image or a Job that makes one is there, is another, or is gone.
+    pub images_changed: Notify,
+    /// Repositories out of which something is being deleted.
+    erasing: Mutex<BTreeSet<String>>,
     clock: Clock,
     began: Instant,
     /// The versions of Nodes that are known, by a watch or by the answer to a write of ours.
@@ -150,6 +156,8 @@ impl World {
             nodes_doubted: Mutex::default(),
             kernels: Kernels::default(),
             kernels_changed: Notify::new(),
+            images_changed: Notify::new(),
+            erasing: Mutex::default(),
             clock,
             began: (clock.steady)(),
             node_versions: Mutex::default(),
@@ -264,6 +272,7 @@ impl World {
     pub fn image(&self, key: &ImageKey, image: Option<ModuleImage>) {
         let touched = self.write().set_image(key, image.map(Arc::new).as_ref());
         self.kernels_changed.notify_one();
+        self.images_changed.notify_one();
         self.queues.images.add(key.clone());
         for module in touched.modules {
             self.queues.modules.add_within(module.clone(), PROVISION_WITHIN);

@@ -45,7 +45,8 @@ pub(crate) struct Cluster {
     operator: Option<(CancellationToken, JoinHandle<()>)>,
     /// Beside those that every operator here has.
     pub(crate) flags: Vec<String>,
-    cache: tempfile::TempDir,
+    /// The volume of the depot's bundles.
+    pub(crate) cache: tempfile::TempDir,
     /// Where the depot listens, across restarts of the operator.
     depot: SocketAddr,
 }
@@ -159,6 +160,18 @@ impl Cluster {
 
     /// A node that runs this kernel.
     pub(crate) async fn add_node_with(&self, name: &str, kernel: &str) {
+        self.join(name, kernel).await;
+        self.config_where(name, "the operator makes the node's object", |_| true).await;
+        self.report(name, |status| {
+            status.store_id = Some("000102030405060708090a0b0c0d0e0f".to_owned());
+            status.boot_id = Some(BOOT.to_owned());
+            status.kernel_version = Some(kernel.to_owned());
+        })
+        .await;
+    }
+
+    /// A node of which only its kubelet has told, and no agent.
+    pub(crate) async fn join(&self, name: &str, kernel: &str) {
         let node: Node = serde_json::from_value(json!({
             "metadata": {"name": name, "labels": {"kubernetes.io/os": "linux"}},
         }))
@@ -174,13 +187,6 @@ impl Cluster {
             .await
             .expect("a node's status");
         self.say_ready(name, "True").await;
-        self.config_where(name, "the operator makes the node's object", |_| true).await;
-        self.report(name, |status| {
-            status.store_id = Some("000102030405060708090a0b0c0d0e0f".to_owned());
-            status.boot_id = Some(BOOT.to_owned());
-            status.kernel_version = Some(kernel.to_owned());
-        })
-        .await;
     }
 
     /// Says of a node what its kubelet would (`True`), or what is said of one that is silent (`Unknown`). The controller of

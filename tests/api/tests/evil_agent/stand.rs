@@ -149,6 +149,7 @@ const KEPT: &[(&str, bool)] = &[
     ("/apis/kmm.sigs.x-k8s.io/v1beta1/nodemodulesconfigs", true),
     ("/apis/kmm.sigs.x-k8s.io/v1beta1/modules", true),
     ("/apis/tenon.dev/v1alpha1/moduleimages", true),
+    ("/apis/tenon.dev/v1alpha1/madeimages", true),
     ("/api/v1/namespaces/tenon-system/secrets", true),
     ("/api/v1/namespaces/tenon-system/configmaps", true),
     ("/api/v1/namespaces/tenon-system/pods", false),

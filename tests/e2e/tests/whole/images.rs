@@ -15,7 +15,7 @@ use crate::site::{Wanted, on_site, says};
 fn a_registry_with_a_password_is_read_with_the_modules_pull_secret() {
     on_site("password", async |site| {
         let user = User { name: "weaver".to_owned(), password: "under the loom".to_owned() };
-        let protection = Protection { tls: None, user: Some(user.clone()) };
+        let protection = Protection { user: Some(user.clone()), ..Protection::default() };
         let registry =
             Registry::start(site.lab.supplies(), site.lab.folder(), "guarded", &protection).await.unwrap();
         let host = registry.host();

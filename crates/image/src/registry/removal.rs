@@ -1,0 +1,173 @@
+//! Deleting what one has published: what else stands for it, and the deletion itself, always by content.
+
+use reqwest::header::LINK;
+use reqwest::{Method, Response, Url};
+use serde::Deserialize;
+use tenon_order::Digest;
+
+use super::exchange::{Call, Rights, read_bounded};
+use super::image::{Fetched, get};
+use super::{Access, Registry, RegistryError, Subject, Violation};
+use crate::manifest::Document;
+use crate::reference::ImageReference;
+
+/// Of one page of tags.
+const MAX_PAGE: u64 = 4 << 20;
+/// Tags that are asked for at a time.
+const PAGE: &str = "1000";
+/// Manifests that are read at a time.
+const AT_ONCE: usize = 8;
+
+/// A tag that leads to some content: stands for it, or for an index that names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TagOf {
+    /// The tag.
+    pub tag: String,
+    /// What it stands for.
+    pub digest: Digest,
+}
+
+impl Registry {
+    /// The tags of the image's repository that lead to one of these. `None` where nobody knows: the repository has more than `most`,
+    /// or the registry does not list them all.
+    pub async fn tags_of(
+        &self,
+        image: &ImageReference,
+        digests: &[Digest],
+        most: usize,
+    ) -> Result<Option<Vec<TagOf>>, RegistryError> {
+        let list = async |access: Access| self.leading_to(image, digests, most, &access).await;
+        Ok(self.with_access(image, list).await?.0)
+    }
+
+    /// Deletes this content from the image's repository, with all tags that stand for it. A tag that stands for something else by
+    /// now stays.
+    pub async fn delete(&self, image: &ImageReference, digest: Digest) -> Result<(), RegistryError> {
+        let subject = Subject::manifest(&image.by_digest(digest));
+        let delete = async |access: Access| {
+            self.persist(&subject, self.timing.manifest, async || {
+                let url = self.url(image, &format!("manifests/{digest}"), &subject)?;
+                let call = Call { method: Method::DELETE, rights: Rights::Delete, ..get(url, &subject) };
+                self.exchange(&call, &access).await
+            })
+            .await
+        };
+        self.with_access(image, delete).await.map(drop)
+    }
+
+    async fn leading_to(
+        &self,
+        image: &ImageReference,
+        digests: &[Digest],
+        most: usize,
+        access: &Access,
+    ) -> Result<Option<Vec<TagOf>>, RegistryError> {
+        let Some(tags) = self.tags(image, most, access).await? else { return Ok(None) };
+        let mut found = Vec::new();
+        for some in tags.chunks(AT_ONCE) {
+            let looks = some.iter().map(async |tag| {
+                let Some(tagged) = image.by_tag(tag) else { return Ok(None) };
+                match self.fetch(&tagged, access).await {
+                    Ok(fetched) => Ok(leads_to(&fetched, digests)
+                        .then(|| TagOf { tag: tag.clone(), digest: fetched.digest })),
+                    // Gone meanwhile, or no image at all: a signature, a chart.
+                    Err(
+                        RegistryError::Absent(_)
+                        | RegistryError::Invalid { source: Violation::Manifest(_), .. },
+                    ) => Ok(None),
+                    Err(error) => Err(error),
+                }
+            });
+            for look in futures::future::join_all(looks).await {
+                found.extend(look?);
+            }
+        }
+        Ok(Some(found))
+    }
+
+    /// All tags, page by page; `None` where there are more than `most`, or not even the image's own is among them.
+    async fn tags(
+        &self,
+        image: &ImageReference,
+        most: usize,
+        access: &Access,
+    ) -> Result<Option<Vec<String>>, RegistryError> {
+        let subject = Subject::manifest(image);
+        let mut url = self.url(image, "tags/list", &subject)?;
+        url.query_pairs_mut().append_pair("n", PAGE);
+        let mut tags = Vec::new();
+        loop {
+            let (page, next) = self
+                .persist(&subject, self.timing.manifest, async || self.page(&url, &subject, access).await)
+                .await?;
+            let has_some = !page.is_empty();
+            tags.extend(page);
+            if tags.len() > most {
+                return Ok(None);
+            }
+            match next.filter(|_| has_some) {
+                Some(next) => url = next,
+                None => break,
+            }
+        }
+        let is_listed = match image.tag() {
+            Some(tag) if !tags.iter().any(|known| known == tag) => !self.is_there(image, tag, access).await?,
+            _ => true,
+        };
+        Ok(is_listed.then_some(tags))
+    }
+
+    async fn is_there(
+        &self,
+        image: &ImageReference,
+        tag: &str,
+        access: &Access,
+    ) -> Result<bool, RegistryError> {
+        let Some(tagged) = image.by_tag(tag) else { return Ok(false) };
+        match self.fetch(&tagged, access).await {
+            Err(RegistryError::Absent(_)) => Ok(false),
+            other => other.map(|_| true),
+        }
+    }
+
+    async fn page(
+        &self,
+        url: &Url,
+        subject: &Subject,
+        access: &Access,
+    ) -> Result<(Vec<String>, Option<Url>), RegistryError> {
+        let response = match self.exchange(&get(url.clone(), subject), access).await {
+            Ok(response) => response,
+            // A repository without tags is none to some registries.
+            Err(RegistryError::Absent(_)) => return Ok((Vec::new(), None)),
+            Err(error) => return Err(error),
+        };
+        let next = next(&response, url);
+        let bytes = read_bounded(response, MAX_PAGE, subject).await?;
+        let page: Page =
+            serde_json::from_slice(&bytes).map_err(|_| RegistryError::invalid(subject, Violation::Tags))?;
+        Ok((page.tags.unwrap_or_default(), next))
+    }
+}
+
+#[derive(Deserialize)]
+struct Page {
+    /// Null where there is none.
+    tags: Option<Vec<String>>,
+}
+
+/// The next page: `Link: </v2/…>; rel="next"`. Of the same registry, or none: credentials go along.
+fn next(response: &Response, from: &Url) -> Option<Url> {
+    let link = response.headers().get(LINK)?.to_str().ok()?;
+    let (target, rest) = link.trim().strip_prefix('<')?.split_once('>')?;
+    let next = from.join(target).ok().filter(|next| next.origin() == from.origin())?;
+    rest.contains("next").then_some(next)
+}
+
+fn leads_to(fetched: &Fetched, digests: &[Digest]) -> bool {
+    let held = match &fetched.document {
+        Document::Index(parts) => parts.iter().any(|part| digests.contains(&part.digest)),
+        Document::Image(_) => false,
+    };
+    held || digests.contains(&fetched.digest)
+}
