@@ -191,13 +191,15 @@ pub enum Trouble {
     NotOurs,
     /// The kernel could not verify such a signature.
     KernelRefuses,
+    /// A file of the image is not for everybody to read, and who is to read it is nobody in particular.
+    Unreadable,
     /// Anything else.
     Failed,
 }
 
 impl Trouble {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::SecretMissing,
         Self::SecretMalformed,
         Self::ImageAbsent,
@@ -206,6 +208,7 @@ impl Trouble {
         Self::ImageInvalid,
         Self::NotOurs,
         Self::KernelRefuses,
+        Self::Unreadable,
         Self::Failed,
     ];
 
@@ -219,13 +222,14 @@ impl Trouble {
             Self::RegistryUnreachable => reasons::REGISTRY_UNREACHABLE,
             Self::ImageInvalid => reasons::IMAGE_INVALID,
             Self::KernelRefuses => reasons::WILL_NOT_LOAD,
+            Self::Unreadable => reasons::FILES_UNREADABLE,
             Self::NotOurs | Self::Failed => reasons::SIGN_FAILED,
         }
     }
 
     /// Whether the same will not do again: something must be changed first.
     pub fn needs_change(self) -> bool {
-        matches!(self, Self::ImageInvalid | Self::NotOurs | Self::KernelRefuses)
+        matches!(self, Self::ImageInvalid | Self::NotOurs | Self::KernelRefuses | Self::Unreadable)
     }
 }
 
