@@ -13,10 +13,11 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use tenon_kmod::KernelRelease;
+use tenon_kmod::release::KernelReleaseError;
 
 use crate::bundle::may_be_wanted;
 use crate::layers::{Limits, MAX_LINKS, MAX_STEPS};
-use crate::path::ImagePath;
+use crate::path::{ImagePath, PathError};
 
 /// What an excerpt is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,28 @@ pub struct ExcerptRequest {
     pub dir_name: ImagePath,
     /// The Module's `firmwarePath`, when it has one.
     pub firmware_path: Option<ImagePath>,
+}
+
+/// Text that no excerpt can be for.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// The kernel.
+    #[error(transparent)]
+    Kernel(#[from] KernelReleaseError),
+    /// `dirName`, or `firmwarePath`.
+    #[error(transparent)]
+    Path(#[from] PathError),
+}
+
+impl ExcerptRequest {
+    /// Reads what a Module says.
+    pub fn read(kernel: &str, dir_name: &str, firmware_path: Option<&str>) -> Result<Self, RequestError> {
+        Ok(Self {
+            kernel: kernel.parse()?,
+            dir_name: dir_name.parse()?,
+            firmware_path: firmware_path.map(str::parse).transpose()?,
+        })
+    }
 }
 
 /// Why there is no excerpt.

@@ -21,10 +21,8 @@ use rustls_pki_types::pem::PemObject as _;
 use tenon_api::message::chain;
 use tenon_api::pull::{ACCESS_DIR, ADDRESSES, AUTHORITY, PATH, PullTask, TOKEN, VARIABLE};
 use tenon_api::task::{Report, Trouble};
-use tenon_image::excerpt::{Excerpt, ExcerptError, ExcerptRequest};
+use tenon_image::excerpt::{Excerpt, ExcerptError, ExcerptRequest, RequestError};
 use tenon_image::layers::Limits;
-use tenon_image::path::PathError;
-use tenon_order::release::ReleaseError;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
@@ -68,12 +66,9 @@ pub enum PullError {
     /// It is of another version's form.
     #[error("read the task in {VARIABLE}")]
     Task(#[source] serde_json::Error),
-    /// A path in it.
+    /// A path in it, or the kernel.
     #[error("read the task in {VARIABLE}")]
-    Path(#[from] PathError),
-    /// The kernel in it.
-    #[error("read the task in {VARIABLE}")]
-    Kernel(#[from] ReleaseError),
+    Request(#[from] RequestError),
     /// The image does not give what is wanted of it.
     #[error(transparent)]
     Excerpt(#[from] ExcerptError),
@@ -179,11 +174,7 @@ pub fn install(path: &Path) -> Result<(), PullError> {
 /// Does the task, and says what it came to.
 pub async fn run(task: Option<&str>, places: &Places) -> Result<String, PullError> {
     let task: PullTask = serde_json::from_str(task.ok_or(PullError::NoTask)?).map_err(PullError::Task)?;
-    let request = ExcerptRequest {
-        kernel: task.kernel.parse()?,
-        dir_name: task.dir_name.parse()?,
-        firmware_path: task.firmware_path.as_deref().map(str::parse).transpose()?,
-    };
+    let request = ExcerptRequest::read(&task.kernel, &task.dir_name, task.firmware_path.as_deref())?;
     let root = places.root.clone();
     let excerpt =
         tokio::task::spawn_blocking(move || Excerpt::of(&root, &request, &Limits::default())).await??;

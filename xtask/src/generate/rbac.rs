@@ -8,6 +8,7 @@ use k8s_openapi::api::rbac::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tenon_api::labels;
 use tenon_api::node_pod::{DEPOT_CONFIG_MAP, NAMESPACE, ORDER_KEYS_CONFIG_MAP, SERVICE_ACCOUNT as AGENT};
+use tenon_api::pull::SERVICE_ACCOUNT as PULLER;
 
 use super::{OPERATOR, yaml};
 
@@ -37,6 +38,11 @@ pub(super) fn agent_file() -> Result<String> {
         yaml::value(binding(AGENT))?,
     ];
     yaml::documents(&objects)
+}
+
+/// `rbac/puller.yaml`: of pods that take drivers out of images. There is no rule: it may do nothing.
+pub(super) fn puller_file() -> Result<String> {
+    yaml::documents([&account(PULLER)])
 }
 
 /// `rbac/operator.yaml`.

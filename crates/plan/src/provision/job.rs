@@ -243,7 +243,7 @@ pub(super) fn variable(name: &str, value: &str) -> EnvVar {
 
 /// A text as a container is to get it: Kubernetes replaces `$(NAME)` in commands, arguments and variables, and takes `$$` for one
 /// dollar sign.
-pub(super) fn literal(text: &str) -> String {
+fn literal(text: &str) -> String {
     text.replace('$', "$$")
 }
 

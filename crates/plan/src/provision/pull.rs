@@ -47,8 +47,11 @@ pub enum Step {
     Leaving,
     /// Nothing will come of the Job: it is deleted, and what is wrong is told.
     Fail(Failure),
-    /// The Job has ended well, and what its pod brought is not here: whoever took it in has ended since. All over again.
-    Again,
+    /// The Job has ended well: what its pod brought is here, unless whoever took it in has ended since.
+    Done {
+        /// The pod, if nobody has deleted it.
+        pod: Option<Puller>,
+    },
 }
 
 /// A pod that takes a driver out of an image.
@@ -96,7 +99,7 @@ pub fn step(job: Option<&Job>, pods: &[Pod]) -> Step {
         return Step::Fail(Failure::new(reasons::PULL_POD_FAILED, format!("{}: {why}", named(job))));
     }
     if told("Complete").is_some() {
-        return Step::Again;
+        return Step::Done { pod: pod.and_then(puller) };
     }
     follow(job, pod)
 }
@@ -123,8 +126,11 @@ fn follow(job: &Job, pod: Option<&Pod>) -> Step {
             (reasons::PULLING, format!("{node} pulls it for the operator: {}", named(job)))
         }
     };
-    let puller = pod.uid().map(|uid| Puller { uid, digest: digest(pod) });
-    Step::Follow { pod: puller, reason, message }
+    Step::Follow { pod: puller(pod), reason, message }
+}
+
+fn puller(pod: &Pod) -> Option<Puller> {
+    Some(Puller { uid: pod.uid()?, digest: digest(pod) })
 }
 
 /// What the kubelet says that the container runs from: `<repository>@sha256:<hex>`. A runtime that knows no more than its own name

@@ -22,7 +22,7 @@ use tenon_api::pull::{
 use tenon_api::{ModuleImage, labels};
 use tenon_order::Digest;
 
-use crate::provision::job::{PROGRAM, USER, literal, mount, quantities, restricted, variable};
+use crate::provision::job::{PROGRAM, USER, mount, quantities, restricted, variable};
 
 /// A Job that has ended goes so soon: the operator deletes it, and this is for when there is none.
 const KEEP_SECONDS: i32 = 120;

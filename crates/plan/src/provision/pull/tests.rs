@@ -124,7 +124,10 @@ fn without_a_pod_the_job_says_how_it_goes_on() {
     assert!(matches!(step(Some(&job(&json!([]))), &[]), Step::Follow { pod: None, reason: "Pulling", .. }));
     let late = step(Some(&job(&condition("Failed", "Job was active longer than specified deadline"))), &[]);
     assert!(failed(late).message.contains("longer than specified deadline"));
-    assert_eq!(step(Some(&job(&condition("Complete", ""))), &[]), Step::Again);
+    assert_eq!(step(Some(&job(&condition("Complete", ""))), &[]), Step::Done { pod: None });
+    let brought = pod("registry.test/gauge@sha256:abc", &json!({ "terminated": { "exitCode": 0 } }));
+    let done = step(Some(&job(&condition("Complete", ""))), &[brought]);
+    assert!(matches!(done, Step::Done { pod: Some(Puller { digest: Some(_), .. }) }), "{done:?}");
     let mut leaving = job(&json!([]));
     leaving.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
     assert_eq!(step(Some(&leaving), &[]), Step::Leaving);
