@@ -107,7 +107,8 @@ pub struct Args {
     pub jobs_at_once: u16,
 
     /// Label `key=value` of the nodes that may pull images for the operator where their registry denies it; repeatable, a node has
-    /// all of them. What such a node says an image holds is loaded on others [default: no node may]
+    /// all of them. What such a node says an image holds is loaded on others: take a label that nodes cannot give themselves
+    /// [default: no node may]
     #[arg(long, env = "TENON_PULL_THROUGH_NODES", value_name = "LABEL", value_delimiter = ',', value_parser = label)]
     pub pull_through_nodes: Vec<(String, String)>,
 
@@ -211,7 +212,7 @@ pub enum BadValue {
     #[error(transparent)]
     Reference(#[from] ReferenceError),
     /// Not a label.
-    #[error("expected a label as key=value, for example tenon.dev/pulls=true")]
+    #[error("expected a label as key=value, for example node-restriction.kubernetes.io/pulls=true")]
     Label,
     /// Settings that exclude each other.
     #[error("plain-http excludes insecure-skip-verify and ca-file: without TLS there is nothing to verify")]
@@ -457,9 +458,9 @@ mod tests {
     #[case(&["--depot-transfers", "0"], "0 is not in 1..")]
     #[case(&["--log-level", "chatty==x"], "log")]
     #[case(&["--advertise", "http://x"], "https://<host>[:port]")]
-    #[case(&["--pull-through-nodes", "forge"], "tenon.dev/pulls=true")]
-    #[case(&["--pull-through-nodes", "=yes"], "tenon.dev/pulls=true")]
-    #[case(&["--pull-through-nodes", "a/b/c=yes"], "tenon.dev/pulls=true")]
+    #[case(&["--pull-through-nodes", "forge"], "node-restriction.kubernetes.io/pulls=true")]
+    #[case(&["--pull-through-nodes", "=yes"], "node-restriction.kubernetes.io/pulls=true")]
+    #[case(&["--pull-through-nodes", "a/b/c=yes"], "node-restriction.kubernetes.io/pulls=true")]
     #[case(&["--facts-image", "reg/a:${KERNEL}"], "KERNEL_FULL_VERSION")]
     #[case(&["--facts-image", "reg/A:1"], "lower-case")]
     fn a_bad_value_is_answered_with_what_is_expected(#[case] flags: &[&str], #[case] answer: &str) {

@@ -45,7 +45,14 @@ pub(crate) async fn keyring(
             return Err(waiting(reasons::SECRET_MISSING, message));
         }
         Err(error) => {
-            let message = format!("Secret {namespace}/{name} ({field}) cannot be read: {}", chain(&error));
+            let is_forbidden = matches!(&error, kube::Error::Api(status) if status.code == 403);
+            let way_out = if is_forbidden {
+                "; bind ClusterRole tenon-operator-secrets to the operator in this namespace"
+            } else {
+                ""
+            };
+            let message =
+                format!("Secret {namespace}/{name} ({field}) cannot be read: {}{way_out}", chain(&error));
             return Err(waiting(reasons::SECRET_MISSING, message));
         }
     };

@@ -19,6 +19,8 @@ const TENON_GROUP: &str = "tenon.dev";
 const NO_GROUP: &str = "";
 const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 
+/// The role by which the operator reads the Secrets that Modules name, and its binding.
+const SECRETS: &str = "tenon-operator-secrets";
 /// The Secret with the private keys that sign orders.
 const ORDER_KEY_SECRET: &str = "tenon-order-key";
 /// The Secret with the certificates that the operator serves with.
@@ -55,6 +57,10 @@ pub(super) fn operator_file() -> Result<String> {
             "system:service-account-issuer-discovery",
             "tenon-operator-issuer-discovery",
         ))?,
+        // Pull secrets, each by the name that a Module gives. Never listed, never watched, never cached. Apart, so that an
+        // administrator may bind it in some namespaces alone.
+        yaml::value(cluster_role(SECRETS, vec![rule(NO_GROUP, &["secrets"], &["get"])]))?,
+        yaml::value(binding_to(SECRETS, SECRETS))?,
         yaml::value(Role { metadata: namespaced(OPERATOR), rules: Some(own_rules()) })?,
         yaml::value(RoleBinding {
             metadata: namespaced(OPERATOR),
@@ -78,8 +84,6 @@ fn operator_rules() -> Vec<PolicyRule> {
         rule(TENON_GROUP, &["moduleimages/status"], &["patch"]),
         // Labels only; never a node's status.
         rule(NO_GROUP, &["nodes"], &["get", "list", "watch", "patch"]),
-        // Pull secrets, each by the name that a Module gives. Never listed, never watched, never cached.
-        rule(NO_GROUP, &["secrets"], &["get"]),
         // Dockerfiles, each by the name that a Module gives.
         rule(NO_GROUP, &["configmaps"], &["get"]),
         // What makes images, each in the namespace of its Module, and what their pods say when they have ended.
@@ -152,7 +156,7 @@ fn binding(name: &str) -> ClusterRoleBinding {
     }
 }
 
-/// Binds the operator to a role that every cluster has.
+/// Binds the operator to a role of another name.
 fn binding_to(role: &str, name: &str) -> ClusterRoleBinding {
     ClusterRoleBinding {
         metadata: cluster(name),

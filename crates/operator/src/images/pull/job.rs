@@ -54,7 +54,7 @@ impl<'a> Jobs<'a> {
     /// Makes the Job when it is its turn. An image is pulled by one at a time, for one kernel after the other.
     pub(super) async fn start(&self, pulls: &Pulls, world: &World, job: &Job) -> Result<Started, WriteError> {
         let _turn = pulls.turn().await;
-        let busy = self.busy(world).await?;
+        let busy = self.busy(pulls, world).await?;
         if busy.iter().any(|other| image_of(other) == image_of(job)) {
             return Ok(Started::Later("a node takes another kernel's driver out of the same image"));
         }
@@ -74,7 +74,7 @@ impl<'a> Jobs<'a> {
     }
 
     /// The Jobs that are not over. Those that a former process has left, and that no image asks for any more, are deleted.
-    async fn busy(&self, world: &World) -> Result<Vec<Job>, WriteError> {
+    async fn busy(&self, pulls: &Pulls, world: &World) -> Result<Vec<Job>, WriteError> {
         let kind = format!("{}={}", labels::RESOURCE_TYPE, labels::resource_type::PULL_IMAGE);
         let jobs = self.jobs.list(&ListParams::default().labels(&kind)).await?.items;
         let is_over = |job: &Job| {
@@ -83,8 +83,9 @@ impl<'a> Jobs<'a> {
         };
         let mut busy = Vec::new();
         for job in jobs.into_iter().filter(|job| !is_over(job)) {
-            let is_wanted = world.read().images().any(|image| Some(&image.spec.image) == image_of(&job));
-            if is_wanted {
+            // Nodes may ask for the former image of a Module, which no object names any more.
+            let is_asked_for = || world.read().images().any(|image| Some(&image.spec.image) == image_of(&job));
+            if pulls.is_under_way(&job.name_any()) || is_asked_for() {
                 busy.push(job);
             } else {
                 self.clear_by_name(&job.name_any()).await;
