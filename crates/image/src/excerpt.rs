@@ -70,7 +70,9 @@ pub enum ExcerptError {
         source: io::Error,
     },
     /// More than any bundle may be made of.
-    #[error("the image has more for this kernel than the {names} names and {bytes} bytes that a bundle may be made of")]
+    #[error(
+        "the image has more for this kernel than the {names} names and {bytes} bytes that a bundle may be made of"
+    )]
     TooMuch {
         /// The limit on names.
         names: u32,

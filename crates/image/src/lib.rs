@@ -12,9 +12,9 @@
 
 pub mod bundle;
 #[cfg(feature = "registry")]
-pub mod kernel;
-#[cfg(feature = "registry")]
 pub mod excerpt;
+#[cfg(feature = "registry")]
+pub mod kernel;
 #[cfg(feature = "registry")]
 pub mod keyring;
 #[cfg(feature = "registry")]

@@ -23,7 +23,9 @@ fn main() -> ExitCode {
             done.map_or_else(|error| report(&could_not_start(&error)), told)
         }
         _ => {
-            eprintln!("tenon-maker: unknown arguments {arguments:?}: Jobs of the operator's start this program");
+            eprintln!(
+                "tenon-maker: unknown arguments {arguments:?}: Jobs of the operator's start this program"
+            );
             ExitCode::FAILURE
         }
     }

@@ -277,9 +277,7 @@ fn retry_after(response: &Response) -> Option<Duration> {
 fn client(authority: &Path) -> Result<Client, PullError> {
     let pem = text(authority)?;
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(
-        CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok),
-    );
+    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok));
     if roots.is_empty() {
         return Err(PullError::Authority { path: authority.to_owned() });
     }

@@ -239,11 +239,7 @@ fn take_turn() -> Result<(Lock, Traces), HostNodeError> {
     Ok((turn, Traces::leave()?))
 }
 
-fn configure(
-    folder: &Path,
-    plane: &ControlPlane,
-    node: &NodeSettings<'_>,
-) -> Result<(), HostNodeError> {
+fn configure(folder: &Path, plane: &ControlPlane, node: &NodeSettings<'_>) -> Result<(), HostNodeError> {
     let name = node.name;
     let identity = plane
         .pki()

@@ -39,7 +39,15 @@ async fn a_secret_in_a_namespace_that_was_not_named_is_a_named_wait_that_ends_wi
     cluster.plane.kubectl(&line).await.expect("a binding");
     cluster.config_where("ash", "it is assigned", |config| !config.spec.modules.is_empty()).await;
     // Its own keys and certificates it reads by a role of its own.
-    let own = ["auth", "can-i", "get", "secret/tenon-order-key", "-n", "tenon-system", "--as=system:serviceaccount:tenon-system:tenon-operator"];
+    let own = [
+        "auth",
+        "can-i",
+        "get",
+        "secret/tenon-order-key",
+        "-n",
+        "tenon-system",
+        "--as=system:serviceaccount:tenon-system:tenon-operator",
+    ];
     assert_eq!(cluster.plane.kubectl(&own).await.expect("an answer").trim(), "yes");
     cluster.stop_operator().await;
 }

@@ -76,7 +76,8 @@ async fn status_where(
     holds: impl Fn(&ModuleImageStatus) -> bool,
 ) -> ModuleImageStatus {
     comes_true_within(SOON, what, async || {
-        let images = cluster.images().list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+        let images =
+            cluster.images().list(&ListParams::default()).await.map_err(|error| error.to_string())?;
         let status = images.items.first().and_then(|image| image.status.clone()).unwrap_or_default();
         if holds(&status) { Ok(status) } else { Err(format!("{status:?}")) }
     })
@@ -109,7 +110,12 @@ async fn has_ended(cluster: &Cluster, pod: &Pod, digest: &str) {
 }
 
 /// Runs the pod's program on an image with these files for the driver's kernel, as this pod.
-async fn bring(cluster: &Cluster, task_of: &Pod, pod: &Pod, files: &[(&str, &[u8])]) -> Result<String, PullError> {
+async fn bring(
+    cluster: &Cluster,
+    task_of: &Pod,
+    pod: &Pod,
+    files: &[(&str, &[u8])],
+) -> Result<String, PullError> {
     let (root, access) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
     for (name, bytes) in files {
         let path = root.path().join("opt/lib/modules").join(&cluster.kernel).join(name);
@@ -122,11 +128,13 @@ async fn bring(cluster: &Cluster, task_of: &Pod, pod: &Pod, files: &[(&str, &[u8
         fs::write(access.path().join(name), &depot[name]).expect("a file");
     }
     let binding = Binding::Pod { name: pod.name_any(), uid: pod.uid().unwrap_or_default() };
-    let token = cluster.plane.token(NAMESPACE, SERVICE_ACCOUNT, Some(AUDIENCE), &binding).await.expect("a token");
+    let token =
+        cluster.plane.token(NAMESPACE, SERVICE_ACCOUNT, Some(AUDIENCE), &binding).await.expect("a token");
     fs::write(access.path().join(TOKEN), token).expect("a file");
     let container = task_of.spec.as_ref().and_then(|spec| spec.containers.first());
     let mut variables = container.and_then(|container| container.env.as_ref()).into_iter().flatten();
-    let task = variables.find(|variable| variable.name == VARIABLE).and_then(|variable| variable.value.clone());
+    let task =
+        variables.find(|variable| variable.name == VARIABLE).and_then(|variable| variable.value.clone());
     let places = Places { root: root.path().to_owned(), access: access.path().to_owned() };
     pull::run(task.as_deref(), &places).await
 }
@@ -153,7 +161,8 @@ async fn what_a_pod_brings_is_packed_and_a_restart_at_any_step_converges() {
     let files = [("extra/simple-kmod.ko", cluster.driver()), ("modules.order", b"one".as_slice())];
     bring(&cluster, &again, &again, &files).await.expect("it is brought again");
     has_ended(&cluster, &again, DIGEST).await;
-    let status = status_where(&cluster, "it is packed", |status| status.phase == Some(ImagePhase::Ready)).await;
+    let status =
+        status_where(&cluster, "it is packed", |status| status.phase == Some(ImagePhase::Ready)).await;
     assert_eq!(status.image_digest.as_deref(), Some(DIGEST));
     let through_a_node = status.bundle.expect("a bundle").digest;
     no_job_is_left(&cluster).await;
@@ -177,8 +186,14 @@ async fn a_pod_that_is_stuck_is_named_and_cleared_away_and_tried_again() {
     let job = job_but(&cluster, "").await;
     let stuck = pod(&cluster, &job).await;
     let words = "Back-off pulling image: 401 Unauthorized";
-    report(&cluster, &stuck, "Pending", "", json!({ "waiting": { "reason": "ImagePullBackOff", "message": words } }))
-        .await;
+    report(
+        &cluster,
+        &stuck,
+        "Pending",
+        "",
+        json!({ "waiting": { "reason": "ImagePullBackOff", "message": words } }),
+    )
+    .await;
     let message = says(&cluster, reasons::PULL_FAILED).await;
     assert!(message.contains(words), "{message}");
     // It goes, and after a while there is another.
@@ -212,7 +227,9 @@ async fn nobody_else_brings_anything_and_what_is_no_driver_is_refused() {
     let refused = tokio::time::timeout(std::time::Duration::from_secs(6), brings).await;
     assert!(refused.is_err(), "it is told to come back, for ever: {refused:?}");
     // The one that is expected brings what is no module.
-    bring(&cluster, &expected, &expected, &[("extra/simple-kmod.ko", b"no module")]).await.expect("it is taken");
+    bring(&cluster, &expected, &expected, &[("extra/simple-kmod.ko", b"no module")])
+        .await
+        .expect("it is taken");
     has_ended(&cluster, &expected, DIGEST).await;
     let message = says(&cluster, reasons::IMAGE_INVALID).await;
     assert!(message.contains("simple-kmod.ko is no loadable kernel module"), "{message}");

@@ -46,7 +46,8 @@ impl Site {
         let credentials = Credentials { registry: name.clone(), user: user.clone() };
         lab.add_host_node_with(PORTER, &[credentials]).await.unwrap().trust(&name, &name).unwrap();
         vault.listen_at(ADDRESS.into()).await.unwrap();
-        let program = tokio::task::spawn_blocking(|| programs::program(Program::Maker)).await.unwrap().unwrap();
+        let program =
+            tokio::task::spawn_blocking(|| programs::program(Program::Maker)).await.unwrap().unwrap();
         let maker = ProgramImage {
             binary: &program,
             program: "/tenon-maker",
@@ -204,7 +205,10 @@ async fn nobody_is_asked_who_was_not_selected(site: &mut Site, vault: &str) {
     site.operator(&[]).await;
     site.module(&format!("{vault}/simple:1")).await;
     let message = site.says(reasons::REGISTRY_DENIED, "--pull-through-nodes").await;
-    assert!(message.contains("401") || message.contains("denied") || message.contains("credentials"), "{message}");
+    assert!(
+        message.contains("401") || message.contains("denied") || message.contains("credentials"),
+        "{message}"
+    );
     assert_eq!(site.jobs().await, 0);
 }
 

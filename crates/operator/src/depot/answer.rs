@@ -22,7 +22,9 @@ pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 /// Why a request is not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refused {
-    #[error("there are only /v1/bundles/sha256:<64 hex digits>, /v1/kernels/<release>/<build-id> and /v1/pulled")]
+    #[error(
+        "there are only /v1/bundles/sha256:<64 hex digits>, /v1/kernels/<release>/<build-id> and /v1/pulled"
+    )]
     Path,
     #[error("here only {allowed} are allowed")]
     Method { allowed: &'static str },

@@ -89,7 +89,10 @@ impl TokenVerifier {
     }
 
     /// What the API server's keys make of a token.
-    async fn verified<T>(&self, verify: impl Fn(&Issuer, i64) -> Result<T, Refusal>) -> Result<T, TokenError> {
+    async fn verified<T>(
+        &self,
+        verify: impl Fn(&Issuer, i64) -> Result<T, Refusal>,
+    ) -> Result<T, TokenError> {
         let now = Timestamp::now().as_second();
         let known = self.fetched();
         if let Some(known) = &known {

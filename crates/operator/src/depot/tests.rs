@@ -452,9 +452,8 @@ fn bringing(token: &str, method: &str, bytes: &'static [u8]) -> Request<Full<Byt
 async fn a_pod_brings_what_is_expected_of_it_and_an_agents_token_or_another_pods_brings_nothing() {
     let depot = start(1).await;
     let now = Timestamp::now().as_second();
-    let status = async |token: &str, method: &str| {
-        depot.send(bringing(token, method, b"a layer")).await.status()
-    };
+    let status =
+        async |token: &str, method: &str| depot.send(bringing(token, method, b"a layer")).await.status();
     let token = depot.authority.pods_token("p-1", now);
     assert_eq!(status(&token, "PUT").await, StatusCode::SERVICE_UNAVAILABLE, "not expected yet");
     depot.pulled.expect("p-1");

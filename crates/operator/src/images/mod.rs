@@ -278,7 +278,7 @@ impl Images {
             "a node asks for a bundle that the depot lacks"
         );
         // Whatever it was made from: these are its files.
-        let found = self.find_or_pull(context, world, image, Some(digest)).await;
+        let found = Box::pin(self.find_or_pull(context, world, image, Some(digest))).await;
         let found = found.unwrap_or_else(|error| failed(reasons::PULL_POD_FAILED, &error));
         match found {
             Finding::Packed { bundle: made, .. } if made.digest == bundle.digest => {}

@@ -92,8 +92,9 @@ pub fn step(job: Option<&Job>, pods: &[Pod]) -> Step {
         return Step::Fail(failure);
     }
     let conditions = job.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let told =
-        |type_: &str| conditions.iter().find(|condition| condition.type_ == type_ && condition.status == "True");
+    let told = |type_: &str| {
+        conditions.iter().find(|condition| condition.type_ == type_ && condition.status == "True")
+    };
     if let Some(failed) = told("Failed") {
         let why = failed.message.clone().unwrap_or_else(|| "it says no more".to_owned());
         return Step::Fail(Failure::new(reasons::PULL_POD_FAILED, format!("{}: {why}", named(job))));
@@ -113,20 +114,21 @@ fn follow(job: &Job, pod: Option<&Pod>) -> Step {
         let message = format!("{} has no pod yet", named(job));
         return Step::Follow { pod: None, reason: reasons::PULLING, message };
     };
-    let unscheduled = pod.status.iter().flat_map(|status| status.conditions.iter().flatten()).find(|condition| {
-        condition.type_ == "PodScheduled" && condition.status == "False"
-    });
-    let (reason, message) = match unscheduled {
-        Some(why) => {
-            let why = why.message.as_deref().unwrap_or("the scheduler does not say why");
-            (reasons::NO_NODE_TO_PULL, format!("the pod of {} finds no node: {why}", named(job)))
-        }
+    let (reason, message) = match unscheduled(pod) {
+        Some(why) => (reasons::NO_NODE_TO_PULL, format!("the pod of {} finds no node: {why}", named(job))),
         None => {
             let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("a node");
             (reasons::PULLING, format!("{node} pulls it for the operator: {}", named(job)))
         }
     };
     Step::Follow { pod: puller(pod), reason, message }
+}
+
+/// Why no node takes a pod, in the scheduler's words.
+fn unscheduled(pod: &Pod) -> Option<&str> {
+    let mut conditions = pod.status.as_ref()?.conditions.iter().flatten();
+    let told = conditions.find(|told| told.type_ == "PodScheduled" && told.status == "False")?;
+    Some(told.message.as_deref().unwrap_or("the scheduler does not say why"))
 }
 
 fn puller(pod: &Pod) -> Option<Puller> {
@@ -181,8 +183,12 @@ fn waiting_reason(reason: Option<&str>) -> &'static str {
     match reason {
         Some("InvalidImageName") => reasons::REFERENCE_INVALID,
         Some(
-            "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "RegistryUnavailable"
-            | "SignatureValidationFailed" | "ImageInspectError",
+            "ErrImagePull"
+            | "ImagePullBackOff"
+            | "ErrImageNeverPull"
+            | "RegistryUnavailable"
+            | "SignatureValidationFailed"
+            | "ImageInspectError",
         ) => reasons::PULL_FAILED,
         _ => reasons::PULL_POD_FAILED,
     }
@@ -191,8 +197,7 @@ fn waiting_reason(reason: Option<&str>) -> &'static str {
 fn ended_badly(ended: ContainerStateTerminated) -> Failure {
     let said = ended.message.filter(|message| !message.trim().is_empty());
     if let Some(Report::Failed { trouble, message }) = said.as_deref().and_then(Report::read) {
-        let reason =
-            if trouble == Trouble::Failed { reasons::PULL_POD_FAILED } else { trouble.reason() };
+        let reason = if trouble == Trouble::Failed { reasons::PULL_POD_FAILED } else { trouble.reason() };
         return Failure { reason, message: message.to_string(), needs_change: trouble.needs_change() };
     }
     let words = words(ended.reason, said);

@@ -19,7 +19,7 @@ const AT_ONCE: usize = 2;
 /// The Jobs in the operator's namespace.
 pub(super) struct Jobs<'a> {
     context: &'a Context,
-    jobs: Api<Job>,
+    api: Api<Job>,
     pods: Api<Pod>,
 }
 
@@ -36,12 +36,12 @@ pub(super) enum Started {
 impl<'a> Jobs<'a> {
     pub(super) fn new(context: &'a Context) -> Self {
         let (client, namespace) = (context.client.clone(), &context.args.namespace);
-        let (jobs, pods) = (Api::namespaced(client.clone(), namespace), Api::namespaced(client, namespace));
-        Self { context, jobs, pods }
+        let (api, pods) = (Api::namespaced(client.clone(), namespace), Api::namespaced(client, namespace));
+        Self { context, api, pods }
     }
 
     pub(super) async fn get(&self, name: &str) -> Result<Option<Job>, WriteError> {
-        Ok(self.jobs.get_opt(name).await?)
+        Ok(self.api.get_opt(name).await?)
     }
 
     /// The pods of this very Job.
@@ -59,11 +59,13 @@ impl<'a> Jobs<'a> {
             return Ok(Started::Later("a node takes another kernel's driver out of the same image"));
         }
         if busy.len() >= AT_ONCE {
-            return Ok(Started::Later("nodes pull as many images for the operator as may be pulled at a time"));
+            return Ok(Started::Later(
+                "nodes pull as many images for the operator as may be pulled at a time",
+            ));
         }
         let field_manager = Some(labels::field_manager::IMAGES.to_owned());
         let params = PostParams { field_manager, ..PostParams::default() };
-        match self.context.writes.make(Resource::Job, Verb::Create, self.jobs.create(&params, job)).await {
+        match self.context.writes.make(Resource::Job, Verb::Create, self.api.create(&params, job)).await {
             Ok(_) => Ok(Started::Made),
             Err(WriteError::Api(kube::Error::Api(status))) if status.is_already_exists() => Ok(Started::Made),
             Err(WriteError::Api(kube::Error::Api(status))) if [400, 403, 422].contains(&status.code) => {
@@ -76,15 +78,18 @@ impl<'a> Jobs<'a> {
     /// The Jobs that are not over. Those that a former process has left, and that no image asks for any more, are deleted.
     async fn busy(&self, pulls: &Pulls, world: &World) -> Result<Vec<Job>, WriteError> {
         let kind = format!("{}={}", labels::RESOURCE_TYPE, labels::resource_type::PULL_IMAGE);
-        let jobs = self.jobs.list(&ListParams::default().labels(&kind)).await?.items;
+        let jobs = self.api.list(&ListParams::default().labels(&kind)).await?.items;
         let is_over = |job: &Job| {
             let conditions = job.status.iter().flat_map(|status| status.conditions.iter().flatten());
-            conditions.into_iter().any(|told| matches!(told.type_.as_str(), "Complete" | "Failed") && told.status == "True")
+            conditions
+                .into_iter()
+                .any(|told| matches!(told.type_.as_str(), "Complete" | "Failed") && told.status == "True")
         };
         let mut busy = Vec::new();
         for job in jobs.into_iter().filter(|job| !is_over(job)) {
             // Nodes may ask for the former image of a Module, which no object names any more.
-            let is_asked_for = || world.read().images().any(|image| Some(&image.spec.image) == image_of(&job));
+            let is_asked_for =
+                || world.read().images().any(|image| Some(&image.spec.image) == image_of(&job));
             if pulls.is_under_way(&job.name_any()) || is_asked_for() {
                 busy.push(job);
             } else {
@@ -98,7 +103,7 @@ impl<'a> Jobs<'a> {
     pub(super) async fn clear_by_name(&self, name: &str) {
         let propagation_policy = Some(PropagationPolicy::Foreground);
         let params = DeleteParams { propagation_policy, ..DeleteParams::default() };
-        match self.context.writes.make(Resource::Job, Verb::Delete, self.jobs.delete(name, &params)).await {
+        match self.context.writes.make(Resource::Job, Verb::Delete, self.api.delete(name, &params)).await {
             Err(WriteError::Api(kube::Error::Api(status))) if status.is_not_found() => {}
             Err(error) => warn!(job = name, error = &error as &dyn std::error::Error, "a Job is not deleted"),
             Ok(_) => {}

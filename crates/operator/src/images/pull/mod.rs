@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use tenon_api::{ModuleImage, reasons};
 use tenon_image::ImageReference;
-use tenon_plan::provision::pull::{self, Failure, Puller, Settings, Step};
 use tenon_plan::provision::Finding;
+use tenon_plan::provision::pull::{self, Failure, Puller, Settings, Step};
 use tracing::{info, warn};
 
 use super::Images;
@@ -90,7 +90,8 @@ impl Images {
 fn advise(finding: Finding) -> Finding {
     match finding {
         Finding::Missing { reason, message, needs_change, retry_after } => {
-            let way_out = "where nodes may pull it, one can do so for the operator: see its flag --pull-through-nodes";
+            let way_out =
+                "where nodes may pull it, one can do so for the operator: see its flag --pull-through-nodes";
             Finding::Missing { reason, message: format!("{message}; {way_out}"), needs_change, retry_after }
         }
         other => other,
@@ -137,7 +138,9 @@ impl<'a> Pull<'a> {
         };
         match pull::step(job.as_ref(), &pods) {
             Step::Start => self.start(world).await,
-            Step::Leaving => Ok(self.pulling(reasons::PULLING, &format!("Job {} of before is going", self.name))),
+            Step::Leaving => {
+                Ok(self.pulling(reasons::PULLING, &format!("Job {} of before is going", self.name)))
+            }
             Step::Follow { pod: Some(pod), reason, message } => {
                 self.pulls.follow(&self.name, &pod.uid);
                 match self.context.pulled.expect(&pod.uid) {
@@ -180,26 +183,24 @@ impl<'a> Pull<'a> {
         own.and_then(|reference| reference.digest().map(ToString::to_string)).or_else(|| pod.digest.clone())
     }
 
+    /// The pod has ended well. The kubelet has told all that it ever will.
     async fn take_or_begin_anew(&self, pod: Option<Puller>) -> Result<Finding, WriteError> {
-        match pod {
-            Some(pod) if self.context.pulled.expect(&pod.uid) == Arrival::Here => match self.digest(&pod) {
-                Some(_) => self.take(&pod).await,
-                None => {
-                    let message = "the node's container runtime does not tell by which digest it has the image: \
-                                   name the image by its digest"
-                        .to_owned();
-                    self.fail(Failure { reason: reasons::PULL_FAILED, message, needs_change: true }).await
-                }
-            },
-            pod => {
-                if let Some(pod) = pod {
-                    self.context.pulled.forget(&pod.uid);
-                }
-                warn!(image = self.reference, job = self.name, "what a pod brought is lost; it is pulled again");
-                self.jobs.clear_by_name(&self.name).await;
-                Ok(self.pulling(reasons::PULLING, "it is pulled once more"))
-            }
+        let here = pod.as_ref().filter(|pod| self.context.pulled.expect(&pod.uid) == Arrival::Here);
+        if let Some(pod) = here.filter(|pod| self.digest(pod).is_some()) {
+            return self.take(pod).await;
         }
+        if here.is_some() {
+            let message = "the node's container runtime does not tell by which digest it has the image: name the image by \
+                           its digest"
+                .to_owned();
+            return self.fail(Failure { reason: reasons::PULL_FAILED, message, needs_change: true }).await;
+        }
+        if let Some(pod) = pod {
+            self.context.pulled.forget(&pod.uid);
+        }
+        warn!(image = self.reference, job = self.name, "what a pod brought is lost; it is pulled again");
+        self.jobs.clear_by_name(&self.name).await;
+        Ok(self.pulling(reasons::PULLING, "it is pulled once more"))
     }
 
     /// Packs what the pod has brought, as if it came from the registry.
@@ -221,7 +222,13 @@ impl<'a> Pull<'a> {
     }
 
     async fn fail(&self, failure: Failure) -> Result<Finding, WriteError> {
-        warn!(image = self.reference, job = self.name, reason = failure.reason, message = failure.message, "not pulled");
+        warn!(
+            image = self.reference,
+            job = self.name,
+            reason = failure.reason,
+            message = failure.message,
+            "not pulled"
+        );
         self.jobs.clear_by_name(&self.name).await;
         Ok(self.failed(failure))
     }

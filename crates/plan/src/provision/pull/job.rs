@@ -67,7 +67,9 @@ pub fn job(image: &ModuleImage, reference: &str, settings: &Settings) -> Job {
             name: Some(job_name(image, reference)),
             namespace: Some(settings.namespace.clone()),
             labels: Some(labels.clone()),
-            annotations: Some([(labels::annotation::PULLED_IMAGE.to_owned(), image.spec.image.clone())].into()),
+            annotations: Some(
+                [(labels::annotation::PULLED_IMAGE.to_owned(), image.spec.image.clone())].into(),
+            ),
             ..ObjectMeta::default()
         },
         spec: Some(JobSpec {
@@ -238,7 +240,8 @@ mod tests {
         assert_eq!(pod.image_pull_secrets, None);
         let volumes = pod.volumes.unwrap();
         assert!(volumes.iter().all(|volume| volume.secret.is_none() && volume.host_path.is_none()));
-        let tokens = volumes.iter().filter_map(|volume| volume.projected.as_ref()?.sources.as_ref()).flatten();
+        let tokens =
+            volumes.iter().filter_map(|volume| volume.projected.as_ref()?.sources.as_ref()).flatten();
         let audiences: Vec<_> =
             tokens.filter_map(|source| source.service_account_token.as_ref()?.audience.as_deref()).collect();
         assert_eq!(audiences, [AUDIENCE]);

@@ -1,3 +1,4 @@
+use k8s_openapi::api::core::v1::LocalObjectReference;
 use rstest::rstest;
 use serde_json::{Value, json};
 use tenon_api::module::{Build, Sign};
@@ -47,13 +48,33 @@ fn failed(step: Step) -> Failure {
 }
 
 #[rstest]
-#[case::denied(waiting("ErrImagePull", "401 Unauthorized"), "PullFailed", "ErrImagePull: 401 Unauthorized", false)]
-#[case::denied_again(waiting("ImagePullBackOff", "Back-off pulling"), "PullFailed", "Back-off pulling", false)]
+#[case::denied(
+    waiting("ErrImagePull", "401 Unauthorized"),
+    "PullFailed",
+    "ErrImagePull: 401 Unauthorized",
+    false
+)]
+#[case::denied_again(
+    waiting("ImagePullBackOff", "Back-off pulling"),
+    "PullFailed",
+    "Back-off pulling",
+    false
+)]
 #[case::no_registry(waiting("RegistryUnavailable", "no route"), "PullFailed", "no route", false)]
 #[case::policy(waiting("SignatureValidationFailed", "policy"), "PullFailed", "policy", false)]
 #[case::name(waiting("InvalidImageName", "couldn't parse"), "ReferenceInvalid", "couldn't parse", true)]
-#[case::no_config(waiting("CreateContainerConfigError", "configmap not found"), "PullPodFailed", "configmap", false)]
-#[case::cannot_start(waiting("CreateContainerError", "no such directory"), "PullPodFailed", "no such directory", false)]
+#[case::no_config(
+    waiting("CreateContainerConfigError", "configmap not found"),
+    "PullPodFailed",
+    "configmap",
+    false
+)]
+#[case::cannot_start(
+    waiting("CreateContainerError", "no such directory"),
+    "PullPodFailed",
+    "no such directory",
+    false
+)]
 #[case::cannot_run(waiting("RunContainerError", "exec format error"), "PullPodFailed", "exec format", false)]
 #[case::never_heard_of(waiting("Brooding", "it thinks"), "PullPodFailed", "Brooding: it thinks", false)]
 #[case::did_not_start(
@@ -112,7 +133,8 @@ fn a_pod_that_no_node_takes_says_so_in_the_schedulers_words() {
 fn our_own_image_that_cannot_be_pulled_is_told_apart() {
     let mut pod = pod("", &waiting("PodInitializing", ""));
     let status = container("install", "", &waiting("ErrImagePull", "no such"));
-    pod.status.as_mut().unwrap().init_container_statuses = Some(vec![serde_json::from_value(status).unwrap()]);
+    pod.status.as_mut().unwrap().init_container_statuses =
+        Some(vec![serde_json::from_value(status).unwrap()]);
     let failure = failed(step(Some(&job(&json!([]))), &[pod]));
     assert_eq!(failure.reason, "PullPodFailed");
     assert!(failure.message.contains("--maker-image") && failure.message.contains("no such"), "{failure:?}");
@@ -159,7 +181,7 @@ fn a_node_helps_where_the_operator_has_nothing_to_ask_with_and_nobody_makes_the_
     assert!(!may_help(&image, &throttled));
     let denied = missing(reasons::REGISTRY_DENIED);
     let changes: [fn(&mut ModuleImage); 3] = [
-        |image| image.spec.image_repo_secret = Some(Default::default()),
+        |image| image.spec.image_repo_secret = Some(LocalObjectReference::default()),
         |image| image.spec.build = Some(Build::default()),
         |image| image.spec.sign = Some(Sign::default()),
     ];
