@@ -1,5 +1,4 @@
 //! The operator reads Secrets by name, and only in the namespaces that the administrator has named.
-#![expect(clippy::expect_used, reason = "a test that cannot be set up has failed")]
 
 #[cfg(test)]
 #[path = "controllers/cluster.rs"]

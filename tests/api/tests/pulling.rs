@@ -125,7 +125,7 @@ async fn bring(
     let maps: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), NAMESPACE);
     let depot = maps.get(DEPOT_CONFIG_MAP).await.expect("the depot's addresses").data.unwrap_or_default();
     for name in [ADDRESSES, AUTHORITY] {
-        fs::write(access.path().join(name), &depot[name]).expect("a file");
+        fs::write(access.path().join(name), depot.get(name).expect("an entry")).expect("a file");
     }
     let binding = Binding::Pod { name: pod.name_any(), uid: pod.uid().unwrap_or_default() };
     let token =

@@ -114,12 +114,11 @@ fn follow(job: &Job, pod: Option<&Pod>) -> Step {
         let message = format!("{} has no pod yet", named(job));
         return Step::Follow { pod: None, reason: reasons::PULLING, message };
     };
-    let (reason, message) = match unscheduled(pod) {
-        Some(why) => (reasons::NO_NODE_TO_PULL, format!("the pod of {} finds no node: {why}", named(job))),
-        None => {
-            let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("a node");
-            (reasons::PULLING, format!("{node} pulls it for the operator: {}", named(job)))
-        }
+    let (reason, message) = if let Some(why) = unscheduled(pod) {
+        (reasons::NO_NODE_TO_PULL, format!("the pod of {} finds no node: {why}", named(job)))
+    } else {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("a node");
+        (reasons::PULLING, format!("{node} pulls it for the operator: {}", named(job)))
     };
     Step::Follow { pod: puller(pod), reason, message }
 }
