@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -14,7 +15,7 @@ use crate::command::Tail;
 use crate::control_plane::{Binding, ControlPlane, ControlPlaneError, Credential, Extent, free_ports};
 use crate::guest::oci::HOST;
 use crate::guest::{Guest, Settings};
-use crate::host_node::{self, HostNode, HostNodeError};
+use crate::host_node::{self, Credentials, HostNode, HostNodeError};
 use crate::kernel::Origin;
 use crate::node::{Node, NodeError};
 use crate::program_images::ProgramImageError;
@@ -166,9 +167,18 @@ impl Lab {
     /// Runs a kubelet on this machine as a new node, where pods run at its own speed; there is one at a time, and an
     /// earlier one of this lab ends.
     pub async fn add_host_node(&mut self, name: &str) -> Result<&mut HostNode, LabError> {
+        self.add_host_node_with(name, &[]).await
+    }
+
+    /// As [`Self::add_host_node`]; its kubelet has these credentials, and nobody else in the cluster.
+    pub async fn add_host_node_with(
+        &mut self,
+        name: &str,
+        credentials: &[Credentials],
+    ) -> Result<&mut HostNode, LabError> {
         // Two would wait for each other.
         self.host_node = None;
-        let node = HostNode::start(&self.plane, &mut self.registry, name).await?;
+        let node = HostNode::start_with(&self.plane, &mut self.registry, name, credentials).await?;
         Ok(self.host_node.insert(node))
     }
 
@@ -217,7 +227,15 @@ impl Lab {
     /// Starts the operator on the host, under its own ServiceAccount.
     pub async fn start_operator(&mut self) -> Result<(), LabError> {
         let (ports, cache) = ([self.depot_port, self.admin_port], self.bench.folder().join("depot"));
-        let mut command = operator_command(&self.plane, &self.registry, ports, HOST, &cache).await?;
+        // Guests find the host at one address, pods of the node on the host at another.
+        let pods = self.host_node.as_ref().map(|_| host_node::ADDRESS);
+        let hosts: Vec<String> =
+            std::iter::once(HOST.to_owned()).chain(pods.map(|address| address.to_string())).collect();
+        let reach = Reach {
+            listen: if pods.is_some() { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST },
+            hosts: &hosts,
+        };
+        let mut command = operator_command(&self.plane, &self.registry, ports, &reach, &cache).await?;
         command.args(&self.operator_arguments);
         self.operator_starts += 1;
         let name = format!("operator-{}", self.operator_starts);
@@ -295,13 +313,20 @@ impl Lab {
     }
 }
 
-/// The operator under its own ServiceAccount, on the host, serving its depot and its metrics at these ports of loopback. Agents
-/// find the depot at an address of the host.
+/// Where the operator's depot is.
+pub(crate) struct Reach<'a> {
+    /// Where it listens.
+    pub(crate) listen: Ipv4Addr,
+    /// Where agents and pods are told to find it: addresses of the host.
+    pub(crate) hosts: &'a [String],
+}
+
+/// The operator under its own ServiceAccount, on the host, serving its depot and its metrics at these ports.
 pub(crate) async fn operator_command(
     plane: &ControlPlane,
     registry: &Registry,
     [depot, admin]: [u16; 2],
-    host: &str,
+    reach: &Reach<'_>,
     cache: &Path,
 ) -> Result<Command, LabError> {
     let token = plane.token(NAMESPACE, OPERATOR, None, &Binding::None).await?;
@@ -311,9 +336,9 @@ pub(crate) async fn operator_command(
     command
         .arg("--kubeconfig")
         .arg(kubeconfig)
-        .args(["--listen-depot", &format!("127.0.0.1:{depot}")])
+        .args(["--listen-depot", &format!("{}:{depot}", reach.listen)])
         .args(["--listen-admin", &format!("127.0.0.1:{admin}")])
-        .args(["--advertise", &format!("https://{host}:{depot}")])
+        .args(reach.hosts.iter().map(|host| format!("--advertise=https://{host}:{depot}")))
         .arg("--cache-dir")
         .arg(cache)
         .args(["--registry", &format!("{},plain-http", registry.host())])

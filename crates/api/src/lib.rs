@@ -18,6 +18,7 @@ pub mod module_image;
 pub mod node_modules_config;
 pub mod node_pod;
 mod object;
+pub mod pull;
 pub mod reasons;
 mod serde_forms;
 pub mod task;

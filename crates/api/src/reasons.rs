@@ -56,6 +56,16 @@ pub const IMAGE_ABSENT: &str = "ImageAbsent";
 pub const REGISTRY_DENIED: &str = "RegistryDenied";
 /// The registry does not answer, or not usefully.
 pub const REGISTRY_UNREACHABLE: &str = "RegistryUnreachable";
+/// The registry denies the operator, and a node pulls the image for it.
+pub const PULLING: &str = "Pulling";
+/// A node was to pull the image and cannot; the message has the kubelet's words.
+pub const PULL_FAILED: &str = "PullFailed";
+/// The image was to be read on a node, and the pod that does it cannot start, or ended without a result.
+pub const PULL_POD_FAILED: &str = "PullPodFailed";
+/// No node that may pull images for the operator takes the pod.
+pub const NO_NODE_TO_PULL: &str = "NoNodeToPull";
+/// Files of the image are not for everybody to read, so a node's unprivileged pod cannot take them out.
+pub const FILES_UNREADABLE: &str = "FilesUnreadable";
 /// The image has no directory with modules for the kernel.
 pub const NO_MODULE_FOR_KERNEL: &str = "NoModuleForKernel";
 /// The image is malformed, hostile, or larger than allowed.

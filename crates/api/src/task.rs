@@ -197,13 +197,15 @@ pub enum Trouble {
     KernelRefuses,
     /// What is to be compiled, or what it needs, is not where it should be, or of no use.
     SourceInvalid,
+    /// A file of the image is not for everybody to read, and who is to read it is nobody in particular.
+    Unreadable,
     /// Anything else.
     Failed,
 }
 
 impl Trouble {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::SecretMissing,
         Self::SecretMalformed,
         Self::ImageAbsent,
@@ -213,6 +215,7 @@ impl Trouble {
         Self::NotOurs,
         Self::KernelRefuses,
         Self::SourceInvalid,
+        Self::Unreadable,
         Self::Failed,
     ];
 
@@ -227,13 +230,17 @@ impl Trouble {
             Self::ImageInvalid => reasons::IMAGE_INVALID,
             Self::KernelRefuses => reasons::WILL_NOT_LOAD,
             Self::SourceInvalid => reasons::SOURCE_INVALID,
+            Self::Unreadable => reasons::FILES_UNREADABLE,
             Self::NotOurs | Self::Failed => reasons::SIGN_FAILED,
         }
     }
 
     /// Whether the same will not do again: something must be changed first.
     pub fn needs_change(self) -> bool {
-        matches!(self, Self::ImageInvalid | Self::NotOurs | Self::KernelRefuses | Self::SourceInvalid)
+        matches!(
+            self,
+            Self::ImageInvalid | Self::NotOurs | Self::KernelRefuses | Self::SourceInvalid | Self::Unreadable
+        )
     }
 }
 

@@ -14,6 +14,8 @@
 
 pub mod bundle;
 #[cfg(feature = "registry")]
+pub mod excerpt;
+#[cfg(feature = "registry")]
 pub mod extract;
 #[cfg(feature = "registry")]
 pub mod kernel;

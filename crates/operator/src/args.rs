@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use tenon_api::labels;
 use tenon_image::ImageReference;
 use tenon_image::reference::ReferenceError;
 use tenon_plan::facts_image;
@@ -110,6 +111,12 @@ pub struct Args {
     #[arg(long, env = "TENON_JOBS_AT_ONCE", default_value_t = 4, value_name = "NUMBER",
           value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs_at_once: u16,
+
+    /// Label `key=value` of the nodes that may pull images for the operator where their registry denies it; repeatable, a node has
+    /// all of them. What such a node says an image holds is loaded on others: take a label that nodes cannot give themselves
+    /// [default: no node may]
+    #[arg(long, env = "TENON_PULL_THROUGH_NODES", value_name = "LABEL", value_delimiter = ',', value_parser = label)]
+    pub pull_through_nodes: Vec<(String, String)>,
 
     /// Seconds after which what a built image was made from is looked at again: Dockerfile, base images, Secrets
     #[arg(long, env = "TENON_LOOK_AGAIN", default_value_t = 300, value_name = "SECONDS",
@@ -235,6 +242,9 @@ pub enum BadValue {
     /// A template that gives no image reference.
     #[error(transparent)]
     Reference(#[from] ReferenceError),
+    /// Not a label.
+    #[error("expected a label as key=value, for example node-restriction.kubernetes.io/pulls=true")]
+    Label,
     /// Settings that exclude each other.
     #[error("plain-http excludes insecure-skip-verify and ca-file: without TLS there is nothing to verify")]
     PlainHttpWithTls,
@@ -243,6 +253,14 @@ pub enum BadValue {
 fn facts_image(text: &str) -> Result<String, BadValue> {
     let _: ImageReference = facts_image::example(text)?.parse()?;
     Ok(text.to_owned())
+}
+
+fn label(text: &str) -> Result<(String, String), BadValue> {
+    let (key, value) = text.split_once('=').ok_or(BadValue::Label)?;
+    // A key is a name, perhaps behind a domain; names follow the rules of values.
+    let is_key = key.rsplit('/').all(|part| !part.is_empty() && labels::is_value(part))
+        && key.matches('/').count() <= 1;
+    (is_key && labels::is_value(value)).then(|| (key.to_owned(), value.to_owned())).ok_or(BadValue::Label)
 }
 
 fn namespace(text: &str) -> Result<String, BadValue> {
@@ -514,6 +532,9 @@ mod tests {
     #[case(&["--depot-transfers", "0"], "0 is not in 1..")]
     #[case(&["--log-level", "chatty==x"], "log")]
     #[case(&["--advertise", "http://x"], "https://<host>[:port]")]
+    #[case(&["--pull-through-nodes", "forge"], "node-restriction.kubernetes.io/pulls=true")]
+    #[case(&["--pull-through-nodes", "=yes"], "node-restriction.kubernetes.io/pulls=true")]
+    #[case(&["--pull-through-nodes", "a/b/c=yes"], "node-restriction.kubernetes.io/pulls=true")]
     #[case(&["--facts-image", "reg/a:${KERNEL}"], "KERNEL_FULL_VERSION")]
     #[case(&["--facts-image", "reg/A:1"], "lower-case")]
     fn a_bad_value_is_answered_with_what_is_expected(#[case] flags: &[&str], #[case] answer: &str) {

@@ -125,6 +125,8 @@ label! {
         TokenSubject = "token-subject",
         /// Bound to no node.
         TokenNode = "token-node",
+        /// Bound to no pod.
+        TokenPod = "token-pod",
         /// The API server's keys are not known yet.
         KeysUnknown = "keys-unknown",
         /// The node is not assigned the bundle.
@@ -151,6 +153,10 @@ label! {
         BadFacts = "bad-facts",
         /// Facts could not be kept.
         FactsNotKept = "facts-not-kept",
+        /// A pod brought what is not expected of it, or not here.
+        PulledUnexpected = "pulled-unexpected",
+        /// What a pod took out of an image is too much, or broke off.
+        BadPulled = "bad-pulled",
     }
 }
 

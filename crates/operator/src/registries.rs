@@ -56,6 +56,14 @@ pub(crate) async fn keyring(
             let message = format!("Secret {namespace}/{name} ({field}) does not exist; create it");
             return Err(waiting(reasons::SECRET_MISSING, message));
         }
+        Err(kube::Error::Api(status)) if status.code == 403 => {
+            let message = format!(
+                "Secret {namespace}/{name} ({field}) cannot be read: {}; bind ClusterRole tenon-operator-secrets to the \
+                 operator in this namespace",
+                status.message
+            );
+            return Err(waiting(reasons::SECRET_MISSING, message));
+        }
         Err(error) => {
             let message = format!("Secret {namespace}/{name} ({field}) cannot be read: {}", chain(&error));
             return Err(waiting(reasons::SECRET_MISSING, message));

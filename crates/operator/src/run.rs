@@ -18,7 +18,7 @@ use crate::args::{Args, Switch};
 use crate::budget::Writes;
 use crate::client::{self, ClientError};
 use crate::controllers;
-use crate::depot::{self, Assignments, BundleCache, Depot, Kernels, TokenVerifier, Wanted};
+use crate::depot::{self, Assignments, BundleCache, Depot, Kernels, Pulled, TokenVerifier, Wanted};
 use crate::events::{self, Events};
 use crate::identity::serving::ServingCertificate;
 use crate::identity::{Identity, OrderKeyHandle};
@@ -59,6 +59,8 @@ pub struct Context {
     pub cache: Arc<BundleCache>,
     /// Bundles that nodes asked for and that are not on disk.
     pub wanted: Wanted,
+    /// What pods bring that take drivers out of images.
+    pub pulled: Pulled,
     /// Which node runs which build of a kernel, and of which builds there are facts.
     pub kernels: Kernels,
     /// What the nodes' kernels want of signatures, as the administrator says.
@@ -227,6 +229,7 @@ impl Work {
             assignments,
             cache: Arc::new(cache),
             wanted: Wanted::default(),
+            pulled: Pulled::default(),
             kernels: Kernels::default(),
             signatures: Arc::new(NodeSignatures::read(args.nodes_signatures, &args.nodes_trust)?),
             readiness: Readiness::default(),
@@ -275,6 +278,7 @@ impl Work {
             transfers: context.args.depot_transfers,
             kernels: context.kernels.clone(),
             uploads,
+            pulled: context.pulled.clone(),
         };
         self.spawn("the keeping of kernel facts", finish(kernel_facts::keep(context.clone(), uploaded)));
         let listener = listen("--listen-depot", context.args.listen_depot).await?;

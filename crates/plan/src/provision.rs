@@ -5,6 +5,7 @@ pub mod artifacts;
 pub mod dockerfile;
 pub mod job;
 pub mod making;
+pub mod pull;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -180,14 +181,16 @@ const FIRST_RETRY: Duration = Duration::from_secs(2);
 /// The longest such wait: a missing image may come at any time, and a HEAD costs little.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// How often a Secret or ConfigMap that is not there, or not right, is read again: they are not watched, and who mends one looks
-/// on. And how often who waits for a turn asks for it.
+/// on. And how often who waits for a turn asks for it, and a pod that pulls an image is asked after.
 const PROMPT_RETRY: Duration = Duration::from_secs(3);
-const PROMPT: [&str; 5] = [
+const PROMPT: [&str; 7] = [
     reasons::SECRET_MISSING,
     reasons::SECRET_MALFORMED,
     reasons::CONFIG_MAP_MISSING,
     reasons::QUEUED,
     reasons::WAITING_FOR_MODULE,
+    reasons::PULLING,
+    reasons::NO_NODE_TO_PULL,
 ];
 /// The longest that a registry may ask to be left alone.
 const LONGEST_ASKED: Duration = Duration::from_mins(10);

@@ -21,6 +21,7 @@ use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::Api;
 use kube::api::DeleteParams;
 
+pub use settings::Credentials;
 pub use traces::TraceError;
 
 use crate::cache::{Cache, CacheError, Lock};
@@ -35,7 +36,7 @@ use crate::program_images::{self, ProgramImageError};
 use crate::registry::{Registry, RegistryError};
 use crate::setup::{SetupError, Supplies};
 use crate::worker::settings::REGISTRY;
-use settings::Programs;
+use settings::{NodeSettings, Programs};
 use traces::Traces;
 
 /// Where this node's pods reach the host. So does the host itself: a registry that listens there has one name for both.
@@ -128,6 +129,16 @@ impl HostNode {
         registry: &mut Registry,
         name: &str,
     ) -> Result<Self, HostNodeError> {
+        Self::start_with(plane, registry, name, &[]).await
+    }
+
+    /// As [`Self::start`]; the kubelet has these credentials, and nobody else in the cluster.
+    pub async fn start_with(
+        plane: &ControlPlane,
+        registry: &mut Registry,
+        name: &str,
+        credentials: &[Credentials],
+    ) -> Result<Self, HostNodeError> {
         if !rustix::process::geteuid().is_root() {
             return Err(HostNodeError::NotRoot);
         }
@@ -138,7 +149,7 @@ impl HostNode {
 
         let folder = plane.folder().join(name);
         let [port] = free_ports_at(ADDRESS.into()).map_err(at("find a port for", &folder))?;
-        configure(&folder, plane, name, port, &programs)?;
+        configure(&folder, plane, &NodeSettings { name, port, programs: &programs, credentials })?;
         let nodes: Api<NodeObject> = Api::all(plane.client());
         match nodes.delete(name, &DeleteParams::default()).await {
             Err(kube::Error::Api(status)) if status.is_not_found() => {}
@@ -228,13 +239,8 @@ fn take_turn() -> Result<(Lock, Traces), HostNodeError> {
     Ok((turn, Traces::leave()?))
 }
 
-fn configure(
-    folder: &Path,
-    plane: &ControlPlane,
-    name: &str,
-    port: u16,
-    programs: &Programs,
-) -> Result<(), HostNodeError> {
+fn configure(folder: &Path, plane: &ControlPlane, node: &NodeSettings<'_>) -> Result<(), HostNodeError> {
+    let name = node.name;
     let identity = plane
         .pki()
         .identity(&format!("system:node:{name}"), &["system:nodes"])
@@ -242,8 +248,11 @@ fn configure(
     let kubeconfig = kubeconfig(plane.pki(), plane.port(), &identity.into());
     write(&folder.join(settings::KUBECONFIG), 0o600, &serde_json::to_string(&kubeconfig)?)?;
     write(&folder.join(settings::AUTHORITY), 0o644, plane.pki().authority())?;
-    for (path, text) in settings::files(folder, name, port, programs) {
+    for (path, text) in settings::files(folder, node) {
         write(&folder.join(path), 0o644, &text)?;
+    }
+    for (path, text) in settings::providers(node.credentials) {
+        write(&folder.join(path), 0o700, &text)?;
     }
     Ok(())
 }

@@ -6,12 +6,15 @@ use serde_json::json;
 
 use super::traces::{ADDRESS, BRIDGE, CGROUP, SUBNET};
 use crate::node_settings::{self, Runtime};
+use crate::registry::User;
 use crate::worker::settings::{PAUSE, REGISTRY};
 
 pub(super) const AUTHORITY: &str = "ca.crt";
 pub(super) const KUBECONFIG: &str = "kubelet.kubeconfig";
 pub(super) const START: &str = "start";
 pub(super) const REGISTRIES: &str = "registries";
+const PROVIDERS: &str = "providers";
+const PROVIDERS_FILE: &str = "providers.json";
 
 /// The programs of a node, by the folders that hold them.
 #[derive(Debug, Clone)]
@@ -24,20 +27,66 @@ pub(super) struct Programs {
     pub(super) plugins: String,
 }
 
+/// Credentials for a registry that the kubelet gets from a program of its own (a credential provider).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// `host:port`, as images' names begin.
+    pub registry: String,
+    /// Who the kubelet is there.
+    pub user: User,
+}
+
+/// What a node is made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NodeSettings<'a> {
+    pub(super) name: &'a str,
+    pub(super) port: u16,
+    pub(super) programs: &'a Programs,
+    pub(super) credentials: &'a [Credentials],
+}
+
 /// Paths below the node's folder and contents of everything that does not hold a key.
-pub(super) fn files(
-    folder: &Path,
-    node: &str,
-    kubelet_port: u16,
-    programs: &Programs,
-) -> Vec<(&'static str, String)> {
+pub(super) fn files(folder: &Path, node: &NodeSettings<'_>) -> Vec<(&'static str, String)> {
+    let NodeSettings { name: _, port: kubelet_port, programs, credentials: _ } = *node;
     let at = |name: &str| folder.join(name).display().to_string();
     vec![
         ("containerd.toml", containerd(&at, programs)),
         ("networks/10-lab.conflist", network()),
         ("kubelet.yaml", kubelet(&at, kubelet_port)),
-        (START, start(&at, node, programs)),
+        (START, start(&at, node)),
     ]
+}
+
+/// The kubelet's credential providers: their configuration, and the programs that it runs.
+pub(super) fn providers(credentials: &[Credentials]) -> Vec<(String, String)> {
+    let mut files = Vec::new();
+    let mut providers = Vec::new();
+    for (number, Credentials { registry, user }) in credentials.iter().enumerate() {
+        let name = format!("provider-{number}");
+        let answer = json!({
+            "kind": "CredentialProviderResponse",
+            "apiVersion": "credentialprovider.kubelet.k8s.io/v1",
+            "cacheKeyType": "Registry",
+            "auth": { registry: { "username": user.name, "password": user.password } },
+        });
+        let program = format!("#!/bin/sh\ncat >/dev/null\ncat <<'END'\n{answer}\nEND\n");
+        files.push((format!("{PROVIDERS}/{name}"), program));
+        providers.push(json!({
+            "name": name,
+            "matchImages": [registry],
+            "defaultCacheDuration": "0s",
+            "apiVersion": "credentialprovider.kubelet.k8s.io/v1",
+        }));
+    }
+    if !providers.is_empty() {
+        let configuration = json!({
+            "apiVersion": "kubelet.config.k8s.io/v1",
+            "kind": "CredentialProviderConfig",
+            "providers": providers,
+        });
+        files.push((PROVIDERS_FILE.to_owned(), configuration.to_string()));
+    }
+    files
 }
 
 /// Where containerd asks when an image's name begins with `name`: path below the node's folder, and content.
@@ -93,7 +142,14 @@ fn kubelet(at: &impl Fn(&str) -> String, port: u16) -> String {
 /// Runs as the first process of a PID namespace, in a mount namespace: with it ends every process that it or a container
 /// began, and every mount. What is written to the places that cannot be configured goes to memory; the kernel settings
 /// that kubelet insists on are plain files that lie over the real ones.
-fn start(at: &impl Fn(&str) -> String, node: &str, programs: &Programs) -> String {
+fn start(at: &impl Fn(&str) -> String, node: &NodeSettings<'_>) -> String {
+    let NodeSettings { name: node, port: _, programs, credentials } = *node;
+    let providers = if credentials.is_empty() {
+        String::new()
+    } else {
+        let (file, folder) = (at(PROVIDERS_FILE), at(PROVIDERS));
+        format!("--image-credential-provider-config '{file}' --image-credential-provider-bin-dir '{folder}'")
+    };
     let (path, libraries) = (programs.folders.join(":"), &programs.libraries);
     let (containerd, containerd_log) = (at("containerd.toml"), at("containerd.log"));
     let (kubelet, kubelet_log) = (at("kubelet.yaml"), at("kubelet.log"));
@@ -129,7 +185,7 @@ serve() {{
 }}
 serve '{containerd_log}' containerd --config '{containerd}' --log-level warn
 serve '{kubelet_log}' kubelet --config '{kubelet}' --kubeconfig '{kubeconfig}' --root-dir '{root}' \\
-  --hostname-override {node} --node-ip {ADDRESS} --v 1
+  --hostname-override {node} --node-ip {ADDRESS} --v 1 {providers}
 wait
 "
     )

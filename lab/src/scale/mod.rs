@@ -11,6 +11,7 @@ pub mod report;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::Ipv4Addr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,7 @@ use tenon_order::{ModuleKey, NameError};
 use tokio::net::TcpStream;
 
 use crate::child::{Child, ChildError};
-use crate::cluster::{self, LabError};
+use crate::cluster::{self, LabError, Reach};
 use crate::command::{self, CommandError};
 use crate::control_plane::audit::AuditError;
 use crate::control_plane::{ControlPlane, ControlPlaneError, Extent, free_ports};
@@ -180,7 +181,8 @@ impl Field {
         let fleet = Fleet::new(&plane, &folder.path().join("fleet"))?;
         let [depot_port, admin_port] = free_ports().map_err(ScaleError::Port)?;
         let (ports, cache) = ([depot_port, admin_port], folder.path().join("depot"));
-        let command = cluster::operator_command(&plane, &registry, ports, "127.0.0.1", &cache).await?;
+        let reach = Reach { listen: Ipv4Addr::LOCALHOST, hosts: &["127.0.0.1".to_owned()] };
+        let command = cluster::operator_command(&plane, &registry, ports, &reach, &cache).await?;
         let kernel = supplies.kernel(Origin::Stable)?.clone();
         let namespaces: Api<Namespace> = Api::all(plane.client());
         let mut namespace = Namespace::default();

@@ -34,6 +34,7 @@ pub(crate) fn files() -> Result<BTreeMap<String, String>> {
     files.insert("operator.yaml".into(), operator::file()?);
     files.insert("rbac/agent.yaml".into(), rbac::agent_file()?);
     files.insert("rbac/operator.yaml".into(), rbac::operator_file()?);
+    files.insert("rbac/puller.yaml".into(), rbac::puller_file()?);
     files.insert("rbac/admission.yaml".into(), admission::file()?);
     Ok(files)
 }

@@ -8,6 +8,7 @@ use k8s_openapi::api::rbac::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tenon_api::labels;
 use tenon_api::node_pod::{DEPOT_CONFIG_MAP, NAMESPACE, ORDER_KEYS_CONFIG_MAP, SERVICE_ACCOUNT as AGENT};
+use tenon_api::pull::SERVICE_ACCOUNT as PULLER;
 
 use super::{OPERATOR, yaml};
 
@@ -19,6 +20,8 @@ pub(super) const TENON_GROUP: &str = "tenon.dev";
 const NO_GROUP: &str = "";
 const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 
+/// The role by which the operator reads the Secrets that Modules name, and its binding.
+const SECRETS: &str = "tenon-operator-secrets";
 /// The Secret with the private keys that sign orders.
 const ORDER_KEY_SECRET: &str = "tenon-order-key";
 /// The Secret with the certificates that the operator serves with.
@@ -40,6 +43,11 @@ pub(super) fn agent_file() -> Result<String> {
     yaml::documents(&objects)
 }
 
+/// `rbac/puller.yaml`: of pods that take drivers out of images. There is no rule: it may do nothing.
+pub(super) fn puller_file() -> Result<String> {
+    yaml::documents([&account(PULLER)])
+}
+
 /// `rbac/operator.yaml`.
 pub(super) fn operator_file() -> Result<String> {
     let objects = [
@@ -50,6 +58,10 @@ pub(super) fn operator_file() -> Result<String> {
             "system:service-account-issuer-discovery",
             "tenon-operator-issuer-discovery",
         ))?,
+        // Pull secrets, each by the name that a Module gives. Never listed, never watched, never cached. Apart, so that an
+        // administrator may bind it in some namespaces alone.
+        yaml::value(cluster_role(SECRETS, vec![rule(NO_GROUP, &["secrets"], &["get"])]))?,
+        yaml::value(binding_to(SECRETS, SECRETS))?,
         yaml::value(Role { metadata: namespaced(OPERATOR), rules: Some(own_rules()) })?,
         yaml::value(RoleBinding {
             metadata: namespaced(OPERATOR),
@@ -76,8 +88,6 @@ fn operator_rules() -> Vec<PolicyRule> {
         rule(TENON_GROUP, &["madeimages/status"], &["patch"]),
         // Labels only; never a node's status.
         rule(NO_GROUP, &["nodes"], &["get", "list", "watch", "patch"]),
-        // Pull secrets, each by the name that a Module gives. Never listed, never watched, never cached.
-        rule(NO_GROUP, &["secrets"], &["get"]),
         // Dockerfiles, each by the name that a Module gives.
         rule(NO_GROUP, &["configmaps"], &["get"]),
         // What makes images, each in the namespace of its Module, and what their pods say when they have ended.
@@ -150,7 +160,7 @@ fn binding(name: &str) -> ClusterRoleBinding {
     }
 }
 
-/// Binds the operator to a role that every cluster has.
+/// Binds the operator to a role of another name.
 fn binding_to(role: &str, name: &str) -> ClusterRoleBinding {
     ClusterRoleBinding {
         metadata: cluster(name),

@@ -54,6 +54,8 @@ pub mod resource_type {
     pub const BUILD_IMAGE: &str = "BuildImage";
     /// Signs an image's modules.
     pub const SIGN_IMAGE: &str = "SignImage";
+    /// Takes a driver out of an image on a node; Tenon's alone.
+    pub const PULL_IMAGE: &str = "PullImage";
 }
 
 /// Annotations.
@@ -65,6 +67,8 @@ pub mod annotation {
     pub const IMAGE: &str = "tenon.dev/image";
     /// On a Job that makes an image: the hash of where its pod may run, and of what it asks of a node.
     pub const PLACEMENT: &str = "tenon.dev/placement";
+    /// On a Job that takes a driver out of an image on a node: the image's reference.
+    pub const PULLED_IMAGE: &str = "tenon.dev/pulled-image";
     /// On a build or sign pod: the hash of what it was made from.
     pub const LAST_HASH: &str = "kmm.node.kubernetes.io/last-hash";
     /// On a build or sign pod: the event of its creation was sent.

@@ -173,6 +173,16 @@ impl BundleBuilder {
                 }
                 PullError::Spool { directory, source } => BuildError::Spool { directory, source },
             })?;
+        self.pack_aside(layers, request, out).await
+    }
+
+    /// As [`Self::pack`], on a thread of its own, when its turn has come.
+    pub async fn pack_aside(
+        &self,
+        layers: Vec<Layer>,
+        request: &BundleRequest,
+        out: &Path,
+    ) -> Result<BuiltBundle, BuildError> {
         let (builder, request, out) = (self.clone(), request.clone(), out.to_owned());
         let interrupted = BuildError::Interrupted { image: request.image.clone() };
         let Ok(turn) = self.turns.clone().acquire_owned().await else { return Err(interrupted) };

@@ -21,6 +21,8 @@ pub use reader::{BundleFile, BundleReader, Part, ReadError};
 #[cfg(feature = "registry")]
 pub use selection::SelectError;
 #[cfg(feature = "registry")]
+pub(crate) use selection::may_be_wanted;
+#[cfg(feature = "registry")]
 pub use writer::WriteError;
 
 /// The name of the first entry.

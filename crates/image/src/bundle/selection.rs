@@ -174,6 +174,11 @@ fn wanted(path: &[u8]) -> Option<(&[u8], bool)> {
     name.ends_with(b".ko").then_some((name, true))
 }
 
+/// Whether a file of this name may be one that a node needs, wherever it lies below the kernel's directory.
+pub(crate) fn may_be_wanted(name: &[u8]) -> bool {
+    wanted(name).is_some()
+}
+
 fn take(
     top: &str,
     from: &ImagePath,

@@ -28,6 +28,7 @@ pub(crate) use archive::{Member, MemberKind};
 pub(crate) use compression::Decompressed;
 use stored::Stored;
 pub use tree::{FileAt, LinkError, TooManyNames, Tree, TreeError};
+pub(crate) use tree::{MAX_LINKS, MAX_STEPS};
 pub use walk::{Found, Walked};
 
 /// How much of an image is tolerated.

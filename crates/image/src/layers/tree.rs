@@ -11,10 +11,10 @@ use std::collections::BTreeMap;
 use super::{Limits, Member, MemberKind};
 
 /// Symbolic links followed for one name: as many as Linux follows.
-const MAX_LINKS: usize = 40;
+pub(crate) const MAX_LINKS: usize = 40;
 /// Parts looked up for one name, those of links counted. It bounds how deep directories lie (work below them recurses), and
 /// what one entry of an archive can cost.
-const MAX_STEPS: usize = 256;
+pub(crate) const MAX_STEPS: usize = 256;
 
 /// The way from the root to a directory, both included.
 pub(super) type Way = Vec<Id>;

@@ -22,7 +22,9 @@ pub(super) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 /// Why a request is not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refused {
-    #[error("there are only /v1/bundles/sha256:<64 hex digits> and /v1/kernels/<release>/<build-id>")]
+    #[error(
+        "there are only /v1/bundles/sha256:<64 hex digits>, /v1/kernels/<release>/<build-id> and /v1/pulled"
+    )]
     Path,
     #[error("here only {allowed} are allowed")]
     Method { allowed: &'static str },
@@ -40,7 +42,7 @@ pub(super) enum Refused {
     NodeBusy,
     #[error("the range lies beyond the bundle's {size} bytes")]
     Range { size: u64 },
-    #[error("the bundle could not be read")]
+    #[error("the depot's disk could not be used")]
     Unreadable,
     #[error("the node has not reported that it runs this build of the kernel")]
     NotItsKernel,
@@ -52,10 +54,18 @@ pub(super) enum Refused {
     ToldLately,
     #[error("these are no facts about this build of the kernel, or too many bytes")]
     Facts,
-    #[error("the facts took too long")]
+    #[error("the transfer took too long")]
     TooSlow,
     #[error("the facts are not kept: another replica leads, or the API server refuses them")]
     NotKept,
+    #[error("nothing is expected of this pod here, or not yet")]
+    NotExpected,
+    #[error("this pod has brought something already")]
+    Brought,
+    #[error("that is more than a bundle may be made of")]
+    TooLarge,
+    #[error("the transfer broke off")]
+    Interrupted,
 }
 
 impl Refused {
@@ -76,13 +86,17 @@ impl Refused {
             Refused::FactsWanted | Refused::AskedElsewhere => Rejection::FactsMissing,
             Refused::Facts | Refused::TooSlow => Rejection::BadFacts,
             Refused::NotKept => Rejection::FactsNotKept,
+            Refused::NotExpected | Refused::Brought => Rejection::PulledUnexpected,
+            Refused::TooLarge | Refused::Interrupted => Rejection::BadPulled,
         }
     }
 
     fn status(self) -> StatusCode {
         match self {
             Refused::Path | Refused::FactsWanted => StatusCode::NOT_FOUND,
-            Refused::AskedElsewhere => StatusCode::CONFLICT,
+            Refused::AskedElsewhere | Refused::Brought => StatusCode::CONFLICT,
+            Refused::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Refused::Interrupted => StatusCode::BAD_REQUEST,
             Refused::Facts => StatusCode::UNPROCESSABLE_ENTITY,
             Refused::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Refused::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -95,6 +109,7 @@ impl Refused {
             | Refused::NotCached
             | Refused::Busy
             | Refused::NotKept
+            | Refused::NotExpected
             | Refused::Unreadable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -102,7 +117,7 @@ impl Refused {
     /// Seconds after which it is worth trying again.
     fn retry_after(self) -> Option<u64> {
         match self {
-            Refused::Busy | Refused::NodeBusy => Some(2),
+            Refused::Busy | Refused::NodeBusy | Refused::NotExpected => Some(2),
             Refused::Token(TokenError::KeysUnknown) | Refused::AssignmentsUnknown | Refused::NotCached => {
                 Some(5)
             }
@@ -137,7 +152,7 @@ impl Refused {
     }
 }
 
-/// There are facts.
+/// There is nothing more to say: there are facts, or what was brought is here.
 pub(super) fn known() -> Response<Body> {
     let mut response = Response::new(Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = StatusCode::NO_CONTENT;

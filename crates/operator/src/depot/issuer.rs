@@ -34,7 +34,7 @@ pub enum TokenError {
     KeysUnknown,
 }
 
-/// Verifies agents' tokens.
+/// Verifies tokens of agents, and of pods that take drivers out of images.
 pub struct TokenVerifier {
     namespace: String,
     client: Option<Client>,
@@ -80,18 +80,31 @@ impl TokenVerifier {
 
     /// The node whose agent sent this token.
     pub async fn verify(&self, token: &str) -> Result<NodeName, TokenError> {
+        self.verified(|issuer, now| issuer.verify(token, &self.namespace, now)).await
+    }
+
+    /// The pod, by its identity, that takes a driver out of an image and sent this token.
+    pub async fn verify_puller(&self, token: &str) -> Result<String, TokenError> {
+        self.verified(|issuer, now| issuer.verify_puller(token, &self.namespace, now)).await
+    }
+
+    /// What the API server's keys make of a token.
+    async fn verified<T>(
+        &self,
+        verify: impl Fn(&Issuer, i64) -> Result<T, Refusal>,
+    ) -> Result<T, TokenError> {
         let now = Timestamp::now().as_second();
         let known = self.fetched();
         if let Some(known) = &known {
             self.keep_fresh(known).await;
-            match known.issuer.verify(token, &self.namespace, now) {
+            match verify(&known.issuer, now) {
                 Err(Refusal::UnknownKey) => {}
                 verdict => return Ok(verdict?),
             }
         }
         self.fetch_since(known.map(|known| known.at)).await;
         let known = self.fetched().ok_or(TokenError::KeysUnknown)?;
-        Ok(known.issuer.verify(token, &self.namespace, now)?)
+        Ok(verify(&known.issuer, now)?)
     }
 
     fn fetched(&self) -> Option<Fetched> {

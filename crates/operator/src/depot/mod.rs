@@ -25,6 +25,16 @@
 //! | 422 | to `PUT`: these are no facts about this build, or too many bytes |
 //! | 503 with `Retry-After` | come back: not known yet, too many at once, or another replica leads |
 //!
+//! `HEAD /v1/pulled` with the token of a pod that takes a driver out of an image ([`tenon_api::pull`]) asks whether what it brings is
+//! expected, and `PUT` brings it:
+//!
+//! | status | when |
+//! | --- | --- |
+//! | 204 | it is expected; or it is here now |
+//! | 409 | this pod has brought something already |
+//! | 400, 408, 413 | to `PUT`: it broke off, took too long, or is more than a bundle may be made of |
+//! | 503 with `Retry-After` | come back: nothing is expected of this pod yet, or another replica leads |
+//!
 //! The `ETag` is that of the bytes, not the bundle's name: another replica may have compressed the same bundle otherwise,
 //! and a range of one must never be joined to a range of the other. An agent that goes on sends `If-Range`.
 
@@ -35,6 +45,7 @@ mod index;
 mod issuer;
 mod kernels;
 mod places;
+mod pulled;
 mod range;
 mod server;
 mod shares;
@@ -52,6 +63,7 @@ pub use assignments::{Assignments, Verdict};
 pub use cache::{BundleCache, CacheError, CachedBundle};
 pub use issuer::{TokenError, TokenVerifier};
 pub use kernels::{Build, Demand, Kernels, RunningKernel};
+pub use pulled::{Arrival, Pulled};
 pub use server::{Depot, Server};
 pub use uploads::Upload;
 pub use wanted::Wanted;

@@ -15,6 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
+use tenon_api::pull;
 use tenon_order::{Digest, NodeName};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -29,6 +30,7 @@ use super::cache::{BundleCache, CachedBundle};
 use super::issuer::{TokenError, TokenVerifier};
 use super::kernels::{Build, Demand, Kernels};
 use super::places::{Place, Places};
+use super::pulled::Pulled;
 use super::stall::Stalling;
 use super::token::Refusal;
 use super::transfer::{self, Transfers};
@@ -66,6 +68,8 @@ pub struct Depot {
     pub kernels: Kernels,
     /// Where facts go that a node sends.
     pub uploads: mpsc::Sender<Upload>,
+    /// What pods bring that take drivers out of images.
+    pub pulled: Pulled,
 }
 
 /// A depot that can be run.
@@ -144,11 +148,18 @@ impl Server {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        if request.uri().path() == pull::PATH {
+            return self.told(self.pulled(request).await);
+        }
         let served = match request.uri().path().strip_prefix(KERNELS).map(Build::parse) {
             None => self.serve(&request).await,
             Some(None) => Err(Refused::Path),
             Some(Some(build)) => self.kernel(request, build).await,
         };
+        self.told(served)
+    }
+
+    fn told(&self, served: Result<Response<Body>, Refused>) -> Response<Body> {
         served.unwrap_or_else(|refused| {
             self.depot.metrics.rejected(refused.reason());
             debug!(reason = refused.reason().as_str(), "not served");
@@ -205,6 +216,20 @@ impl Server {
                 Ok(known())
             }
         }
+    }
+
+    /// What a pod takes out of an image: whether it is expected, or here it is.
+    async fn pulled(&self, request: Request<Incoming>) -> Result<Response<Body>, Refused> {
+        if !matches!(*request.method(), Method::HEAD | Method::PUT) {
+            return Err(Refused::Method { allowed: "HEAD, PUT" });
+        }
+        let pod = self.depot.verifier.verify_puller(bearer(request.headers())?).await?;
+        if request.method() == Method::HEAD {
+            self.depot.pulled.check(&pod)?;
+        } else {
+            self.depot.pulled.receive(&pod, request.into_body(), self.depot.cache.staging()).await?;
+        }
+        Ok(known())
     }
 
     fn check_assigned(&self, node: &NodeName, bundle: &Digest) -> Result<(), Refused> {

@@ -41,6 +41,7 @@ struct Running {
     wanted: Wanted,
     kernels: Kernels,
     received: tokio::sync::mpsc::Receiver<Upload>,
+    pulled: Pulled,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
     ended: tokio::task::JoinHandle<()>,
@@ -63,6 +64,7 @@ async fn start(transfers: u16) -> Running {
     let (serving, certificate) = (serving(), Arc::new(ServingCertificate::default()));
     certificate.set(&serving.leaf).unwrap();
     let kernels = Kernels::default();
+    let pulled = Pulled::default();
     let (uploads, received) = tokio::sync::mpsc::channel(1);
     let depot = Depot {
         assignments: assignments.clone(),
@@ -73,6 +75,7 @@ async fn start(transfers: u16) -> Running {
         transfers,
         kernels: kernels.clone(),
         uploads,
+        pulled: pulled.clone(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -88,6 +91,7 @@ async fn start(transfers: u16) -> Running {
         wanted,
         kernels,
         received,
+        pulled,
         metrics,
         shutdown,
         ended,
@@ -432,4 +436,41 @@ async fn one_node_is_asked_for_facts_about_its_own_kernel_and_no_other_node_or_k
     depot.kernels.set_facts("a", Some((build.release.clone(), Some(build.build_id.clone()))));
     assert_eq!(status(&depot, "oak", "HEAD", &build, vec![]).await, 204);
     assert_eq!(status(&depot, "pine", "PUT", &build, b"anything".to_vec()).await, 204, "what is there stays");
+}
+
+fn bringing(token: &str, method: &str, bytes: &'static [u8]) -> Request<Full<Bytes>> {
+    Request::builder()
+        .method(method)
+        .uri("/v1/pulled")
+        .header("host", "depot")
+        .header("authorization", format!("Bearer {token}"))
+        .body(Full::new(Bytes::from_static(bytes)))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_pod_brings_what_is_expected_of_it_and_an_agents_token_or_another_pods_brings_nothing() {
+    let depot = start(1).await;
+    let now = Timestamp::now().as_second();
+    let status =
+        async |token: &str, method: &str| depot.send(bringing(token, method, b"a layer")).await.status();
+    let token = depot.authority.pods_token("p-1", now);
+    assert_eq!(status(&token, "PUT").await, StatusCode::SERVICE_UNAVAILABLE, "not expected yet");
+    depot.pulled.expect("p-1");
+    let agents = depot.authority.token("pine", now);
+    assert_eq!(status(&agents, "PUT").await, StatusCode::UNAUTHORIZED);
+    let another = depot.authority.pods_token("p-2", now);
+    assert_eq!(status(&another, "PUT").await, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(status(&token, "HEAD").await, StatusCode::NO_CONTENT);
+    assert_eq!(status(&token, "GET").await, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(status(&token, "PUT").await, StatusCode::NO_CONTENT);
+    assert_eq!(status(&token, "PUT").await, StatusCode::CONFLICT, "once");
+    assert_eq!(depot.pulled.take("p-1").unwrap().digest, Digest::of(b"a layer"));
+    let bundle = bundle(b"driver", 3);
+    depot.offer(&bundle).await;
+    let asked = Request::get(format!("/v1/bundles/{}", bundle.0))
+        .header("host", "depot")
+        .header("authorization", format!("Bearer {token}"));
+    let asked = depot.send(asked.body(Empty::<Bytes>::new()).unwrap()).await;
+    assert_eq!(asked.status(), StatusCode::UNAUTHORIZED, "a pod's token fetches nothing");
 }

@@ -1,4 +1,5 @@
-//! Is this bearer token an agent's, and which node's? Decided here, without a call to the API server.
+//! Is this bearer token an agent's, and which node's; or of a pod that takes a driver out of an image, and which pod's? Decided here,
+//! without a call to the API server.
 //!
 //! A token is a JSON Web Token (RFC 7519) in compact form (RFC 7515): three base64url parts. The API server signs
 //! ServiceAccount tokens with RS256 or, depending on its key, ES256 or ES384 (RFC 7518), and publishes its keys
@@ -13,6 +14,7 @@ use ring::signature::{
     UnparsedPublicKey,
 };
 use serde::Deserialize;
+use tenon_api::pull;
 use tenon_order::NodeName;
 
 use crate::metrics::Rejection;
@@ -46,7 +48,7 @@ pub enum Refusal {
     #[error("the token is another issuer's")]
     Issuer,
     /// Made for something else.
-    #[error("the token is not made for the audience {AUDIENCE}")]
+    #[error("the token is not made for this request's audience")]
     Audience,
     /// Its time is over.
     #[error("the token has expired")]
@@ -54,12 +56,15 @@ pub enum Refusal {
     /// Its time has not come.
     #[error("the token is not valid yet")]
     Early,
-    /// Not an agent's.
-    #[error("the token is not the ServiceAccount {AGENT}'s")]
+    /// Not of whom the request is for.
+    #[error("the token is another ServiceAccount's")]
     Subject,
     /// Bound to no node.
     #[error("the token names no node")]
     Node,
+    /// Bound to no pod.
+    #[error("the token names no pod")]
+    Pod,
 }
 
 impl From<Refusal> for Rejection {
@@ -75,6 +80,7 @@ impl From<Refusal> for Rejection {
             Refusal::Early => Rejection::TokenEarly,
             Refusal::Subject => Rejection::TokenSubject,
             Refusal::Node => Rejection::TokenNode,
+            Refusal::Pod => Rejection::TokenPod,
         }
     }
 }
@@ -133,6 +139,16 @@ impl Issuer {
 
     /// The node whose agent of `namespace` sent this token, at `now` in seconds since 1970.
     pub fn verify(&self, token: &str, namespace: &str, now: i64) -> Result<NodeName, Refusal> {
+        self.claims(token)?.node(&self.name, namespace, now)
+    }
+
+    /// The pod, by its identity, that takes a driver out of an image in `namespace` and sent this token.
+    pub fn verify_puller(&self, token: &str, namespace: &str, now: i64) -> Result<String, Refusal> {
+        self.claims(token)?.puller(&self.name, namespace, now)
+    }
+
+    /// What a token says whose signature is one of ours.
+    fn claims(&self, token: &str) -> Result<Claims, Refusal> {
         if token.len() > MAX_TOKEN {
             return Err(Refusal::Malformed);
         }
@@ -148,7 +164,7 @@ impl Issuer {
         let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| Refusal::Malformed)?;
         key.verify(algorithm, signed.as_bytes(), &signature)?;
         // Only now is anything that the token says worth reading.
-        decode::<Claims>(payload)?.node(&self.name, namespace, now)
+        decode(payload)
     }
 }
 
@@ -238,6 +254,7 @@ enum Audiences {
 #[derive(Deserialize)]
 struct Private {
     node: Option<Named>,
+    pod: Option<Identified>,
 }
 
 #[derive(Deserialize)]
@@ -245,12 +262,29 @@ struct Named {
     name: String,
 }
 
+#[derive(Deserialize)]
+struct Identified {
+    uid: String,
+}
+
 impl Claims {
     fn node(self, issuer: &str, namespace: &str, now: i64) -> Result<NodeName, Refusal> {
+        self.check(issuer, AUDIENCE, &format!("system:serviceaccount:{namespace}:{AGENT}"), now)?;
+        let node = self.private.and_then(|private| private.node).ok_or(Refusal::Node)?;
+        node.name.parse().map_err(|_| Refusal::Node)
+    }
+
+    fn puller(self, issuer: &str, namespace: &str, now: i64) -> Result<String, Refusal> {
+        let account = format!("system:serviceaccount:{namespace}:{}", pull::SERVICE_ACCOUNT);
+        self.check(issuer, pull::AUDIENCE, &account, now)?;
+        Ok(self.private.and_then(|private| private.pod).ok_or(Refusal::Pod)?.uid)
+    }
+
+    fn check(&self, issuer: &str, audience: &str, account: &str, now: i64) -> Result<(), Refusal> {
         if self.iss != issuer {
             return Err(Refusal::Issuer);
         }
-        if !self.aud.include(AUDIENCE) {
+        if !self.aud.include(audience) {
             return Err(Refusal::Audience);
         }
         if now >= self.exp.saturating_add(LEEWAY) {
@@ -259,11 +293,7 @@ impl Claims {
         if self.nbf.is_some_and(|begin| now < begin.saturating_sub(LEEWAY)) {
             return Err(Refusal::Early);
         }
-        if self.sub != format!("system:serviceaccount:{namespace}:{AGENT}") {
-            return Err(Refusal::Subject);
-        }
-        let node = self.private.and_then(|private| private.node).ok_or(Refusal::Node)?;
-        node.name.parse().map_err(|_| Refusal::Node)
+        if self.sub == account { Ok(()) } else { Err(Refusal::Subject) }
     }
 }
 
@@ -323,6 +353,15 @@ pub(crate) mod tests {
         pub(crate) fn token(&self, node: &str, now: i64) -> String {
             let mut claims = claims(now);
             claims["kubernetes.io"]["node"]["name"] = json!(node);
+            self.sign(&header(), &claims)
+        }
+
+        /// Of a pod that takes a driver out of an image.
+        pub(crate) fn pods_token(&self, pod: &str, now: i64) -> String {
+            let mut claims = claims(now);
+            claims["aud"] = json!([pull::AUDIENCE]);
+            claims["sub"] = json!(format!("system:serviceaccount:drivers:{}", pull::SERVICE_ACCOUNT));
+            claims["kubernetes.io"]["pod"] = json!({ "name": "tenon-pull-0", "uid": pod });
             self.sign(&header(), &claims)
         }
     }

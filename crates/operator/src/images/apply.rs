@@ -14,6 +14,7 @@ use tenon_plan::inspect::{self, verdict};
 use tenon_plan::provision::{self, Finding, Look};
 use tracing::info;
 
+use super::pull::is_under_way;
 use crate::client::readable;
 use crate::controllers::WriteError;
 use crate::events::{Notice, Severity};
@@ -67,7 +68,7 @@ pub(super) async fn apply(
             if known != Some(*reason) {
                 info!(image = image.spec.image, reason, message, "not to be had");
                 // A failed Job is told of when it is noted.
-                if status.making.is_none() {
+                if status.making.is_none() && !is_under_way(reason) {
                     announce(context, image, reason, message);
                 }
             }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use kube::ResourceExt;
 use tenon_api::module_image::BundleStatus;
 use tenon_api::{ModuleImage, reasons};
-use tenon_image::bundle::{BuildError, BundleBuilder, BundleRequest, SelectError};
-use tenon_image::layers::Limits;
+use tenon_image::bundle::{BuildError, BuiltBundle, BundleBuilder, BundleRequest, SelectError};
+use tenon_image::layers::{Layer, Limits};
 use tenon_image::registry::{Proxies, Transport};
 use tenon_image::{ImagePath, ImageReference, Retry};
 use tenon_plan::provision::{Finding, making};
@@ -113,6 +113,35 @@ impl Finder {
         let out = context.cache.staging();
         let built =
             self.builder.build(&registry, &found, &request, out).await.map_err(|error| unfit(&error))?;
+        self.keep(context, &request, built, image_digest).await
+    }
+
+    /// Packs an excerpt of an image that a node has pulled, and puts the bundle into the depot's cache: as if it were the image's
+    /// only layer, for it is not trusted more.
+    pub(super) async fn pack(
+        &self,
+        context: &Context,
+        image: &ModuleImage,
+        digest: &str,
+        layer: Layer,
+    ) -> Finding {
+        let packed = async {
+            let request = request(image, Some(digest))?;
+            let built = self.builder.pack_aside(vec![layer], &request, context.cache.staging()).await;
+            let built = built.map_err(|error| unfit(&error))?;
+            self.keep(context, &request, built, digest.to_owned()).await
+        };
+        packed.await.unwrap_or_else(|finding| finding)
+    }
+
+    /// Reads the bundle's modules, and keeps it.
+    async fn keep(
+        &self,
+        context: &Context,
+        request: &BundleRequest,
+        built: BuiltBundle,
+        image_digest: String,
+    ) -> Result<Finding, Finding> {
         let bundle = BundleStatus {
             digest: built.digest.to_string(),
             size: i64::try_from(built.size).unwrap_or(i64::MAX),

@@ -10,6 +10,7 @@ mod inspect;
 mod make;
 pub mod misses;
 mod observe;
+mod pull;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +30,7 @@ use tracing::{info, warn};
 use crate::controllers::{Done, Reconciler, WriteError};
 use crate::metrics::{Controller, Outcome};
 use crate::queue::{Next, Queue};
+use crate::registries::failed;
 use crate::run::Context;
 use crate::world::{ImageKey, World};
 
@@ -36,6 +38,7 @@ use find::{Finder, IsOutdated};
 use foresight::{Foresight, Wanted};
 use make::{Turns, Unwanted};
 use misses::Misses;
+use pull::Pulls;
 
 /// When to try again to judge an image whose bundle is not to be had.
 const JUDGE_AGAIN: Duration = Duration::from_secs(30);
@@ -54,6 +57,8 @@ pub struct Images {
     finder: Arc<Finder>,
     foresight: Foresight,
     misses: Misses,
+    /// What nodes pull.
+    pulls: Pulls,
     /// Whose turn it is to have a Job.
     jobs: Turns,
     /// When it was looked at last what an image was made from.
@@ -81,6 +86,7 @@ impl Images {
             finder: Arc::new(Finder::new(context, reading.clone())),
             foresight: Foresight::new(reading),
             misses: Misses::default(),
+            pulls: Pulls::default(),
             jobs: Turns::new(context.args.jobs_at_once.into()),
             looked: Mutex::default(),
             supplying: Mutex::default(),
@@ -97,7 +103,8 @@ impl Images {
             let images = observe::with_bundles(&world.read(), &wanted);
             for image in images {
                 let (images, context) = (self.clone(), context.clone());
-                tasks.spawn(async move { images.supply_once(&context, &image).await });
+                let world = world.clone();
+                tasks.spawn(async move { images.supply_once(&context, &world, &image).await });
             }
         }
     }
@@ -238,7 +245,7 @@ impl Images {
         }
         let mut verdicts = self.foresight.verdicts(context, digest, &wanted).await;
         if verdicts.is_none() {
-            self.supply_once(context, image).await;
+            self.supply_once(context, world, image).await;
             verdicts = self.foresight.verdicts(context, digest, &wanted).await;
         }
         let Some(verdicts) = verdicts else {
@@ -253,16 +260,16 @@ impl Images {
     }
 
     /// Nodes ask again and again until they are served; one answer is enough.
-    async fn supply_once(&self, context: &Context, image: &Arc<ModuleImage>) {
+    async fn supply_once(&self, context: &Context, world: &World, image: &Arc<ModuleImage>) {
         let Some((bundle, _)) = provision::bundle(image) else { return };
         let busy = || self.supplying.lock().unwrap_or_else(PoisonError::into_inner);
         if busy().insert(bundle.digest.clone()) {
-            self.supply_one(context, image).await;
+            self.supply_one(context, world, image).await;
             busy().remove(&bundle.digest);
         }
     }
 
-    async fn supply_one(&self, context: &Context, image: &Arc<ModuleImage>) {
+    async fn supply_one(&self, context: &Context, world: &World, image: &Arc<ModuleImage>) {
         let Some((bundle, digest)) = provision::bundle(image) else { return };
         let Ok(_turn) = self.turns.acquire().await else { return };
         if bundle.digest.parse().is_ok_and(|digest| context.cache.contains(&digest)) {
@@ -274,7 +281,9 @@ impl Images {
             "a node asks for a bundle that the depot lacks"
         );
         // Whatever it was made from: these are its files.
-        match self.finder.find(context, image, Some(digest), Box::new(|_| false)).await {
+        let found = Box::pin(self.find_or_pull(context, world, image, Some(digest))).await;
+        let found = found.unwrap_or_else(|error| failed(reasons::PULL_POD_FAILED, &error));
+        match found {
             Finding::Packed { bundle: made, .. } if made.digest == bundle.digest => {}
             Finding::Packed { bundle: made, .. } => {
                 // The same image's digest gives the same files: another list means other rules of selection.
@@ -287,6 +296,8 @@ impl Images {
             }
             // What is only looked for is not made.
             Finding::Making { .. } => {}
+            // Nodes ask again.
+            Finding::Missing { reason, .. } if pull::is_under_way(reason) => {}
             Finding::Missing { reason, message, .. } => {
                 warn!(
                     image = image.spec.image,
@@ -321,6 +332,7 @@ impl Reconciler for Images {
         let Some(image) = observe::image(&world.read(), &key) else {
             self.misses.forget(&key);
             self.looked().remove(&key);
+            self.abandon_pulls(context, &key, None).await;
             return Ok(Done::settled(false));
         };
         if observe::is_being_erased(world, &image) {
@@ -348,7 +360,7 @@ impl Reconciler for Images {
         let look = if making::can_be_made(&image) {
             self.find_or_make(context, world, &image).await?
         } else {
-            self.finder.find(context, &image, None, Box::new(|_| false)).await.into()
+            self.find_or_pull(context, world, &image, None).await?.into()
         };
         let again = match &look.finding {
             // It tells when it has ended; a watch may be behind.

@@ -37,11 +37,11 @@ const KEEP_SECONDS: i32 = 3600;
 /// The longest that a Job may take: an image may have gigabytes to copy from one registry to another.
 const DEADLINE_SECONDS: i64 = 3600;
 /// Nobody in particular: the same as the operator's user.
-const USER: i64 = 65532;
+pub(super) const USER: i64 = 65532;
 /// The user of the builder's image. Who publishes what it has built reads its files.
 const BUILDER: i64 = 1000;
 /// Where the program lies in its image.
-const PROGRAM: &str = "/tenon-maker";
+pub(super) const PROGRAM: &str = "/tenon-maker";
 /// The volume where a Job may write.
 const WORK: &str = "work";
 /// How much: the layers that it reads and writes, and a toolkit unpacked.
@@ -241,7 +241,7 @@ fn volume_of_secret(name: &str, secret: &str) -> Volume {
     }
 }
 
-fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
+pub(super) fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
     VolumeMount {
         name: name.to_owned(),
         mount_path: path.to_owned(),
@@ -250,7 +250,7 @@ fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
     }
 }
 
-fn variable(name: &str, value: &str) -> EnvVar {
+pub(super) fn variable(name: &str, value: &str) -> EnvVar {
     EnvVar { name: name.to_owned(), value: Some(literal(value)), ..EnvVar::default() }
 }
 
@@ -260,12 +260,12 @@ fn literal(text: &str) -> String {
     text.replace('$', "$$")
 }
 
-fn quantities(pairs: &[(&str, &str)]) -> BTreeMap<String, Quantity> {
+pub(super) fn quantities(pairs: &[(&str, &str)]) -> BTreeMap<String, Quantity> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), Quantity((*value).to_owned()))).collect()
 }
 
 /// What the Pod Security Standard `restricted` asks of a container.
-fn restricted() -> SecurityContext {
+pub(super) fn restricted() -> SecurityContext {
     SecurityContext {
         allow_privilege_escalation: Some(false),
         read_only_root_filesystem: Some(true),

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 #[path = "../crds/setup.rs"]
 #[expect(dead_code, reason = "shared with the tests of the definitions, which use the rest")]
-mod setup;
+pub(crate) mod setup;
 
 pub(crate) const SOON: Duration = Duration::from_secs(90);
 pub(crate) const READY_LABEL: &str = "kmm.node.kubernetes.io/hall.gauge.ready";
