@@ -40,7 +40,9 @@ fn image() -> ModuleImage {
 
 fn needs(images: &[ModuleImage]) -> Needs<fn(&str) -> Option<String>> {
     let mut needs = Needs::new(canonical as fn(&str) -> Option<String>);
-    images.iter().for_each(|image| needs.add_image(image));
+    for image in images {
+        needs.add_image(image);
+    }
     needs
 }
 
