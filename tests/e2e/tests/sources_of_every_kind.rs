@@ -63,7 +63,10 @@ impl Site {
     /// A Module that is compiled from this.
     async fn module(&self, name: &str, kernel_module: &str, source: Value) {
         let image = format!("{}/{name}:1-${{KERNEL_FULL_VERSION}}", self.registry);
-        let firmware = (name == "firmware").then_some("/firmware");
+        let mut modprobe = json!({ "moduleName": kernel_module });
+        if name == "firmware" {
+            modprobe["firmwarePath"] = json!("/firmware");
+        }
         let module = json!({
             "apiVersion": "kmm.sigs.x-k8s.io/v1beta1", "kind": "Module",
             "metadata": { "name": name, "namespace": "default" },
@@ -72,7 +75,7 @@ impl Site {
                 "moduleLoader": { "container": {
                     "build": { "source": source, "selector": { "kubernetes.io/hostname": forge::NODE } },
                     "kernelMappings": [{ "regexp": "^.+$", "containerImage": image }],
-                    "modprobe": { "moduleName": kernel_module, "firmwarePath": firmware },
+                    "modprobe": modprobe,
                 }},
             },
         });

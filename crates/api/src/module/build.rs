@@ -91,7 +91,7 @@ pub struct BuildSource {
     /// Files of other images, of other Modules' images and of volumes, that the build finds below `$ARTIFACTS`. Every
     /// `Module.symvers` among them is in `KBUILD_EXTRA_SYMBOLS`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["to".into()]))]
     pub artifacts: Vec<Artifact>,
 
@@ -132,12 +132,12 @@ pub struct Artifact {
 
     /// The file or directory in it; may use template variables. Of a Module's image, unless it begins with a slash, counted from
     /// where that has its modules for the kernel.
-    #[schemars(length(min = 1, max = 1024))]
+    #[schemars(length(min = 1, max = 256))]
     #[x_kube(validation = rules::is_path_inside())]
     pub path: String,
 
     /// Where it is found below `$ARTIFACTS`.
-    #[schemars(length(min = 1, max = 1024))]
+    #[schemars(length(min = 1, max = 128))]
     #[x_kube(validation = rules::is_relative_path())]
     pub to: String,
 }
