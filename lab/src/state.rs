@@ -25,7 +25,7 @@ pub struct State {
     pub module: Option<Module>,
     /// Its images.
     pub images: Vec<ModuleImage>,
-    /// All nodes.
+    /// The nodes that it selects, and those that have anything of it; all of them when it is gone.
     pub nodes: Vec<NodeState>,
 }
 
@@ -58,10 +58,16 @@ impl State {
         let with_config = |node: Node| {
             Some(NodeState { config: configs.remove(&node.name_any())?, node, key: key.clone() })
         };
+        let selects = |node: &NodeState| {
+            let labels = node.node.labels();
+            let selector = module.iter().flat_map(|module| &module.spec.selector);
+            selector.into_iter().all(|(key, value)| labels.get(key) == Some(value))
+        };
+        let concerns = |node: &NodeState| selects(node) || node.entry().is_some() || node.reported().is_some();
         Ok(Self {
-            module,
+            nodes: nodes.into_iter().filter_map(with_config).filter(concerns).collect(),
             images: images.into_iter().filter(|image| image.spec.module == key.name()).collect(),
-            nodes: nodes.into_iter().filter_map(with_config).collect(),
+            module,
         })
     }
 
