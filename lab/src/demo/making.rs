@@ -58,7 +58,7 @@ impl Workshop {
         let file = |name: &str| read(&Path::new(SOURCES).join(name));
         let (makefile, code) = (file("Makefile")?, file("simple-procfs-kmod.c")?);
         for (version, _) in VERSIONS {
-            let makefile = makefile.replace("VERSION ?= 1.0", &format!("VERSION ?= {version}"));
+            let makefile = makefile.replace("VERSION := 1.0", &format!("VERSION := {version}"));
             let files = [
                 ("simple-procfs-kmod/Makefile", makefile.as_str()),
                 ("simple-procfs-kmod/simple-procfs-kmod.c", &code),
