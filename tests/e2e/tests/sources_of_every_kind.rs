@@ -213,7 +213,7 @@ async fn a_source_package(site: &Site) {
     let found = json!({ "image": { "reference": image }, "path": path("simple-kmod-1.0-1") });
     site.module("simple", "simple_kmod", found).await;
     site.ready("simple").await;
-    site.node_says("/sys/module/simple_kmod/version", "1.0").await;
+    site.node_says("/sys/module/simple_kmod/initstate", "live").await;
 }
 
 async fn a_private_repository_with_firmware(site: &Site) {
