@@ -63,7 +63,8 @@ impl State {
             let selector = module.iter().flat_map(|module| &module.spec.selector);
             selector.into_iter().all(|(key, value)| labels.get(key) == Some(value))
         };
-        let concerns = |node: &NodeState| selects(node) || node.entry().is_some() || node.reported().is_some();
+        let concerns =
+            |node: &NodeState| selects(node) || node.entry().is_some() || node.reported().is_some();
         Ok(Self {
             nodes: nodes.into_iter().filter_map(with_config).filter(concerns).collect(),
             images: images.into_iter().filter(|image| image.spec.module == key.name()).collect(),
