@@ -156,17 +156,27 @@ pub(crate) async fn ask<T>(
     let mut others = others.into_iter();
     loop {
         let asked = if place == *image { asked } else { RegistryTls::default() };
-        let tls = tls(context, &place, asked).await.map_err(Unfound::Unasked)?;
-        let registry = Registry::new(transport, &tls, keyring.clone(), TIMING)
-            .map_err(|error| Unfound::Unasked(failed(reasons::REGISTRY_UNREACHABLE, &error)))?;
-        let answer = question(&registry, &place).await;
-        context.metrics.asked_registry(answer.as_ref().err().map_or(RegistryOutcome::Ok, outcome));
-        match (answer, others.next()) {
-            (Ok(answer), _) => return Ok(Found { answer, registry, place, tls }),
+        match (ask_one(context, transport, keyring, (&place, asked), &question).await, others.next()) {
             (Err(_), Some(next)) => place = next,
-            (Err(error), None) => return Err(Unfound::Said(error)),
+            (answer, _) => return answer,
         }
     }
+}
+
+async fn ask_one<T>(
+    context: &Context,
+    transport: &Transport,
+    keyring: &Keyring,
+    (place, asked): (&ImageReference, RegistryTls),
+    question: &impl AsyncFn(&Registry, &ImageReference) -> Result<T, RegistryError>,
+) -> Result<Found<T>, Unfound> {
+    let tls = tls(context, place, asked).await.map_err(Unfound::Unasked)?;
+    let registry = Registry::new(transport, &tls, keyring.clone(), TIMING)
+        .map_err(|error| Unfound::Unasked(failed(reasons::REGISTRY_UNREACHABLE, &error)))?;
+    let answer = question(&registry, place).await;
+    context.metrics.asked_registry(answer.as_ref().err().map_or(RegistryOutcome::Ok, outcome));
+    let answer = answer.map_err(Unfound::Said)?;
+    Ok(Found { answer, registry, place: place.clone(), tls })
 }
 
 /// A registry's failure, as it is counted.

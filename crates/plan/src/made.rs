@@ -64,7 +64,9 @@ impl<C: Fn(&str) -> Option<String>> Needs<C> {
     /// An image of a kernel that some node runs. What it was resolved to is needed; as long as it is not, whatever its reference
     /// stands for. So is what it is made from.
     pub fn add_image(&mut self, image: &ModuleImage) {
-        let resolved = provision::bundle(image).map(|(_, digest)| digest);
+        // While it is made anew its name stands for something else, perhaps.
+        let settled = Some(image).filter(|image| provision::renewal(image).is_none());
+        let resolved = settled.and_then(provision::bundle).map(|(_, digest)| digest);
         // Whatever the status says that they are of: one more never hurts.
         self.digests.extend(texts(&image.status).into_iter().filter(|text| text.starts_with("sha256:")));
         for text in texts(&image.spec) {

@@ -65,7 +65,8 @@ pub enum FirmwareError {
 impl FirmwareSupplies {
     pub(crate) fn prepare(archive: &Archive, cache: &Cache) -> Result<Self, FirmwareError> {
         let ovmf = archive.unpack("ovmf", Release::Stable)?.join("usr/share/OVMF");
-        let tools = cache.entry::<FirmwareError>("python", TOOLS, |aside| {
+        let key = format!("{TOOLS}_{}", archive.codename());
+        let tools = cache.entry::<FirmwareError>("python", &key, |aside| {
             let mut pip = Command::new(PYTHON);
             pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]);
             command::run(pip.arg(aside).arg(TOOLS))?;

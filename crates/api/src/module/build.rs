@@ -100,13 +100,14 @@ pub struct BuildSource {
     #[schemars(length(max = 16384))]
     pub before: Option<String>,
 
-    /// What a shell does in that directory, instead of what `Makefile` or `dkms.conf` say: it leaves below `$OUT` what the image
-    /// is to hold. The build arguments are its variables.
+    /// What a shell does in that directory, instead of what `Makefile` or `dkms.conf` say: it leaves modules in
+    /// `$MODULES`, and firmware in `$OUT/firmware`. The build arguments are its variables.
     #[serde(default, deserialize_with = "empty_is_absent", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65536))]
     pub script: Option<String>,
 
-    /// What a shell does in that directory after all was compiled: what is below `$OUT` then, the image will hold.
+    /// What a shell does in that directory after all was compiled: the modules in `$MODULES`, with what `depmod` and dependents read
+    /// beside them, and the firmware in `$OUT/firmware` then, the image will hold.
     #[serde(default, deserialize_with = "empty_is_absent", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16384))]
     pub after: Option<String>,

@@ -85,7 +85,8 @@ impl Registry {
         Ok(Some(found))
     }
 
-    /// All tags, page by page; `None` where there are more than `most`, or not even the image's own is among them.
+    /// All tags, page by page; `None` where there are more than `most`, where they cannot be seen in full, or where not even the
+    /// image's own is among them.
     async fn tags(
         &self,
         image: &ImageReference,
@@ -102,12 +103,11 @@ impl Registry {
                 .await?;
             let has_some = !page.is_empty();
             tags.extend(page);
-            if tags.len() > most {
-                return Ok(None);
-            }
-            match next.filter(|_| has_some) {
-                Some(next) => url = next,
-                None => break,
+            match next {
+                Next::None if tags.len() <= most => break,
+                Next::Page(next) if has_some && tags.len() <= most => url = next,
+                // What cannot be seen in full may hold anything.
+                _ => return Ok(None),
             }
         }
         let is_listed = match image.tag() {
@@ -135,11 +135,11 @@ impl Registry {
         url: &Url,
         subject: &Subject,
         access: &Access,
-    ) -> Result<(Vec<String>, Option<Url>), RegistryError> {
+    ) -> Result<(Vec<String>, Next), RegistryError> {
         let response = match self.exchange(&get(url.clone(), subject), access).await {
             Ok(response) => response,
             // A repository without tags is none to some registries.
-            Err(RegistryError::Absent(_)) => return Ok((Vec::new(), None)),
+            Err(RegistryError::Absent(_)) => return Ok((Vec::new(), Next::None)),
             Err(error) => return Err(error),
         };
         let next = next(&response, url);
@@ -156,12 +156,28 @@ struct Page {
     tags: Option<Vec<String>>,
 }
 
-/// The next page: `Link: </v2/…>; rel="next"`. Of the same registry, or none: credentials go along.
-fn next(response: &Response, from: &Url) -> Option<Url> {
-    let link = response.headers().get(LINK)?.to_str().ok()?;
-    let (target, rest) = link.trim().strip_prefix('<')?.split_once('>')?;
-    let next = from.join(target).ok().filter(|next| next.origin() == from.origin())?;
-    rest.contains("next").then_some(next)
+/// What follows a page of tags.
+enum Next {
+    /// Nothing.
+    None,
+    /// Another one.
+    Page(Url),
+    /// Something that nobody goes to: of another registry, and credentials would go along; or nothing that can be read.
+    Elsewhere,
+}
+
+/// The next page: `Link: </v2/…>; rel="next"`.
+fn next(response: &Response, from: &Url) -> Next {
+    let Some(link) = response.headers().get(LINK) else { return Next::None };
+    let target = link.to_str().ok().and_then(|link| link.trim().strip_prefix('<')?.split_once('>'));
+    match target {
+        Some((_, rest)) if !rest.contains("next") => Next::None,
+        Some((target, _)) => match from.join(target) {
+            Ok(next) if next.origin() == from.origin() => Next::Page(next),
+            _ => Next::Elsewhere,
+        },
+        None => Next::Elsewhere,
+    }
 }
 
 fn leads_to(fetched: &Fetched, digests: &[Digest]) -> bool {

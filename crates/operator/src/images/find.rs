@@ -18,6 +18,7 @@ use tracing::warn;
 
 use super::inspect::inspect;
 use super::make::{self, Unwanted, Wanted};
+use crate::depot::BundleCache;
 use crate::registries::{self, aside, chain, depot_failed};
 use crate::run::Context;
 use crate::world::World;
@@ -59,11 +60,7 @@ impl Finder {
         let found =
             aside(async move || finder.try_find(&context, &image, digest.as_deref(), &is_outdated).await);
         let found = found.await.flatten().unwrap_or_else(|finding| finding);
-        if matches!(found, Finding::Missing { reason: reasons::DEPOT_FULL, .. })
-            && let Err(error) = cache.shed().await
-        {
-            warn!(error = &error as &dyn Error, "the depot's full volume cannot be cleared");
-        }
+        make_room(&cache, &found).await;
         found
     }
 
@@ -131,7 +128,9 @@ impl Finder {
             let built = built.map_err(|error| unfit(&error))?;
             self.keep(context, &request, built, digest.to_owned()).await
         };
-        packed.await.unwrap_or_else(|finding| finding)
+        let packed = packed.await.unwrap_or_else(|finding| finding);
+        make_room(&context.cache, &packed).await;
+        packed
     }
 
     /// Reads the bundle's modules, and keeps it.
@@ -165,6 +164,15 @@ impl Finder {
         }
         context.cache.insert(built.digest, &built.file).await.map_err(|error| keep(&error))?;
         Ok(Finding::Packed { image_digest, bundle })
+    }
+}
+
+/// Where the volume is full, what no node is assigned is given up.
+async fn make_room(cache: &BundleCache, found: &Finding) {
+    if matches!(found, Finding::Missing { reason: reasons::DEPOT_FULL, .. })
+        && let Err(error) = cache.shed().await
+    {
+        warn!(error = &error as &dyn Error, "the depot's full volume cannot be cleared");
     }
 }
 

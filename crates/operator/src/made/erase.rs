@@ -35,6 +35,8 @@ pub(super) enum Outcome {
     Gone,
     /// Something needs it after all.
     Needed,
+    /// Somebody has deleted the object, to have the image kept.
+    Withdrawn,
     /// It cannot be deleted.
     Refused {
         /// The object, if it says already that the image is being deleted.
@@ -111,6 +113,9 @@ impl Eraser {
         }
         let parts = there.parts.iter().map(ToString::to_string).collect();
         let begun = Arc::new(apply::tell(context, made, made::deleting(made, parts, &now())).await?);
+        if begun.metadata.deletion_timestamp.is_some() {
+            return Ok(Outcome::Withdrawn);
+        }
         // What names the others goes first: it never names what is not there.
         for digest in std::iter::once(&there.digest).chain(&there.parts) {
             if let Err(outcome) = delete(context, &there, *digest).await? {

@@ -48,6 +48,8 @@ impl Memory {
             let list = api.list(&page).await?;
             for object in list.items {
                 match object.0 {
+                    // Somebody has deleted it: its image is kept, however long the object takes to go.
+                    Ok(made) if made.metadata.deletion_timestamp.is_some() => {}
                     Ok(made) => {
                         found.insert(key(&made), made);
                     }

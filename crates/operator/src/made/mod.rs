@@ -139,6 +139,10 @@ async fn erase(
             true
         }
         Ok(Outcome::Needed) => true,
+        Ok(Outcome::Withdrawn) => {
+            memory.remove(one);
+            true
+        }
         Ok(Outcome::Refused { begun, reason, message }) => {
             let known = one.status.as_ref().and_then(|status| status.reason.as_deref());
             if known != Some(reason) {
@@ -165,6 +169,10 @@ fn own_tags(one: &MadeImage, due: &[MadeImage], needs: &Needs) -> BTreeSet<Strin
 /// Takes over what a write came to: an object that is not there any more, or is another, is not remembered.
 fn kept(memory: &mut Memory, one: &MadeImage, told: Result<MadeImage, WriteError>) -> bool {
     match told {
+        Ok(told) if told.metadata.deletion_timestamp.is_some() => {
+            memory.remove(one);
+            true
+        }
         Ok(told) => {
             memory.put(told);
             true

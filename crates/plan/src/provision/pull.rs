@@ -95,7 +95,8 @@ pub fn step(job: Option<&Job>, pods: &[Pod]) -> Step {
     let told = |type_: &str| {
         conditions.iter().find(|condition| condition.type_ == type_ && condition.status == "True")
     };
-    if let Some(failed) = told("Failed") {
+    // The latter comes first, and the former not before the pod has ended: on a node that does not answer, never (KEP-3329).
+    if let Some(failed) = told("Failed").or_else(|| told("FailureTarget")) {
         let why = failed.message.clone().unwrap_or_else(|| "it says no more".to_owned());
         return Step::Fail(Failure::new(reasons::PULL_POD_FAILED, format!("{}: {why}", named(job))));
     }

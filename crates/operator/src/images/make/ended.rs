@@ -126,7 +126,8 @@ fn built_badly(job: &JobSeen, pod: &Pod) -> Option<Failure> {
     let failed = |container| terminated(pod, container).filter(|ended| ended.exit_code != 0);
     // What gathers leaves a report, unless it is killed.
     let fetched = failed(task::FETCH_CONTAINER).or_else(|| failed(gather::CONTAINER));
-    let what = if fetched.is_some() { "the sources were not fetched" } else { "the build failed" };
+    let fetching = fetched.is_some();
+    let what = if fetching { "the sources were not fetched" } else { "the build failed" };
     let ended = fetched.or_else(|| failed(task::BUILD_CONTAINER))?;
     let words = said(ended).unwrap_or_default();
     // Anybody's program may end with this code.
@@ -138,6 +139,7 @@ fn built_badly(job: &JobSeen, pod: &Pod) -> Option<Failure> {
         });
     }
     let how = match ended.reason.as_deref() {
+        Some("OOMKilled") if fetching => "it needs more memory than the 1Gi that it may have".to_owned(),
         Some("OOMKilled") => "it needs more memory than build.resources.limits.memory allows".to_owned(),
         _ => format!("exit code {}", ended.exit_code),
     };

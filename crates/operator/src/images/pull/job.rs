@@ -86,7 +86,9 @@ impl<'a> Jobs<'a> {
                 .any(|told| matches!(told.type_.as_str(), "Complete" | "Failed") && told.status == "True")
         };
         let mut busy = Vec::new();
-        for job in jobs.into_iter().filter(|job| !is_over(job)) {
+        // What is being deleted may wait for a node that does not answer; whatever its pod sends is taken no more.
+        let is_leaving = |job: &Job| job.metadata.deletion_timestamp.is_some();
+        for job in jobs.into_iter().filter(|job| !is_over(job) && !is_leaving(job)) {
             // Nodes may ask for the former image of a Module, which no object names any more.
             let is_asked_for =
                 || world.read().images().any(|image| Some(&image.spec.image) == image_of(&job));
@@ -99,9 +101,10 @@ impl<'a> Jobs<'a> {
         Ok(busy)
     }
 
-    /// Deletes a Job, and its pod before it. Where that does not succeed, the Job's own deadline ends it.
+    /// Deletes a Job, and its pod after it: a node that does not answer holds up no other. Where that does not succeed, the Job's own
+    /// deadline ends it.
     pub(super) async fn clear_by_name(&self, name: &str) {
-        let propagation_policy = Some(PropagationPolicy::Foreground);
+        let propagation_policy = Some(PropagationPolicy::Background);
         let params = DeleteParams { propagation_policy, ..DeleteParams::default() };
         match self.context.writes.make(Resource::Job, Verb::Delete, self.api.delete(name, &params)).await {
             Err(WriteError::Api(kube::Error::Api(status))) if status.is_not_found() => {}

@@ -124,7 +124,7 @@ impl<'a> Pull<'a> {
             program_image: context.args.maker_image.to_string(),
             nodes: nodes.iter().cloned().collect(),
         };
-        let name = pull::job_name(image, &reference);
+        let name = pull::job_name(image, &reference, &settings);
         let (pulls, finder, jobs) = (&images.pulls, &images.finder, Jobs::new(context));
         Some(Self { context, pulls, finder, image, reference, name, settings, jobs })
     }

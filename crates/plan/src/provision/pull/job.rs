@@ -50,11 +50,14 @@ pub struct Settings {
     pub nodes: BTreeMap<String, String>,
 }
 
-/// The Job's name, by all that its result follows from: nothing else asks for the same twice.
-pub fn job_name(image: &ModuleImage, reference: &str) -> String {
+/// The Job's name, by all that its result follows from, the nodes that are trusted with it too: nothing else asks for the same twice.
+pub fn job_name(image: &ModuleImage, reference: &str, settings: &Settings) -> String {
     let spec = &image.spec;
     let firmware = spec.firmware_path.as_deref().unwrap_or_default();
-    let all = [reference, &spec.architecture, &spec.kernel, &spec.dir_name, firmware].join("\n");
+    let mut all = vec![reference, &spec.architecture, &spec.kernel, &spec.dir_name, firmware];
+    all.push(&settings.program_image);
+    all.extend(settings.nodes.iter().flat_map(|(key, value)| [key.as_str(), value]));
+    let all = all.join("\n");
     format!("tenon-pull-{}", Digest::of(all.as_bytes()).hex().get(..16).unwrap_or_default())
 }
 
@@ -64,7 +67,7 @@ pub fn job(image: &ModuleImage, reference: &str, settings: &Settings) -> Job {
     let labels = labels(image);
     Job {
         metadata: ObjectMeta {
-            name: Some(job_name(image, reference)),
+            name: Some(job_name(image, reference, settings)),
             namespace: Some(settings.namespace.clone()),
             labels: Some(labels.clone()),
             annotations: Some(
@@ -222,15 +225,18 @@ mod tests {
 
     const REFERENCE: &str = "registry.test/gauge:1";
 
-    fn made() -> PodSpec {
-        let mut image = ready_image(REFERENCE, 'a');
-        image.spec.dir_name = "/opt/$(HOME)".to_owned();
-        let settings = Settings {
+    fn settings() -> Settings {
+        Settings {
             namespace: "control".to_owned(),
             program_image: "registry.test/maker:1".to_owned(),
             nodes: [("pulls".to_owned(), "yes".to_owned())].into(),
-        };
-        job(&image, REFERENCE, &settings).spec.unwrap().template.spec.unwrap()
+        }
+    }
+
+    fn made() -> PodSpec {
+        let mut image = ready_image(REFERENCE, 'a');
+        image.spec.dir_name = "/opt/$(HOME)".to_owned();
+        job(&image, REFERENCE, &settings()).spec.unwrap().template.spec.unwrap()
     }
 
     #[test]
@@ -277,16 +283,20 @@ mod tests {
     }
 
     #[test]
-    fn another_wish_is_another_job() {
+    fn another_wish_is_another_job_and_so_is_another_trust() {
         let image = ready_image(REFERENCE, 'a');
         let mut other = image.clone();
         other.spec.kernel = "6.12.0-1-amd64".to_owned();
+        let mut elsewhere = settings();
+        elsewhere.nodes.insert("pulls".to_owned(), "really".to_owned());
         let names = [
-            job_name(&image, REFERENCE),
-            job_name(&image, "registry.test/gauge@sha256:0"),
-            job_name(&other, REFERENCE),
+            job_name(&image, REFERENCE, &settings()),
+            job_name(&image, "registry.test/gauge@sha256:0", &settings()),
+            job_name(&other, REFERENCE, &settings()),
+            job_name(&image, REFERENCE, &elsewhere),
         ];
-        assert!(names[0] != names[1] && names[0] != names[2] && names[1] != names[2], "{names:?}");
-        assert_eq!(names[0], job_name(&image.clone(), REFERENCE));
+        let different: std::collections::BTreeSet<_> = names.iter().collect();
+        assert_eq!(different.len(), names.len(), "{names:?}");
+        assert_eq!(names[0], job_name(&image.clone(), REFERENCE, &settings()));
     }
 }

@@ -189,11 +189,24 @@ impl Look<'_> {
         };
         let reference: ImageReference = spec.image.parse().map_err(|error| unusable(&error))?;
         let digest: Digest = found.digest.parse().map_err(|error| unusable(&error))?;
-        let tls = registries::tls(self.context, &reference, spec.registry_tls.unwrap_or_default()).await;
-        let tls = tls.map_err(Unwanted::passing)?;
+        let reference = reference.with_digest(digest);
+        // One that only a node could pull has no Secret; that of the Module which is built may do.
+        let own = self.image.spec.image_repo_secret.as_ref();
+        let secret = spec.image_repo_secret.as_ref().or(own).map(|secret| secret.name.clone());
+        let (at, tls) = if making::can_be_made(&found.image) {
+            // It is where it was published.
+            let tls = registries::tls(self.context, &reference, spec.registry_tls.unwrap_or_default()).await;
+            (reference, tls.map_err(Unwanted::passing)?)
+        } else {
+            let field = format!("imageRepoSecret of Module {module}");
+            let keyring = registries::keyring(self.context, &self.namespace, secret.as_deref(), &field).await;
+            let keyring = keyring.map_err(Unwanted::lasting)?;
+            let hints =
+                ("the build needs a file of it", "the build needs a file of it: check spec.imageRepoSecret");
+            let found = self.resolve_with(&keyring, &reference, spec.registry_tls, hints).await?;
+            (found.place, found.tls)
+        };
         digests.insert(format!("module/{module}"), digest);
-        let secret = spec.image_repo_secret.as_ref().map(|secret| secret.name.clone());
-        let pulled = Pulled { place: place(&reference.with_digest(digest), tls), secret };
-        Ok((pulled, artifacts::path_in(&found.image, path)))
+        Ok((Pulled { place: place(&at, tls), secret }, artifacts::path_in(&found.image, path)))
     }
 }
