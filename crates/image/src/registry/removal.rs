@@ -1,6 +1,6 @@
 //! Deleting what one has published: what else stands for it, and the deletion itself, always by content.
 
-use reqwest::header::LINK;
+use reqwest::header::{HeaderValue, LINK};
 use reqwest::{Method, Response, Url};
 use serde::Deserialize;
 use tenon_order::Digest;
@@ -142,7 +142,7 @@ impl Registry {
             Err(RegistryError::Absent(_)) => return Ok((Vec::new(), Next::None)),
             Err(error) => return Err(error),
         };
-        let next = next(&response, url);
+        let next = next(response.headers().get(LINK), url);
         let bytes = read_bounded(response, MAX_PAGE, subject).await?;
         let page: Page =
             serde_json::from_slice(&bytes).map_err(|_| RegistryError::invalid(subject, Violation::Tags))?;
@@ -167,8 +167,8 @@ enum Next {
 }
 
 /// The next page: `Link: </v2/…>; rel="next"`.
-fn next(response: &Response, from: &Url) -> Next {
-    let Some(link) = response.headers().get(LINK) else { return Next::None };
+fn next(link: Option<&HeaderValue>, from: &Url) -> Next {
+    let Some(link) = link else { return Next::None };
     let target = link.to_str().ok().and_then(|link| link.trim().strip_prefix('<')?.split_once('>'));
     match target {
         Some((_, rest)) if !rest.contains("next") => Next::None,
@@ -186,4 +186,34 @@ fn leads_to(fetched: &Fetched, digests: &[Digest]) -> bool {
         Document::Image(_) => false,
     };
     held || digests.contains(&fetched.digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::last_page(None, "none")]
+    #[case::relative(Some("</v2/gauge/tags/list?last=1&n=2>; rel=\"next\""), "page")]
+    #[case::absolute(Some("<http://registry.test/v2/gauge/tags/list?last=1>; rel=\"next\""), "page")]
+    #[case::of_another_origin(
+        Some("<http://internal:5000/v2/gauge/tags/list?last=1>; rel=\"next\""),
+        "elsewhere"
+    )]
+    #[case::no_link(Some("next"), "elsewhere")]
+    #[case::something_else(Some("</docs>; rel=\"help\""), "none")]
+    fn what_follows_a_page_is_never_taken_for_nothing(
+        #[case] link: Option<&'static str>,
+        #[case] expected: &str,
+    ) {
+        let link = link.map(HeaderValue::from_static);
+        let from = Url::parse("http://registry.test/v2/gauge/tags/list?n=2").unwrap();
+        let found = match next(link.as_ref(), &from) {
+            Next::None => "none",
+            Next::Page(_) => "page",
+            Next::Elsewhere => "elsewhere",
+        };
+        assert_eq!(found, expected);
+    }
 }
