@@ -1,7 +1,7 @@
 //! Deleting what one has published: what else stands for it, and the deletion itself, always by content.
 
 use reqwest::header::{HeaderValue, LINK};
-use reqwest::{Method, Response, Url};
+use reqwest::{Method, Url};
 use serde::Deserialize;
 use tenon_order::Digest;
 
