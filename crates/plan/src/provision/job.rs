@@ -132,6 +132,13 @@ fn owners(image: &ModuleImage) -> Vec<OwnerReference> {
 /// KMM's, and those by which the operator finds it.
 fn labels(image: &ModuleImage, kind: &str) -> BTreeMap<String, String> {
     let kernel = image_tag(&image.spec.kernel).to_lowercase().replace(['_', '.'], "-");
+    let mut all = labels_of_kind(image, kind);
+    all.insert(labels::TARGET_KERNEL.to_owned(), labels::value(kernel.trim_matches('-')));
+    all
+}
+
+/// What every Job of ours says of itself: of which kind it is, and for which Module.
+pub(super) fn labels_of_kind(image: &ModuleImage, kind: &str) -> BTreeMap<String, String> {
     [
         (labels::APP_NAME, labels::PRODUCT.to_owned()),
         (labels::PART_OF, labels::PRODUCT.to_owned()),
@@ -139,7 +146,6 @@ fn labels(image: &ModuleImage, kind: &str) -> BTreeMap<String, String> {
         (labels::COMPONENT, kind.to_owned()),
         (labels::RESOURCE_TYPE, kind.to_owned()),
         (labels::MODULE_NAME, labels::value(&image.spec.module)),
-        (labels::TARGET_KERNEL, labels::value(kernel.trim_matches('-'))),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into()
@@ -162,13 +168,7 @@ fn pod(image: &ModuleImage, order: &Order<'_>, settings: &Settings) -> PodSpec {
         image_pull_secrets: image.spec.image_repo_secret.clone().map(|secret| vec![secret]),
         node_selector: Some(node_selector(image, order.module)),
         tolerations: order.module.map(|module| module.spec.tolerations.clone()).filter(|all| !all.is_empty()),
-        security_context: Some(PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(user),
-            run_as_group: Some(user),
-            fs_group: Some(user),
-            ..PodSecurityContext::default()
-        }),
+        security_context: Some(run_as(user)),
         volumes: Some(volumes),
         init_containers: before,
         containers: vec![container(&secrets, order.task, settings)],
@@ -260,12 +260,38 @@ fn literal(text: &str) -> String {
     text.replace('$', "$$")
 }
 
-pub(super) fn quantities(pairs: &[(&str, &str)]) -> BTreeMap<String, Quantity> {
+fn quantities(pairs: &[(&str, &str)]) -> BTreeMap<String, Quantity> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), Quantity((*value).to_owned()))).collect()
 }
 
+/// A user without rights, to whom volumes belong.
+pub(super) fn run_as(user: i64) -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(user),
+        run_as_group: Some(user),
+        fs_group: Some(user),
+        ..PodSecurityContext::default()
+    }
+}
+
+/// What every container has that does nothing of a user's: `restricted`, and so much memory, requested and at most.
+pub(super) fn confined(requested: &str, most: &str) -> Container {
+    Container {
+        resources: Some(ResourceRequirements {
+            requests: Some(quantities(&[("cpu", "50m"), ("memory", requested)])),
+            limits: Some(quantities(&[("memory", most)])),
+            ..ResourceRequirements::default()
+        }),
+        security_context: Some(restricted()),
+        // What ends without a report (killed, out of memory) leaves its last words.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        ..Container::default()
+    }
+}
+
 /// What the Pod Security Standard `restricted` asks of a container.
-pub(super) fn restricted() -> SecurityContext {
+fn restricted() -> SecurityContext {
     SecurityContext {
         allow_privilege_escalation: Some(false),
         read_only_root_filesystem: Some(true),
@@ -290,15 +316,7 @@ fn container(secrets: &[Mount<'_>], task: &Task, settings: &Settings) -> Contain
         command: Some(vec![PROGRAM.to_owned()]),
         env: Some(environment.chain([task]).collect()),
         volume_mounts: Some(mounts.chain([mount(WORK, task::WORK_DIR, false)]).collect()),
-        resources: Some(ResourceRequirements {
-            requests: Some(quantities(&[("cpu", "50m"), ("memory", "64Mi")])),
-            limits: Some(quantities(&[("memory", MEMORY)])),
-            ..ResourceRequirements::default()
-        }),
-        security_context: Some(restricted()),
-        // What ends without a report (killed, out of memory) leaves its last words.
-        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-        ..Container::default()
+        ..confined("64Mi", MEMORY)
     }
 }
 

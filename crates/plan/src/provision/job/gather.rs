@@ -3,15 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{
-    Container, PersistentVolumeClaimVolumeSource, ResourceRequirements, Volume, VolumeMount,
-};
+use k8s_openapi::api::core::v1::{Container, PersistentVolumeClaimVolumeSource, Volume, VolumeMount};
 use tenon_api::ModuleImage;
 use tenon_api::gather::{self, Gathering, Origin, Package, Wanted};
 use tenon_api::task;
 
 use super::sources::{FromSources, Place};
-use super::{MEMORY, PROGRAM, Settings, WORK, mount, quantities, restricted, variable, volume_of_secret};
+use super::{MEMORY, PROGRAM, Settings, WORK, confined, mount, variable, volume_of_secret};
 
 /// What a path ends in that is a source package.
 const PACKAGE_SUFFIX: &str = ".src.rpm";
@@ -134,14 +132,7 @@ impl<'a> Gather<'a> {
             command: Some(vec![PROGRAM.to_owned()]),
             env: Some(environment.chain([told]).collect()),
             volume_mounts: Some(self.mounts()),
-            resources: Some(ResourceRequirements {
-                requests: Some(quantities(&[("cpu", "50m"), ("memory", "64Mi")])),
-                limits: Some(quantities(&[("memory", MEMORY)])),
-                ..ResourceRequirements::default()
-            }),
-            security_context: Some(restricted()),
-            termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-            ..Container::default()
+            ..confined("64Mi", MEMORY)
         }
     }
 }

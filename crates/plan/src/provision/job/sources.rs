@@ -8,7 +8,7 @@ use tenon_api::task;
 
 use super::gather::{self, ArtifactFiles, Gather, Pulled, volume_of_claim};
 use super::recipe::{Base, resources};
-use super::{Settings, WORK, literal, mount, quantities, restricted, variable, volume_of_secret};
+use super::{MEMORY, Settings, WORK, confined, literal, mount, restricted, variable, volume_of_secret};
 
 /// Where the program that fetches lies in the builder's image.
 const PROGRAM: &str = "/usr/libexec/tenon/fetch";
@@ -95,14 +95,7 @@ impl FromSources {
             command: Some(vec![PROGRAM.to_owned()]),
             env: Some(environment),
             volume_mounts: Some(mounts),
-            resources: Some(k8s_openapi::api::core::v1::ResourceRequirements {
-                requests: Some(quantities(&[("cpu", "50m"), ("memory", "64Mi")])),
-                limits: Some(quantities(&[("memory", "1Gi")])),
-                ..Default::default()
-            }),
-            security_context: Some(restricted()),
-            termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-            ..Container::default()
+            ..confined("64Mi", MEMORY)
         }
     }
 

@@ -8,9 +8,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{
-    ConfigMapProjection, Container, EmptyDirVolumeSource, KeyToPath, PodSecurityContext, PodSpec,
-    PodTemplateSpec, ProjectedVolumeSource, ResourceRequirements, ServiceAccountTokenProjection, Volume,
-    VolumeProjection,
+    ConfigMapProjection, Container, EmptyDirVolumeSource, KeyToPath, PodSpec, PodTemplateSpec,
+    ProjectedVolumeSource, ServiceAccountTokenProjection, Volume, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::core::ObjectMeta;
@@ -22,7 +21,7 @@ use tenon_api::pull::{
 use tenon_api::{ModuleImage, labels};
 use tenon_order::Digest;
 
-use crate::provision::job::{PROGRAM, USER, mount, quantities, restricted, variable};
+use crate::provision::job::{PROGRAM, USER, confined, labels_of_kind, mount, run_as, variable};
 
 /// A Job that has ended goes so soon: the operator deletes it, and this is for when there is none.
 const KEEP_SECONDS: i32 = 120;
@@ -64,7 +63,7 @@ pub fn job_name(image: &ModuleImage, reference: &str, settings: &Settings) -> St
 /// The Job that has a node take the image's driver out of `reference`: the image's own, or with the digest that it was resolved to
 /// before.
 pub fn job(image: &ModuleImage, reference: &str, settings: &Settings) -> Job {
-    let labels = labels(image);
+    let labels = labels_of_kind(image, labels::resource_type::PULL_IMAGE);
     Job {
         metadata: ObjectMeta {
             name: Some(job_name(image, reference, settings)),
@@ -90,20 +89,6 @@ pub fn job(image: &ModuleImage, reference: &str, settings: &Settings) -> Job {
     }
 }
 
-fn labels(image: &ModuleImage) -> BTreeMap<String, String> {
-    let kind = labels::resource_type::PULL_IMAGE;
-    [
-        (labels::APP_NAME, labels::PRODUCT.to_owned()),
-        (labels::PART_OF, labels::PRODUCT.to_owned()),
-        (labels::MANAGED_BY, labels::PRODUCT.to_owned()),
-        (labels::COMPONENT, kind.to_owned()),
-        (labels::RESOURCE_TYPE, kind.to_owned()),
-        (labels::MODULE_NAME, labels::value(&image.spec.module)),
-    ]
-    .map(|(key, value)| (key.to_owned(), value))
-    .into()
-}
-
 fn pod(image: &ModuleImage, reference: &str, settings: &Settings) -> PodSpec {
     let mut nodes = settings.nodes.clone();
     nodes.insert("kubernetes.io/os".to_owned(), "linux".to_owned());
@@ -115,13 +100,7 @@ fn pod(image: &ModuleImage, reference: &str, settings: &Settings) -> PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         node_selector: Some(nodes),
-        security_context: Some(PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(USER),
-            run_as_group: Some(USER),
-            fs_group: Some(USER),
-            ..PodSecurityContext::default()
-        }),
+        security_context: Some(run_as(USER)),
         termination_grace_period_seconds: Some(1),
         volumes: Some(vec![program_volume(), access_volume()]),
         init_containers: Some(vec![install(settings)]),
@@ -174,7 +153,7 @@ fn install(settings: &Settings) -> Container {
         image: Some(settings.program_image.clone()),
         command: Some(vec![PROGRAM.to_owned(), INSTALL.to_owned(), to]),
         volume_mounts: Some(vec![mount(PROGRAM_VOLUME, PROGRAM_DIR, false)]),
-        ..container()
+        ..confined("32Mi", MEMORY)
     }
 }
 
@@ -200,21 +179,7 @@ fn pull(image: &ModuleImage, reference: &str) -> Container {
             mount(PROGRAM_VOLUME, PROGRAM_DIR, true),
             mount(ACCESS_VOLUME, ACCESS_DIR, true),
         ]),
-        ..container()
-    }
-}
-
-/// What both have in common.
-fn container() -> Container {
-    Container {
-        resources: Some(ResourceRequirements {
-            requests: Some(quantities(&[("cpu", "50m"), ("memory", "32Mi")])),
-            limits: Some(quantities(&[("memory", MEMORY)])),
-            ..ResourceRequirements::default()
-        }),
-        security_context: Some(restricted()),
-        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
-        ..Container::default()
+        ..confined("32Mi", MEMORY)
     }
 }
 
