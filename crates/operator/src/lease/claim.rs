@@ -1,5 +1,6 @@
 //! The answer to "may I write?", for everybody who writes.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -49,6 +50,16 @@ impl Claim {
         self.is_current().then(|| Duration::from_millis(left))
     }
 
+    /// Goes on with it, however long it takes, as long as this replica leads; `None` once it does not, with nothing under way.
+    pub async fn during<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = pin!(work);
+        loop {
+            if let Ok(done) = tokio::time::timeout(self.left()?, &mut work).await {
+                return Some(done);
+            }
+        }
+    }
+
     /// Waits until this replica leads. Whoever waits also waits for the end of the process.
     pub async fn won(&mut self) {
         if self.state.wait_for(|state| *state == Leadership::Leader).await.is_err() {
@@ -93,4 +104,26 @@ pub(super) fn moment() -> Moment {
 
 fn millis(moment: Moment) -> u64 {
     u64::try_from(moment.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(300);
+
+    #[tokio::test]
+    async fn work_goes_on_beyond_one_term_and_ends_with_the_last() {
+        let (writer, claim) = ClaimWriter::new();
+        assert_eq!(claim.during(async {}).await, None, "a standby begins nothing");
+        writer.set(Some(moment() + SHORT));
+        assert_eq!(claim.during(std::future::pending::<()>()).await, None, "nobody renews");
+        writer.set(Some(moment() + SHORT));
+        let renewed = async {
+            writer.set(Some(moment() + Duration::from_mins(1)));
+            // Longer than the term that it began in.
+            tokio::time::sleep(2 * SHORT).await;
+        };
+        assert_eq!(claim.during(renewed).await, Some(()));
+    }
 }

@@ -264,14 +264,12 @@ async fn delete(
     there: &Arc<There>,
     digest: Digest,
 ) -> Result<Result<(), Outcome>, WriteError> {
-    let within = context.claim.left().ok_or(NotLeader)?;
-    let there = there.clone();
-    let done =
-        aside(async move || tokio::time::timeout(within, there.registry.delete(&there.image, digest)).await);
+    let (there, claim) = (there.clone(), context.claim.clone());
+    let done = aside(async move || claim.during(there.registry.delete(&there.image, digest)).await);
     match done.await {
-        Ok(Ok(Ok(()) | Err(RegistryError::Absent(_)))) => Ok(Ok(())),
-        Ok(Ok(Err(error))) => Ok(Err(trouble(&error))),
-        Ok(Err(_)) => Err(NotLeader.into()),
+        Ok(Some(Ok(()) | Err(RegistryError::Absent(_)))) => Ok(Ok(())),
+        Ok(Some(Err(error))) => Ok(Err(trouble(&error))),
+        Ok(None) => Err(NotLeader.into()),
         Err(finding) => Ok(Err(finding.into())),
     }
 }

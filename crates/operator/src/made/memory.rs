@@ -85,10 +85,15 @@ impl Memory {
         self.unneeded.remove(&key(made));
     }
 
+    /// Something needs an image.
+    pub(super) fn is_needed(&mut self, made: &MadeImage) {
+        self.unneeded.remove(&key(made));
+    }
+
     /// How much longer it must be seen that nothing needs an image; `None` where it was for long enough.
     pub(super) fn settles(&mut self, made: &MadeImage, is_needed: bool, after: Duration) -> Option<Duration> {
         if is_needed {
-            self.unneeded.remove(&key(made));
+            self.is_needed(made);
             return Some(after);
         }
         let since = *self.unneeded.entry(key(made)).or_insert_with(Instant::now);

@@ -30,7 +30,8 @@ use observe::{Needs, needs};
 
 /// What changes this close together is looked at once.
 const GATHER: Duration = Duration::from_secs(1);
-/// How often it is looked who needs what there is: nobody tells when a node is told to have something else.
+/// How often it is looked who needs what there is: nobody tells when a node is told to have something else. More often where images
+/// are to go sooner than that.
 const LOOK: Duration = Duration::from_secs(10);
 /// So much more seldom for each node, so that what it costs does not grow with them.
 const PER_NODE: Duration = Duration::from_millis(2);
@@ -80,7 +81,7 @@ async fn pass(context: &Context, world: &World, eraser: &Arc<Eraser>, memory: &m
     }
     if memory.all().next().is_some() {
         let nodes = u32::try_from(world.read().node_count()).unwrap_or(u32::MAX);
-        soon(LOOK.saturating_add(PER_NODE.saturating_mul(nodes)));
+        soon(LOOK.min(policy(context).after).saturating_add(PER_NODE.saturating_mul(nodes)));
     }
     if due.len() > AT_ONCE {
         soon(Duration::ZERO);
@@ -138,7 +139,11 @@ async fn erase(
             memory.remove(one);
             true
         }
-        Ok(Outcome::Needed) => true,
+        // Not before it was seen once more for long enough that nothing does.
+        Ok(Outcome::Needed) => {
+            memory.is_needed(one);
+            true
+        }
         Ok(Outcome::Withdrawn) => {
             memory.remove(one);
             true
