@@ -16,17 +16,20 @@ use super::Finding;
 use super::job::progress;
 pub use job::{Settings, job, job_name};
 
-/// Whether a node may be asked for the image: the registry denies it to the operator or does not answer, there are no credentials
-/// that it could have been asked with, and nobody but its maker makes it. Who only asks for patience gets it.
+/// Whether an image is one that a node may be asked for: there are no credentials that the registry could be asked with, and
+/// nobody but its maker makes it.
+pub fn is_for_nodes(image: &ModuleImage) -> bool {
+    let spec = &image.spec;
+    spec.image_repo_secret.is_none() && spec.build.is_none() && spec.sign.is_none()
+}
+
+/// Whether a node may be asked for the image: it [is for nodes](is_for_nodes), and the registry denies it to the operator or does not
+/// answer. Who only asks for patience gets it.
 pub fn may_help(image: &ModuleImage, finding: &Finding) -> bool {
     let Finding::Missing { reason, retry_after: None, needs_change: false, .. } = finding else {
         return false;
     };
-    let spec = &image.spec;
-    matches!(*reason, reasons::REGISTRY_DENIED | reasons::REGISTRY_UNREACHABLE)
-        && spec.image_repo_secret.is_none()
-        && spec.build.is_none()
-        && spec.sign.is_none()
+    matches!(*reason, reasons::REGISTRY_DENIED | reasons::REGISTRY_UNREACHABLE) && is_for_nodes(image)
 }
 
 /// What is next.

@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tenon_plan::provision::pull::Failure;
 use tenon_plan::provision::{Finding, making};
 use tokio::time::Instant;
 
 use crate::world::ImageKey;
+
+/// How often the registry is asked whether it denies an image still that a node is to pull.
+const ASK_AGAIN: Duration = Duration::from_mins(2);
 
 /// The Jobs, by name.
 #[derive(Debug, Default)]
@@ -23,6 +27,8 @@ struct Known {
     /// What the registry said to the operator.
     why: String,
     under_way: bool,
+    /// When it said so last.
+    asked: Instant,
     /// The pod of which something is expected.
     pod: Option<String>,
     failures: i32,
@@ -35,6 +41,19 @@ impl Pulls {
         self.lock().get(name).is_some_and(|known| known.under_way)
     }
 
+    /// Whether there should be such a Job, and the registry has said so of late. What was denied may be had by now: the pull secret was
+    /// mended, or the registry was. A pod waits for its node for as long as it takes.
+    pub(super) fn need_not_ask(&self, name: &str) -> bool {
+        self.lock().get(name).is_some_and(|known| known.under_way && known.asked.elapsed() < ASK_AGAIN)
+    }
+
+    /// The registry was asked once more.
+    pub(super) fn asked(&self, name: &str) {
+        if let Some(known) = self.lock().get_mut(name) {
+            known.asked = Instant::now();
+        }
+    }
+
     /// There should be one from now on; or, while it is not its time, why the last one failed.
     pub(super) fn begin(&self, name: &str, image: &ImageKey, finding: &Finding) -> Option<Finding> {
         let mut all = self.lock();
@@ -42,6 +61,7 @@ impl Pulls {
             image: image.clone(),
             why: String::new(),
             under_way: false,
+            asked: Instant::now(),
             pod: None,
             failures: 0,
             failed: None,
@@ -51,7 +71,7 @@ impl Pulls {
         {
             return Some(failed.clone());
         }
-        known.under_way = true;
+        (known.under_way, known.asked) = (true, Instant::now());
         if let Finding::Missing { message, .. } = finding {
             known.why.clone_from(message);
         }
@@ -87,6 +107,7 @@ impl Pulls {
                 image: known.image.clone(),
                 why: std::mem::take(&mut known.why),
                 under_way: false,
+                asked: known.asked,
                 pod: None,
                 failures,
                 failed: Some((finding.clone(), Instant::now() + after)),
@@ -158,6 +179,18 @@ mod tests {
             tokio::time::advance(after + Duration::from_millis(1)).await;
         }
         assert_eq!(waits, [10, 20, 40]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_is_asked_again_while_a_pod_waits() {
+        let pulls = Pulls::default();
+        assert!(!pulls.need_not_ask("job"));
+        pulls.begin("job", &key("gauge"), &denied());
+        assert!(pulls.need_not_ask("job"));
+        tokio::time::advance(ASK_AGAIN).await;
+        assert!(pulls.is_under_way("job") && !pulls.need_not_ask("job"));
+        pulls.asked("job");
+        assert!(pulls.need_not_ask("job"), "it denies it still");
     }
 
     #[tokio::test]

@@ -59,10 +59,22 @@ impl Images {
             self.abandon_pulls(context, &key, pull.as_ref().map(|pull| pull.name.as_str())).await;
         }
         // A registry that has denied it is not asked every few seconds, as a pod is.
-        if let Some(pull) = pull.as_ref().filter(|pull| self.pulls.is_under_way(&pull.name)) {
+        if let Some(pull) = pull.as_ref().filter(|pull| self.pulls.need_not_ask(&pull.name)) {
             return pull.go_on(world).await;
         }
         let finding = self.finder.find(context, image, digest, Box::new(|_| false)).await;
+        if let Some(pull) = pull.as_ref().filter(|pull| self.pulls.is_under_way(&pull.name)) {
+            if !matches!(finding, Finding::Packed { .. }) {
+                self.pulls.asked(&pull.name);
+                return pull.go_on(world).await;
+            }
+            info!(
+                image = pull.reference,
+                job = pull.name,
+                "its registry has it by now: no node need pull it"
+            );
+            pull.give_up().await;
+        }
         // Only who leads makes Jobs, and is brought what their pods take out.
         if !pull::may_help(image, &finding) || !context.claim.is_current() {
             return Ok(finding);
@@ -103,7 +115,7 @@ fn waiting(reason: &'static str, message: String) -> Finding {
 }
 
 impl<'a> Pull<'a> {
-    /// `None` where the administrator has selected no nodes, or the image's name is none.
+    /// `None` where the administrator has selected no nodes, the image's name is none, or it is none that nodes pull.
     fn of(
         context: &'a Context,
         images: &'a Images,
@@ -111,7 +123,7 @@ impl<'a> Pull<'a> {
         digest: Option<&str>,
     ) -> Option<Self> {
         let nodes = &context.args.pull_through_nodes;
-        if nodes.is_empty() {
+        if nodes.is_empty() || !pull::is_for_nodes(image) {
             return None;
         }
         let reference: ImageReference = image.spec.image.parse().ok()?;
@@ -219,6 +231,15 @@ impl<'a> Pull<'a> {
                 Ok(finding)
             }
         }
+    }
+
+    /// The image was had otherwise.
+    async fn give_up(&self) {
+        if let Some(pod) = self.pulls.pod_of(&self.name) {
+            self.context.pulled.forget(&pod);
+        }
+        self.pulls.forget(&self.name);
+        self.jobs.clear_by_name(&self.name).await;
     }
 
     async fn fail(&self, failure: Failure) -> Result<Finding, WriteError> {
