@@ -182,6 +182,11 @@ impl Lab {
         Ok(self.host_node.insert(node))
     }
 
+    /// The node on the host, if there is one.
+    pub fn host_node(&self) -> Option<&HostNode> {
+        self.host_node.as_ref()
+    }
+
     /// The registry's name for pods of the host's node, for the operator, and for this process alike.
     pub fn registry_for_pods(&self) -> String {
         host_node::name_of(&self.registry)

@@ -61,12 +61,25 @@ pub async fn add(lab: &mut Lab) -> Result<String, ForgeError> {
     let maker =
         ProgramImage { binary: &program, program: "/tenon-maker", arguments: &[], labels: BTreeMap::new() };
     program_images::push(&maker, &format!("{registry}/maker:lab")).await?;
-    lab.tell_operator(vec![
+    lab.tell_operator(arguments(&registry));
+    Ok(registry)
+}
+
+/// Has everybody use another way to the registry, `host:port`, by plain HTTP: the operator from its next start on.
+pub fn go_by(lab: &mut Lab, way: &str) -> Result<(), ForgeError> {
+    if let Some(node) = lab.host_node() {
+        node.trust(way, way).map_err(LabError::from)?;
+    }
+    lab.tell_operator([arguments(way), vec![format!("--registry={way},plain-http")]].concat());
+    Ok(())
+}
+
+fn arguments(registry: &str) -> Vec<String> {
+    vec![
         format!("--maker-image={registry}/maker:lab"),
         format!("--builder-image={registry}/builder:lab"),
         format!("--toolkit-image={registry}/toolkit:${{KERNEL_FULL_VERSION}}"),
         "--look-again=2".to_owned(),
         format!("--mirror={MIRRORED}={registry},only"),
-    ]);
-    Ok(registry)
+    ]
 }

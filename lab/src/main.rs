@@ -1,8 +1,10 @@
 //! The lab as a command: a cluster to try things on.
 
+mod building_bench;
 mod demo;
 mod scale_command;
 mod signing_bench;
+mod weighing;
 
 use std::fs::File;
 use std::path::Path;
@@ -35,6 +37,8 @@ enum Command {
     Bench(scale_command::Bench),
     /// Signs an image and publishes it, beside a container builder that does the same. As root.
     BenchSigning(signing_bench::SigningBench),
+    /// Makes images in every way, and says what each costs. As root.
+    BenchBuilding(building_bench::BuildingBench),
 }
 
 #[derive(Debug, Args)]
@@ -66,6 +70,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Down => Ok(session::end()?),
         Command::Bench(bench) => runtime()?.block_on(scale_command::run(bench, &mut progress())),
         Command::BenchSigning(bench) => runtime()?.block_on(signing_bench::run(bench, &mut progress())),
+        Command::BenchBuilding(bench) => runtime()?.block_on(building_bench::run(bench, &mut progress())),
     }
 }
 

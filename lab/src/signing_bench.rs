@@ -3,14 +3,14 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
+use tenon_lab::build_images;
 use tenon_lab::certificates;
 use tenon_lab::command;
 use tenon_lab::dir::LabDir;
@@ -19,16 +19,12 @@ use tenon_lab::kernel::{Kernel, Origin};
 use tenon_lab::programs::{self, Program};
 use tenon_lab::registry::{Protection, Registry};
 use tenon_lab::setup::Supplies;
-use tenon_lab::{build_images, wait};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::spawn_blocking;
+
+use crate::weighing::{Scale, median};
 
 /// What is signed.
 const MODULE: &str = "simple-kmod.ko";
-/// How long connections take to close after the last request.
-const QUIET: Duration = Duration::from_secs(5);
 
 /// How often, and where to put it.
 #[derive(Debug, Args)]
@@ -52,11 +48,11 @@ pub(crate) async fn run(bench: &SigningBench, say: &mut impl FnMut(&str)) -> any
     let supplies = Supplies::get().context("get what the lab needs")?;
     let folder = LabDir::create()?;
     let registry = Registry::start(&supplies, folder.path(), "registry", &Protection::default()).await?;
-    let scale = Scale::start(&registry.host()).await?;
+    let scale = Scale::start(Ipv4Addr::LOCALHOST.into(), &registry.host()).await?;
     let place = Place {
         folder: folder.path().to_owned(),
         kernel: supplies.kernel(Origin::Stable)?.clone(),
-        registry: scale.address.clone(),
+        registry: scale.address().to_owned(),
     };
     say("a driver's image on a base of some hundred megabytes");
     let (work, host) = (place.clone(), registry.host());
@@ -65,11 +61,11 @@ pub(crate) async fn run(bench: &SigningBench, say: &mut impl FnMut(&str)) -> any
     // In turns: what the machine does beside it hits both.
     for number in 1..=bench.runs {
         let work = place.clone();
-        ours.push(scale.weigh(move || work.tenon(number, MODULE)).await?);
+        ours.push(weigh(&scale, move || work.tenon(number, MODULE)).await?);
         let work = place.clone();
-        by_glob.push(scale.weigh(move || work.tenon(number, "*.ko")).await?);
+        by_glob.push(weigh(&scale, move || work.tenon(number, "*.ko")).await?);
         let work = place.clone();
-        theirs.push(scale.weigh(move || work.buildah(number)).await?);
+        theirs.push(weigh(&scale, move || work.buildah(number)).await?);
         say(&format!("run {number} of {}", bench.runs));
     }
     let page = page(&ours, &by_glob, &theirs);
@@ -159,79 +155,16 @@ fn buildah(storage: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// A way to the registry on which bytes are counted, both directions together.
-#[derive(Debug)]
-struct Scale {
-    address: String,
-    bytes: Arc<AtomicU64>,
-    open: Arc<AtomicU64>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Scale {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Scale {
-    async fn start(registry: &str) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.context("listen")?;
-        let address = listener.local_addr().context("listen")?.to_string();
-        let (bytes, open) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let (counted, counting, registry) = (bytes.clone(), open.clone(), registry.to_owned());
-        let task = tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let (counted, counting, registry) = (counted.clone(), counting.clone(), registry.clone());
-                counting.fetch_add(1, Ordering::AcqRel);
-                tokio::spawn(async move {
-                    if let Ok(mut server) = TcpStream::connect(&registry).await {
-                        let ((from_client, to_client), (from_server, to_server)) =
-                            (client.split(), server.split());
-                        let up = pass(from_client, to_server, &counted);
-                        let down = pass(from_server, to_client, &counted);
-                        tokio::join!(up, down);
-                    }
-                    counting.fetch_sub(1, Ordering::AcqRel);
-                });
-            }
-        });
-        Ok(Self { address, bytes, open, task })
-    }
-
-    /// Does it, and says what it took.
-    async fn weigh(
-        &self,
-        work: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
-    ) -> anyhow::Result<Cost> {
-        let (before, begun) = (self.bytes.load(Ordering::Acquire), Instant::now());
-        spawn_blocking(work).await??;
-        let time = begun.elapsed();
-        // What is open is not counted yet.
-        let closed = || (self.open.load(Ordering::Acquire) == 0).then_some(());
-        wait::until("connections to close", QUIET, async || closed()).await?;
-        Ok(Cost { time, bytes: self.bytes.load(Ordering::Acquire) - before })
-    }
-}
-
-/// Passes on and counts, until one of the two has had enough.
-async fn pass(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, counted: &AtomicU64) {
-    let mut buffer = vec![0; 64 * 1024];
-    while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        counted.fetch_add(read as u64, Ordering::AcqRel);
-        if to.write_all(buffer.get(..read).unwrap_or_default()).await.is_err() {
-            break;
-        }
-    }
-    // What cannot be closed is closed already.
-    let _ = to.shutdown().await;
-}
-
-/// The one in the middle.
-fn median<T: Copy + Ord>(costs: &[Cost], value: impl Fn(&Cost) -> T) -> Option<T> {
-    let mut values: Vec<_> = costs.iter().map(value).collect();
-    values.sort_unstable();
-    values.get(values.len() / 2).copied()
+/// Does it, and says what it took.
+async fn weigh(
+    scale: &Scale,
+    work: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+) -> anyhow::Result<Cost> {
+    let (before, begun) = (scale.bytes(), Instant::now());
+    spawn_blocking(work).await??;
+    let time = begun.elapsed();
+    scale.settle().await?;
+    Ok(Cost { time, bytes: scale.bytes() - before })
 }
 
 fn page(ours: &[Cost], by_glob: &[Cost], theirs: &[Cost]) -> String {
@@ -246,8 +179,8 @@ fn page(ours: &[Cost], by_glob: &[Cost], theirs: &[Cost]) -> String {
         "| | seconds | bytes | times quicker, times fewer bytes than buildah |\n|---|---|---|---|\n",
     );
     let middle = |costs: &[Cost]| {
-        let time = median(costs, |cost| cost.time).unwrap_or_default().as_secs_f64();
-        (time, median(costs, |cost| cost.bytes).unwrap_or_default())
+        let time = median(costs.iter().map(|cost| cost.time)).unwrap_or_default().as_secs_f64();
+        (time, median(costs.iter().map(|cost| cost.bytes)).unwrap_or_default())
     };
     let buildah = middle(theirs);
     let rows = [

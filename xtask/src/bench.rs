@@ -6,8 +6,9 @@ use anyhow::{Context as _, Result};
 
 use crate::{ci, repository};
 
-/// What runs: the agent is part of the lab's fleet.
-const PACKAGES: [&str; 3] = ["tenon-lab", "tenon-operator", "kubectl-tenon"];
+/// What runs. The agents of the fleet are part of the lab; those of single nodes are not.
+const PACKAGES: [&str; 6] =
+    ["tenon-lab", "tenon-operator", "tenon-agent", "tenon-loader", "tenon-maker", "kubectl-tenon"];
 
 /// Builds what is to be measured and measures it.
 pub(crate) fn run(arguments: &[String]) -> Result<String> {
@@ -19,9 +20,14 @@ pub(crate) fn run(arguments: &[String]) -> Result<String> {
     let program = folder.join("tenon-lab");
     ci::succeed(Command::new(&program).arg("setup"))?;
     if arguments.is_empty() {
-        let mut signing = Command::new(&program);
-        signing.current_dir(repository::root()).env("TENON_LAB_PROGRAMS", &folder);
-        ci::succeed(signing.args(["bench-signing", "--page", "docs/benchmarks-signing.md"]))?;
+        for (bench, page) in [
+            ("bench-signing", "docs/benchmarks-signing.md"),
+            ("bench-building", "docs/benchmarks-building.md"),
+        ] {
+            let mut bench_of_images = Command::new(&program);
+            bench_of_images.current_dir(repository::root()).env("TENON_LAB_PROGRAMS", &folder);
+            ci::succeed(bench_of_images.args([bench, "--page", page]))?;
+        }
     }
     let mut bench = Command::new(&program);
     bench.current_dir(repository::root()).env("TENON_LAB_PROGRAMS", &folder).arg("bench").args(arguments);
