@@ -16,17 +16,17 @@ use crate::world::ImageKey;
 use kube::ResourceExt as _;
 
 /// The images of other Modules that a build takes files of, by the Modules' names.
-pub(in crate::images) type Neighbours = BTreeMap<String, Result<Neighbour, Finding>>;
+pub(super) type Neighbours = BTreeMap<String, Result<Neighbour, Finding>>;
 
 /// One that is ready.
 #[derive(Debug)]
-pub(in crate::images) struct Neighbour {
+pub(super) struct Neighbour {
     image: Arc<ModuleImage>,
     digest: String,
 }
 
 /// Looks for the images of other Modules that the image's build takes files of.
-pub(in crate::images) fn neighbours(world: &World, image: &ModuleImage) -> Neighbours {
+pub(super) fn neighbours(world: &World, image: &ModuleImage) -> Neighbours {
     let source = image.spec.build.as_ref().and_then(|build| build.source.as_ref());
     let artifacts = source.map(|source| source.artifacts.as_slice()).unwrap_or_default();
     let names = artifacts.iter().filter_map(|artifact| artifact.module.as_deref());
@@ -54,11 +54,10 @@ impl Look<'_> {
         build: &Build,
         source: &BuildSource,
     ) -> Result<(Recipe, Digest), Unwanted> {
-        let toolkit = source.toolkit.clone().or_else(|| self.toolkit()).ok_or_else(|| {
-            let message = "build.source.toolkit is not set, and the operator has no --toolkit-image: name an image with \
-                           compiler and headers for this kernel";
-            Unwanted::lasting(invalid(message.to_owned()))
-        })?;
+        let toolkit = match &source.toolkit {
+            Some(toolkit) => toolkit.clone(),
+            None => self.toolkit(", or by build.source.toolkit").await?,
+        };
         let mut digests = Digests::new();
         // Other Modules are nearer than any registry.
         let mut artifacts = Vec::new();
@@ -174,7 +173,7 @@ impl Look<'_> {
         path: &str,
         digests: &mut Digests,
     ) -> Result<(Pulled, String), Unwanted> {
-        let found = match self.neighbours.get(module) {
+        let found = match self.around.neighbours.get(module) {
             Some(Ok(found)) => found,
             Some(Err(finding)) => return Err(Unwanted::lasting(finding.clone())),
             None => {
