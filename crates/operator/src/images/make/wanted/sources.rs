@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use tenon_api::module::{Artifact, Build, BuildSource, ImageSource};
 use tenon_plan::provision::artifacts;
-use tenon_plan::provision::job::{ArtifactFiles, Holder, Pulled};
+use tenon_plan::provision::job::{ArtifactFiles, Base, Holder, Pulled};
 
 use super::{
     Digest, Finding, FromSources, ImageReference, Look, ModuleImage, Recipe, SourcePlace, Unwanted, World,
-    chain, invalid, making, place, registries,
+    chain, invalid, making, place, reasons, registries,
 };
 use crate::world::ImageKey;
 use kube::ResourceExt as _;
@@ -69,7 +69,7 @@ impl Look<'_> {
         }
         let place = self.place_of(build, source, &mut digests).await?;
         let arguments = making::arguments(self.image, build, Some(&toolkit));
-        let (base, digest) = self.base(build, &toolkit).await?;
+        let (base, digest) = self.toolkit_base(build, &toolkit).await?;
         digests.insert(toolkit, digest);
         // All that decides what is compiled, and where it is packed: plain texts.
         let spec = &self.image.spec;
@@ -89,6 +89,21 @@ impl Look<'_> {
             arguments,
         };
         Ok((Recipe::Sources(Box::new(recipe)), hash))
+    }
+
+    /// The image that compiles. It is a node that pulls it, and nodes may have credentials that nobody else has: what is named by its
+    /// digest is then taken at its word.
+    async fn toolkit_base(&self, build: &Build, name: &str) -> Result<(Base, Digest), Unwanted> {
+        let unwanted = match self.base(build, name).await {
+            Ok(found) => return Ok(found),
+            Err(unwanted) => unwanted,
+        };
+        let is_denied = matches!(unwanted.finding, Finding::Missing { reason: reasons::REGISTRY_DENIED, .. });
+        let reference = name.parse::<ImageReference>().ok().filter(|_| is_denied);
+        let pinned = reference.and_then(|reference| Some((reference.digest().copied()?, reference)));
+        let (digest, reference) = pinned.ok_or(unwanted)?;
+        let (name, pinned) = (name.to_owned(), reference.to_string());
+        Ok((Base { name, pinned, registry: reference.registry().to_owned(), ..Base::default() }, digest))
     }
 
     async fn place_of(
