@@ -13,6 +13,21 @@ fn modules_of(image: &ModuleImage) -> String {
     format!("{}/lib/modules/{}", image.spec.dir_name.trim_end_matches('/'), image.spec.kernel)
 }
 
+/// Whether each artifact has a place of its own: one within another would be in its way, or be written over, when the build is
+/// under way.
+pub fn check(artifacts: &[Artifact]) -> Result<(), Finding> {
+    let places: BTreeSet<Vec<&str>> =
+        artifacts.iter().map(|artifact| artifact.to.split('/').collect()).collect();
+    // In this order what lies within a place comes right behind it.
+    let within = |(outer, inner): &(&Vec<&str>, &Vec<&str>)| inner.starts_with(outer);
+    let Some((outer, inner)) = places.iter().zip(places.iter().skip(1)).find(within) else { return Ok(()) };
+    Err(invalid(format!(
+        "build.source.artifacts: `to: {}` lies within `to: {}` of another; give each a place of its own",
+        inner.join("/"),
+        outer.join("/")
+    )))
+}
+
 /// A file of another Module's image: where it is in there. A path that does not begin with a slash is counted from where the
 /// image has its modules.
 pub fn path_in(image: &ModuleImage, path: &str) -> String {
@@ -116,6 +131,28 @@ mod tests {
         let below = format!("/opt/lib/modules/{}/Module.symvers", found.spec.kernel);
         assert_eq!(path_in(found, "Module.symvers"), below);
         assert_eq!(path_in(found, "/usr/include"), "/usr/include");
+    }
+
+    #[rstest]
+    #[case::none(&[], None)]
+    #[case::apart(&["a", "b/a", "b/c"], None)]
+    #[case::names_that_begin_alike(&["a", "a.h", "a-b/c", "ab"], None)]
+    #[case::one_in_another(&["a/b", "c", "a"], Some(("a", "a/b")))]
+    #[case::with_others_between(&["a", "a-b", "a.b", "a/b/c"], Some(("a", "a/b/c")))]
+    #[case::a_file_as_a_directory(&["x/Module.symvers/y", "x/Module.symvers"], Some(("x/Module.symvers", "x/Module.symvers/y")))]
+    fn artifacts_lie_beside_each_other(#[case] places: &[&str], #[case] refused: Option<(&str, &str)>) {
+        let artifact = |to: &&str| Artifact { to: (*to).to_owned(), ..Artifact::default() };
+        let artifacts: Vec<_> = places.iter().map(artifact).collect();
+        let found = check(&artifacts);
+        assert_eq!(found.is_err(), refused.is_some(), "{found:?}");
+        if let (Err(finding), Some((outer, inner))) = (found, refused) {
+            let (reason, message) = why(finding);
+            assert_eq!(reason, reasons::SPEC_INVALID);
+            assert!(
+                message.contains(&format!("to: {outer}`")) && message.contains(&format!("to: {inner}`")),
+                "{message}"
+            );
+        }
     }
 
     #[test]

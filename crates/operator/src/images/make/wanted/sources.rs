@@ -54,6 +54,7 @@ impl Look<'_> {
         build: &Build,
         source: &BuildSource,
     ) -> Result<(Recipe, Digest), Unwanted> {
+        artifacts::check(&source.artifacts).map_err(Unwanted::lasting)?;
         let toolkit = match &source.toolkit {
             Some(toolkit) => toolkit.clone(),
             None => self.toolkit(", or by build.source.toolkit").await?,
