@@ -34,6 +34,12 @@ pub fn path_in(image: &ModuleImage, path: &str) -> String {
     if path.starts_with('/') { path.to_owned() } else { format!("{}/{path}", modules_of(image)) }
 }
 
+/// What a file of another Module's image is called among a build's inputs, beside that image's digest: where an image has its modules
+/// that Module says, by `dirName`.
+pub fn input(image: &ModuleImage, path: &str) -> String {
+    format!("module/{}{}", image.spec.module, path_in(image, path))
+}
+
 /// The image of Module `name` that `image` takes files of, once it is ready, and its digest. `find` knows the images that Modules
 /// have for the same kernel.
 pub fn dependency<'i>(
@@ -131,6 +137,18 @@ mod tests {
         let below = format!("/opt/lib/modules/{}/Module.symvers", found.spec.kernel);
         assert_eq!(path_in(found, "Module.symvers"), below);
         assert_eq!(path_in(found, "/usr/include"), "/usr/include");
+    }
+
+    #[test]
+    fn where_the_other_module_says_that_its_files_are_counts_among_the_inputs() {
+        let (anvil, mut moved) = (image("anvil", &[]), image("anvil", &[]));
+        moved.spec.dir_name = "/usr".to_owned();
+        let inputs = |path: &str| [&anvil, &moved].map(|image| input(image, path));
+        let [before, after] = inputs("Module.symvers");
+        assert_ne!(before, after);
+        assert_ne!(before, input(&image("bellows", &[]), "Module.symvers"));
+        let [before, after] = inputs("/usr/include");
+        assert_eq!(before, after, "it is there wherever the modules are");
     }
 
     #[rstest]

@@ -221,7 +221,7 @@ impl Look<'_> {
             let found = self.resolve_with(&keyring, &reference, spec.registry_tls, hints).await?;
             (found.place, found.tls)
         };
-        digests.insert(format!("module/{module}"), digest);
+        digests.insert(artifacts::input(&found.image, path), digest);
         Ok((Pulled { place: place(&at, tls), secret }, artifacts::path_in(&found.image, path)))
     }
 }
