@@ -8,9 +8,9 @@ use tenon_api::{ModuleImage, reasons};
 
 use super::{Finding, bundle};
 
-/// Where a Module's image has its modules for the kernel, and what is built against them.
-fn modules_of(image: &ModuleImage) -> String {
-    format!("{}/lib/modules/{}", image.spec.dir_name.trim_end_matches('/'), image.spec.kernel)
+/// Where a Module's image has its modules for a kernel, and what is built against them.
+fn modules_of(image: &ModuleImage, kernel: &str) -> String {
+    format!("{}/lib/modules/{kernel}", image.spec.dir_name.trim_end_matches('/'))
 }
 
 /// Whether each artifact has a place of its own: one within another would be in its way, or be written over, when the build is
@@ -31,7 +31,17 @@ pub fn check(artifacts: &[Artifact]) -> Result<(), Finding> {
 /// A file of another Module's image: where it is in there. A path that does not begin with a slash is counted from where the
 /// image has its modules.
 pub fn path_in(image: &ModuleImage, path: &str) -> String {
-    if path.starts_with('/') { path.to_owned() } else { format!("{}/{path}", modules_of(image)) }
+    if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("{}/{path}", modules_of(image, &image.spec.kernel))
+    }
+}
+
+/// Where else it may be: images for a kernel whose release ends in `+` have the directory with or without it.
+pub fn otherwise_in(image: &ModuleImage, path: &str) -> Option<String> {
+    let kernel = image.spec.kernel.strip_suffix('+').filter(|_| !path.starts_with('/'))?;
+    Some(format!("{}/{path}", modules_of(image, kernel)))
 }
 
 /// What a file of another Module's image is called among a build's inputs, beside that image's digest: where an image has its modules
@@ -137,6 +147,16 @@ mod tests {
         let below = format!("/opt/lib/modules/{}/Module.symvers", found.spec.kernel);
         assert_eq!(path_in(found, "Module.symvers"), below);
         assert_eq!(path_in(found, "/usr/include"), "/usr/include");
+    }
+
+    #[test]
+    fn a_kernel_with_a_plus_may_have_its_directory_without() {
+        let mut anvil = image("anvil", &[]);
+        assert_eq!(otherwise_in(&anvil, "Module.symvers"), None);
+        anvil.spec.kernel = "6.1.0-rt+".to_owned();
+        assert_eq!(path_in(&anvil, "a.h"), "/opt/lib/modules/6.1.0-rt+/a.h");
+        assert_eq!(otherwise_in(&anvil, "a.h").as_deref(), Some("/opt/lib/modules/6.1.0-rt/a.h"));
+        assert_eq!(otherwise_in(&anvil, "/usr/include"), None);
     }
 
     #[test]

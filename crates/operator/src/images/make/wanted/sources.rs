@@ -135,18 +135,18 @@ impl Look<'_> {
         artifact: &Artifact,
         digests: &mut Digests,
     ) -> Result<ArtifactFiles, Unwanted> {
-        let (to, path) = (artifact.to.clone(), artifact.path.clone());
+        let (to, path, otherwise) = (artifact.to.clone(), artifact.path.clone(), None);
         match (&artifact.image, &artifact.module, &artifact.claim) {
             (Some(image), _, _) => {
                 let pulled = self.pulled(build, image, "build.source.artifacts.image", digests).await?;
-                Ok(ArtifactFiles { from: Holder::Image(pulled), path, to })
+                Ok(ArtifactFiles { from: Holder::Image(pulled), path, otherwise, to })
             }
             (None, Some(module), _) => {
-                let (pulled, path) = self.neighbour(module, &path, digests).await?;
-                Ok(ArtifactFiles { from: Holder::Image(pulled), path, to })
+                let (pulled, path, otherwise) = self.neighbour(module, &path, digests).await?;
+                Ok(ArtifactFiles { from: Holder::Image(pulled), path, otherwise, to })
             }
             (None, None, Some(claim)) => {
-                Ok(ArtifactFiles { from: Holder::Claim(claim.name.clone()), path, to })
+                Ok(ArtifactFiles { from: Holder::Claim(claim.name.clone()), path, otherwise, to })
             }
             (None, None, None) => Err(Unwanted::lasting(invalid(
                 "an item of build.source.artifacts has neither image, module nor claim".to_owned(),
@@ -182,13 +182,13 @@ impl Look<'_> {
         Ok(Pulled { place: place(&found.place.with_digest(found.answer), found.tls), secret })
     }
 
-    /// Another Module's image, and where the file is in it.
+    /// Another Module's image, and where the file is in it, or else may be.
     async fn neighbour(
         &self,
         module: &str,
         path: &str,
         digests: &mut Digests,
-    ) -> Result<(Pulled, String), Unwanted> {
+    ) -> Result<(Pulled, String, Option<String>), Unwanted> {
         let found = match self.around.neighbours.get(module) {
             Some(Ok(found)) => found,
             Some(Err(finding)) => return Err(Unwanted::lasting(finding.clone())),
@@ -222,6 +222,7 @@ impl Look<'_> {
             (found.place, found.tls)
         };
         digests.insert(artifacts::input(&found.image, path), digest);
-        Ok((Pulled { place: place(&at, tls), secret }, artifacts::path_in(&found.image, path)))
+        let pulled = Pulled { place: place(&at, tls), secret };
+        Ok((pulled, artifacts::path_in(&found.image, path), artifacts::otherwise_in(&found.image, path)))
     }
 }
