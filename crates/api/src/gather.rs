@@ -45,6 +45,9 @@ pub struct Wanted {
     pub from: Origin,
     /// Where in it.
     pub path: String,
+    /// Where an image has it that does not have it there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub otherwise: Option<String>,
     /// Where it goes, within the directory where the Job may write.
     pub to: String,
 }

@@ -9,6 +9,7 @@
 
 pub mod crd;
 pub mod gather;
+pub mod image_stream;
 pub mod kernel_facts;
 pub mod labels;
 pub mod made_image;

@@ -94,6 +94,8 @@ pub const BUILDER_CONFINED: &str = "BuilderConfined";
 pub const QUEUED: &str = "Queued";
 /// A ConfigMap that the Module names does not exist, or has not the key.
 pub const CONFIG_MAP_MISSING: &str = "ConfigMapMissing";
+/// A build needs the kernel's driver toolkit, and nobody says which image that is; the message says what was looked at.
+pub const TOOLKIT_UNKNOWN: &str = "ToolkitUnknown";
 /// What is to be compiled, or what that needs, is not where the Module says, or of no use; the message names it.
 pub const SOURCE_INVALID: &str = "SourceInvalid";
 /// A build takes files of another Module's image, which is not ready for this kernel.

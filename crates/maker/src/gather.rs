@@ -229,6 +229,11 @@ fn make_anew(path: &Path) -> Result<(), GatherError> {
     fs::create_dir(path).map_err(|source| GatherError::Write { path: path.to_owned(), source })
 }
 
+fn path_in_image(path: &str) -> Result<ImagePath, GatherError> {
+    let whole = format!("/{}", path.trim_start_matches('/'));
+    whole.parse().map_err(|source| GatherError::Path { path: path.to_owned(), source })
+}
+
 /// An image that has files, and how it is got at.
 struct Image<'a> {
     place: &'a Place,
@@ -244,9 +249,8 @@ impl Image<'_> {
         transport: &Transport,
         mounts: &Mounts,
     ) -> Result<Extracted, GatherError> {
-        let path = format!("/{}", wanted.path.trim_start_matches('/'));
-        let path: ImagePath =
-            path.parse().map_err(|source| GatherError::Path { path: wanted.path.clone(), source })?;
+        let path = path_in_image(&wanted.path)?;
+        let otherwise = wanted.otherwise.as_deref().map(path_in_image).transpose()?;
         let image = task::reference(self.place)?;
         let keyring = match self.credentials {
             Some(folder) => credentials::keyring(&mounts.pull.join(folder))?,
@@ -262,7 +266,16 @@ impl Image<'_> {
         let taken = tokio::task::spawn_blocking(move || {
             let files = ImageFiles::flatten(layers, &limits);
             let files = files.map_err(|source| GatherError::Layers { image: image.clone(), source })?;
-            let done = extract(&files, &path, &to, &limits);
+            let done = match (extract(&files, &path, &to, &limits), otherwise) {
+                // Where it is nowhere, the first place is named.
+                (Err(absent @ ExtractError::Absent(_)), Some(otherwise)) => {
+                    extract(&files, &otherwise, &to, &limits).map_err(|error| match error {
+                        ExtractError::Absent(_) => absent,
+                        other => other,
+                    })
+                }
+                (done, _) => done,
+            };
             done.map_err(|source| GatherError::Extract { image: image.clone(), source })
         });
         taken.await?

@@ -61,7 +61,7 @@ impl Bench {
 }
 
 fn wanted(from: Origin, path: &str, to: &str) -> Wanted {
-    Wanted { from, path: path.to_owned(), to: to.to_owned() }
+    Wanted { from, path: path.to_owned(), otherwise: None, to: to.to_owned() }
 }
 
 fn trouble(done: Result<Vec<String>, Report>) -> (Trouble, String) {
@@ -117,6 +117,24 @@ async fn symbols_of_what_was_compiled_reach_the_next_build() {
     bench.gather(files, None).await.unwrap();
     assert!(bench.text("artifacts/base/Module.symvers").contains("shared"));
     assert_eq!(bench.text("artifacts/note"), "a note");
+}
+
+#[tokio::test]
+async fn what_is_not_in_one_place_is_taken_from_the_other() {
+    let bench = Bench::new().await;
+    let either = |path: &str, otherwise: &str| Wanted {
+        otherwise: Some(otherwise.to_owned()),
+        ..wanted(bench.image("sources:1"), path, "artifacts/a")
+    };
+    let taken = async |wanted| {
+        bench.gather(vec![wanted], None).await.unwrap();
+        bench.text("artifacts/a")
+    };
+    assert_eq!(taken(either("/driver+/a.c", "/driver/a.c")).await, "int a;");
+    assert_eq!(taken(either("/driver/a.c", "/driver/Makefile")).await, "int a;", "the first goes before");
+    let (word, message) = trouble(bench.gather(vec![either("/nowhere+", "/nowhere")], None).await);
+    assert_eq!(word, Trouble::SourceInvalid);
+    assert!(message.contains("/nowhere+"), "{message}");
 }
 
 #[tokio::test]

@@ -104,6 +104,7 @@ pub struct Args {
     pub builder_image: ImageReference,
 
     /// Driver toolkit of a kernel, with the variables of image names: what `DTK_AUTO` stands for in Dockerfiles
+    /// [default: on OpenShift, what ImageStream `openshift/driver-toolkit` has for the version of the nodes' system]
     #[arg(long, env = "TENON_TOOLKIT_IMAGE", value_name = "TEMPLATE", value_parser = facts_image)]
     pub toolkit_image: Option<String>,
 

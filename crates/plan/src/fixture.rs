@@ -52,6 +52,7 @@ pub(crate) fn node(name: &str) -> NodeFacts {
         boot_id: "boot-1".to_owned(),
         labels: BTreeMap::from([("hall".to_owned(), "a".to_owned())]),
         taints: Vec::new(),
+        os_version: None,
     }
 }
 

@@ -8,6 +8,8 @@ use tenon_api::labels::LabelKind;
 use tenon_kmod::release::KernelRelease;
 use tenon_order::NodeName;
 
+use crate::provision::toolkit::OsVersion;
+
 /// The few facts of a Node object that count.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodeFacts {
@@ -25,6 +27,8 @@ pub struct NodeFacts {
     pub labels: BTreeMap<String, String>,
     /// Its taints.
     pub taints: Vec<Taint>,
+    /// The version of its operating system, where driver toolkits are named by it.
+    pub os_version: Option<OsVersion>,
 }
 
 /// Labels that a discovery tool sets from what it finds, and loses while it restarts.

@@ -6,6 +6,7 @@ pub mod dockerfile;
 pub mod job;
 pub mod making;
 pub mod pull;
+pub mod toolkit;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

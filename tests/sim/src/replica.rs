@@ -278,6 +278,7 @@ fn node_object(facts: &NodeFacts, version: u64) -> NodeObject {
                 boot_id: facts.boot_id.clone(),
                 kernel_version: facts.kernel.to_string(),
                 operating_system: "linux".to_owned(),
+                os_image: String::new(),
             }),
         }),
     }

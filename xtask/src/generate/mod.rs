@@ -31,6 +31,7 @@ pub(crate) fn files() -> Result<BTreeMap<String, String>> {
     files.insert("flow-schemas.yaml".into(), flow::file()?);
     files.insert("namespace.yaml".into(), operator::namespace_file()?);
     files.insert("node.yaml".into(), node::file()?);
+    files.insert("openshift.yaml".into(), rbac::openshift_file()?);
     files.insert("operator.yaml".into(), operator::file()?);
     files.insert("rbac/agent.yaml".into(), rbac::agent_file()?);
     files.insert("rbac/operator.yaml".into(), rbac::operator_file()?);

@@ -6,9 +6,9 @@ use k8s_openapi::api::rbac::v1::{
     ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use tenon_api::labels;
 use tenon_api::node_pod::{DEPOT_CONFIG_MAP, NAMESPACE, ORDER_KEYS_CONFIG_MAP, SERVICE_ACCOUNT as AGENT};
 use tenon_api::pull::SERVICE_ACCOUNT as PULLER;
+use tenon_api::{image_stream, labels};
 
 use super::{OPERATOR, yaml};
 
@@ -65,6 +65,24 @@ pub(super) fn operator_file() -> Result<String> {
         yaml::value(Role { metadata: namespaced(OPERATOR), rules: Some(own_rules()) })?,
         yaml::value(RoleBinding {
             metadata: namespaced(OPERATOR),
+            role_ref: role_ref("Role", OPERATOR),
+            subjects: Some(vec![subject(OPERATOR)]),
+        })?,
+    ];
+    yaml::documents(&objects)
+}
+
+/// `openshift.yaml`: apart from the rest, for other clusters have no such namespace. There the operator reads one object, by its name.
+pub(super) fn openshift_file() -> Result<String> {
+    let metadata = || ObjectMeta { namespace: Some(image_stream::NAMESPACE.to_owned()), ..cluster(OPERATOR) };
+    let reads = PolicyRule {
+        resource_names: Some(owned(&[image_stream::NAME])),
+        ..rule(image_stream::GROUP, &[image_stream::RESOURCE], &["get"])
+    };
+    let objects = [
+        yaml::value(Role { metadata: metadata(), rules: Some(vec![reads]) })?,
+        yaml::value(RoleBinding {
+            metadata: metadata(),
             role_ref: role_ref("Role", OPERATOR),
             subjects: Some(vec![subject(OPERATOR)]),
         })?,

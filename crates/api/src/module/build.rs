@@ -83,7 +83,7 @@ pub struct BuildSource {
     pub path: Option<String>,
 
     /// The image with compiler and kernel headers; may use template variables. Without it, what the operator's `--toolkit-image`
-    /// names.
+    /// names, or on OpenShift the cluster's own.
     #[serde(default, deserialize_with = "empty_is_absent", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]
     pub toolkit: Option<String>,

@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tracing::warn;
 
 use super::inspect::inspect;
-use super::make::{self, Unwanted, Wanted};
+use super::make::{self, Toolkits, Unwanted, Wanted};
 use crate::depot::BundleCache;
 use crate::registries::{self, aside, chain, depot_failed};
 use crate::run::Context;
@@ -31,6 +31,7 @@ pub(super) type IsOutdated = Box<dyn Fn(&BTreeMap<String, String>) -> bool + Sen
 pub(super) struct Finder {
     transport: Transport,
     builder: BundleBuilder,
+    toolkits: Toolkits,
     /// To read modules, each of which is held in memory.
     reading: Arc<Semaphore>,
 }
@@ -40,6 +41,7 @@ impl Finder {
         Self {
             transport: Transport::new(Proxies::from_environment()),
             builder: BundleBuilder::new(context.cache.staging().to_owned(), Limits::default()),
+            toolkits: Toolkits::default(),
             reading,
         }
     }
@@ -71,9 +73,12 @@ impl Finder {
         world: &World,
         image: &Arc<ModuleImage>,
     ) -> Result<Wanted, Unwanted> {
-        let neighbours = make::neighbours(world, image);
+        let around = make::around(world, image);
         let (finder, context, image) = (self.clone(), context.clone(), image.clone());
-        let wanted = aside(async move || make::wanted(&context, &finder.transport, &image, neighbours).await);
+        let wanted = aside(async move || {
+            let asked = (&finder.transport, &finder.toolkits);
+            make::wanted(&context, asked, &image, around).await
+        });
         wanted.await.map_err(Unwanted::passing).flatten()
     }
 

@@ -51,6 +51,11 @@ impl Index {
         self.nodes.get(name)
     }
 
+    /// All nodes' facts.
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<NodeFacts>> {
+        self.nodes.values()
+    }
+
     /// The Module.
     pub fn module(&self, key: &ModuleKey) -> Option<&Arc<Module>> {
         self.modules.get(key)
@@ -443,6 +448,7 @@ mod tests {
             boot_id: "b".to_owned(),
             labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
             taints: Vec::new(),
+            os_version: None,
         }
     }
 

@@ -5,6 +5,7 @@ use kube::core::ObjectMeta;
 use kube::{Resource, ResourceExt};
 use serde::Deserialize;
 use tenon_plan::node::NodeFacts;
+use tenon_plan::provision::toolkit::OsVersion;
 
 /// Of a Node (`k8s.io/api/core/v1`) what is read here. Its images, conditions and addresses are passed over.
 #[derive(Debug, Clone, Default, Resource, Deserialize)]
@@ -46,6 +47,9 @@ pub struct NodeInfo {
     pub kernel_version: String,
     /// As Go names it.
     pub operating_system: String,
+    /// What the system calls itself.
+    #[serde(default)]
+    pub os_image: String,
 }
 
 /// The facts of a Linux node whose kubelet has reported its kernel; `None` for all others.
@@ -61,6 +65,7 @@ pub(super) fn project(node: Node) -> Option<NodeFacts> {
         boot_id: info.boot_id,
         labels: node.metadata.labels.unwrap_or_default(),
         taints: node.spec.and_then(|spec| spec.taints).unwrap_or_default(),
+        os_version: OsVersion::of(&info.os_image),
     })
 }
 
@@ -79,8 +84,8 @@ mod tests {
             "spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]},
             "status": {"nodeInfo": {
                 "architecture": "arm64", "bootID": "b-1", "containerRuntimeVersion": "", "kernelVersion": kernel,
-                "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "", "operatingSystem": os, "osImage": "",
-                "systemUUID": ""
+                "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "", "operatingSystem": os,
+                "osImage": "Red Hat Enterprise Linux CoreOS 9.6.20250523-0 (Plow)", "systemUUID": ""
             }}
         }))
         .unwrap()
@@ -92,6 +97,7 @@ mod tests {
         assert_eq!((facts.name.as_ref(), facts.uid.as_str(), facts.boot_id.as_str()), ("pine", "u-1", "b-1"));
         assert_eq!((facts.kernel.to_string().as_str(), facts.architecture.as_str()), ("6.1.0-foo", "arm64"));
         assert_eq!((facts.labels.len(), facts.taints.len()), (1, 1));
+        assert_eq!(facts.os_version.unwrap().as_str(), "9.6.20250523-0");
     }
 
     #[test]

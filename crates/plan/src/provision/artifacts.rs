@@ -8,15 +8,46 @@ use tenon_api::{ModuleImage, reasons};
 
 use super::{Finding, bundle};
 
-/// Where a Module's image has its modules for the kernel, and what is built against them.
-fn modules_of(image: &ModuleImage) -> String {
-    format!("{}/lib/modules/{}", image.spec.dir_name.trim_end_matches('/'), image.spec.kernel)
+/// Where a Module's image has its modules for a kernel, and what is built against them.
+fn modules_of(image: &ModuleImage, kernel: &str) -> String {
+    format!("{}/lib/modules/{kernel}", image.spec.dir_name.trim_end_matches('/'))
+}
+
+/// Whether each artifact has a place of its own: one within another would be in its way, or be written over, when the build is
+/// under way.
+pub fn check(artifacts: &[Artifact]) -> Result<(), Finding> {
+    let places: BTreeSet<Vec<&str>> =
+        artifacts.iter().map(|artifact| artifact.to.split('/').collect()).collect();
+    // In this order what lies within a place comes right behind it.
+    let within = |(outer, inner): &(&Vec<&str>, &Vec<&str>)| inner.starts_with(outer);
+    let Some((outer, inner)) = places.iter().zip(places.iter().skip(1)).find(within) else { return Ok(()) };
+    Err(invalid(format!(
+        "build.source.artifacts: `to: {}` lies within `to: {}` of another; give each a place of its own",
+        inner.join("/"),
+        outer.join("/")
+    )))
 }
 
 /// A file of another Module's image: where it is in there. A path that does not begin with a slash is counted from where the
 /// image has its modules.
 pub fn path_in(image: &ModuleImage, path: &str) -> String {
-    if path.starts_with('/') { path.to_owned() } else { format!("{}/{path}", modules_of(image)) }
+    if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("{}/{path}", modules_of(image, &image.spec.kernel))
+    }
+}
+
+/// Where else it may be: images for a kernel whose release ends in `+` have the directory with or without it.
+pub fn otherwise_in(image: &ModuleImage, path: &str) -> Option<String> {
+    let kernel = image.spec.kernel.strip_suffix('+').filter(|_| !path.starts_with('/'))?;
+    Some(format!("{}/{path}", modules_of(image, kernel)))
+}
+
+/// What a file of another Module's image is called among a build's inputs, beside that image's digest: where an image has its modules
+/// that Module says, by `dirName`.
+pub fn input(image: &ModuleImage, path: &str) -> String {
+    format!("module/{}{}", image.spec.module, path_in(image, path))
 }
 
 /// The image of Module `name` that `image` takes files of, once it is ready, and its digest. `find` knows the images that Modules
@@ -116,6 +147,50 @@ mod tests {
         let below = format!("/opt/lib/modules/{}/Module.symvers", found.spec.kernel);
         assert_eq!(path_in(found, "Module.symvers"), below);
         assert_eq!(path_in(found, "/usr/include"), "/usr/include");
+    }
+
+    #[test]
+    fn a_kernel_with_a_plus_may_have_its_directory_without() {
+        let mut anvil = image("anvil", &[]);
+        assert_eq!(otherwise_in(&anvil, "Module.symvers"), None);
+        anvil.spec.kernel = "6.1.0-rt+".to_owned();
+        assert_eq!(path_in(&anvil, "a.h"), "/opt/lib/modules/6.1.0-rt+/a.h");
+        assert_eq!(otherwise_in(&anvil, "a.h").as_deref(), Some("/opt/lib/modules/6.1.0-rt/a.h"));
+        assert_eq!(otherwise_in(&anvil, "/usr/include"), None);
+    }
+
+    #[test]
+    fn where_the_other_module_says_that_its_files_are_counts_among_the_inputs() {
+        let (anvil, mut moved) = (image("anvil", &[]), image("anvil", &[]));
+        moved.spec.dir_name = "/usr".to_owned();
+        let inputs = |path: &str| [&anvil, &moved].map(|image| input(image, path));
+        let [before, after] = inputs("Module.symvers");
+        assert_ne!(before, after);
+        assert_ne!(before, input(&image("bellows", &[]), "Module.symvers"));
+        let [before, after] = inputs("/usr/include");
+        assert_eq!(before, after, "it is there wherever the modules are");
+    }
+
+    #[rstest]
+    #[case::none(&[], None)]
+    #[case::apart(&["a", "b/a", "b/c"], None)]
+    #[case::names_that_begin_alike(&["a", "a.h", "a-b/c", "ab"], None)]
+    #[case::one_in_another(&["a/b", "c", "a"], Some(("a", "a/b")))]
+    #[case::with_others_between(&["a", "a-b", "a.b", "a/b/c"], Some(("a", "a/b/c")))]
+    #[case::a_file_as_a_directory(&["x/Module.symvers/y", "x/Module.symvers"], Some(("x/Module.symvers", "x/Module.symvers/y")))]
+    fn artifacts_lie_beside_each_other(#[case] places: &[&str], #[case] refused: Option<(&str, &str)>) {
+        let artifact = |to: &&str| Artifact { to: (*to).to_owned(), ..Artifact::default() };
+        let artifacts: Vec<_> = places.iter().map(artifact).collect();
+        let found = check(&artifacts);
+        assert_eq!(found.is_err(), refused.is_some(), "{found:?}");
+        if let (Err(finding), Some((outer, inner))) = (found, refused) {
+            let (reason, message) = why(finding);
+            assert_eq!(reason, reasons::SPEC_INVALID);
+            assert!(
+                message.contains(&format!("to: {outer}`")) && message.contains(&format!("to: {inner}`")),
+                "{message}"
+            );
+        }
     }
 
     #[test]

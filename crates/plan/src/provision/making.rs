@@ -63,8 +63,11 @@ impl BuildInputs<'_> {
     }
 }
 
+/// The argument that is the kernel's driver toolkit, as in KMM for OpenShift.
+pub const TOOLKIT: &str = "DTK_AUTO";
+
 /// A build's arguments: the user's, and those that every build gets, which go before (as in KMM). `toolkit` is the name of the
-/// kernel's driver toolkit, where the administrator has said one.
+/// kernel's driver toolkit, where it is known.
 pub fn arguments(image: &ModuleImage, build: &Build, toolkit: Option<&str>) -> Vec<BuildArg> {
     let kernel = image.spec.kernel.strip_suffix('+').unwrap_or(&image.spec.kernel);
     let namespace = image.metadata.namespace.as_deref().unwrap_or_default();
@@ -74,7 +77,7 @@ pub fn arguments(image: &ModuleImage, build: &Build, toolkit: Option<&str>) -> V
         ("MOD_NAME", &image.spec.module),
         ("MOD_NAMESPACE", namespace),
     ];
-    let ours: Vec<_> = ours.into_iter().chain(toolkit.map(|toolkit| ("DTK_AUTO", toolkit))).collect();
+    let ours: Vec<_> = ours.into_iter().chain(toolkit.map(|toolkit| (TOOLKIT, toolkit))).collect();
     let is_ours = |arg: &&BuildArg| ours.iter().any(|(name, _)| *name == arg.name);
     let users = build.build_args.iter().filter(|arg| !is_ours(arg)).cloned();
     let named =

@@ -50,6 +50,7 @@ impl Sim {
             boot_id,
             labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
             taints: Vec::new(),
+            os_version: None,
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod ended;
 mod start;
+mod toolkits;
 mod turns;
 mod wanted;
 
@@ -23,8 +24,9 @@ use crate::controllers::WriteError;
 use crate::run::Context;
 use crate::world::{ImageKey, World};
 
+pub(super) use toolkits::Toolkits;
 pub(super) use turns::Turns;
-pub(super) use wanted::{Unwanted, Wanted, conflict, neighbours, wanted};
+pub(super) use wanted::{Unwanted, Wanted, around, conflict, wanted};
 
 /// Whether an image that exists is to be made anew: by its labels, or because a Secret is another one than it was, or may be.
 pub(super) fn is_outdated(

@@ -5,6 +5,7 @@
 mod sources;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, ResourceExt};
@@ -21,13 +22,15 @@ use tenon_plan::provision::Finding;
 use tenon_plan::provision::dockerfile;
 use tenon_plan::provision::job::{Base, FromDockerfile, FromSources, Recipe, SourcePlace};
 use tenon_plan::provision::making::{self, BuildInputs, Inputs};
+use tenon_plan::provision::toolkit::{self, OsVersion};
 use tenon_plan::template::Variables;
 
 use crate::registries::{self, Found, Unfound, chain};
 use crate::run::Context;
 use crate::world::World;
 
-pub(in crate::images) use sources::{Neighbours, neighbours};
+use super::toolkits::{ToolkitError, Toolkits};
+use sources::{Neighbours, neighbours};
 
 /// What an image is to be made from, once that is known.
 #[derive(Debug)]
@@ -60,14 +63,36 @@ impl Unwanted {
     }
 }
 
-/// Finds out what the image is to be made from. `neighbours` are the images of other Modules that it needs.
+/// What is known in the cluster of what an image is made from.
+#[derive(Debug)]
+pub(in crate::images) struct Around {
+    /// The images of other Modules that it needs.
+    neighbours: Neighbours,
+    /// The versions of the operating system that the nodes with its kernel have.
+    os_versions: Vec<OsVersion>,
+}
+
+/// Looks around.
+pub(in crate::images) fn around(world: &World, image: &ModuleImage) -> Around {
+    let spec = &image.spec;
+    let os_versions = match spec.build {
+        Some(_) => {
+            let index = world.read();
+            toolkit::versions(&spec.kernel, &spec.architecture, index.nodes().map(Arc::as_ref))
+        }
+        None => Vec::new(),
+    };
+    Around { neighbours: neighbours(world, image), os_versions }
+}
+
+/// Finds out what the image is to be made from.
 pub(in crate::images) async fn wanted(
     context: &Context,
-    transport: &Transport,
+    (transport, toolkits): (&Transport, &Toolkits),
     image: &ModuleImage,
-    neighbours: Neighbours,
+    around: Around,
 ) -> Result<Wanted, Unwanted> {
-    let look = Look::new(context, transport, image, neighbours).await?;
+    let look = Look::new(context, (transport, toolkits), image, around).await?;
     tag_of(image).map_err(Unwanted::lasting)?;
     if let (None, Some(sign)) = (&image.spec.build, &image.spec.sign) {
         unsigned(image, sign).map_err(Unwanted::lasting)?;
@@ -132,21 +157,22 @@ struct Look<'a> {
     image: &'a ModuleImage,
     namespace: String,
     keyring: Keyring,
-    neighbours: Neighbours,
+    toolkits: &'a Toolkits,
+    around: Around,
 }
 
 impl<'a> Look<'a> {
     async fn new(
         context: &'a Context,
-        transport: &'a Transport,
+        (transport, toolkits): (&'a Transport, &'a Toolkits),
         image: &'a ModuleImage,
-        neighbours: Neighbours,
+        around: Around,
     ) -> Result<Self, Unwanted> {
         let namespace = image.namespace().unwrap_or_default();
         let secret = image.spec.image_repo_secret.as_ref().map(|secret| secret.name.as_str());
         let keyring = registries::keyring(context, &namespace, secret, "spec.imageRepoSecret").await;
         let keyring = keyring.map_err(Unwanted::lasting)?;
-        Ok(Self { context, transport, image, namespace, keyring, neighbours })
+        Ok(Self { context, transport, image, namespace, keyring, toolkits, around })
     }
 
     /// The digest that a reference stands for now, where that was found, and how the registry there is spoken to.
@@ -195,9 +221,7 @@ impl<'a> Look<'a> {
     /// What is built from a Dockerfile, and the hash of all that goes into it.
     async fn dockerfile(&self, build: &Build) -> Result<(Recipe, Digest), Unwanted> {
         let dockerfile = self.text(build).await?;
-        let arguments = making::arguments(self.image, build, self.toolkit().as_deref());
-        let named = dockerfile::images(&dockerfile, &variables(&arguments, &self.image.spec.architecture));
-        let named = named.map_err(|error| Unwanted::lasting(invalid(chain(&error))))?;
+        let (arguments, named) = self.named_in(build, &dockerfile).await?;
         let (mut bases, mut digests) = (Vec::new(), BTreeMap::new());
         for (written, name) in named {
             let (base, digest) = self.base(build, &name).await?;
@@ -207,6 +231,31 @@ impl<'a> Look<'a> {
         let secrets = build.secrets.iter().map(|secret| (secret.name.as_str(), "build.secrets"));
         let hash = self.hash(&dockerfile, &arguments, &digests, secrets).await?;
         Ok((Recipe::Dockerfile(FromDockerfile { dockerfile, arguments, bases }), hash))
+    }
+
+    /// The arguments of a Dockerfile's build, and the images that it names with them. The cluster is asked for a toolkit only where
+    /// the Dockerfile speaks of one, and lacking one is a reason to wait only where there is nothing in its place.
+    async fn named_in(
+        &self,
+        build: &Build,
+        dockerfile: &str,
+    ) -> Result<(Vec<BuildArg>, BTreeMap<String, String>), Unwanted> {
+        let named_with = |toolkit: Option<&str>| {
+            let arguments = making::arguments(self.image, build, toolkit);
+            let named = dockerfile::images(dockerfile, &variables(&arguments, &self.image.spec.architecture));
+            named.map(|named| (arguments, named))
+        };
+        let (toolkit, unknown) = match self.named_toolkit() {
+            None if dockerfile.contains(making::TOOLKIT) => match self.toolkit("").await {
+                Err(unwanted) if !unwanted.passing => (None, Some(unwanted)),
+                toolkit => (Some(toolkit?), None),
+            },
+            toolkit => (toolkit, None),
+        };
+        named_with(toolkit.as_deref()).map_err(|error| match unknown {
+            Some(unwanted) if named_with(Some("any")).is_ok() => unwanted,
+            _ => Unwanted::lasting(invalid(chain(&error))),
+        })
     }
 
     async fn hash(
@@ -245,8 +294,26 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// The kernel's driver toolkit, where the administrator has said how they are called.
-    fn toolkit(&self) -> Option<String> {
+    /// The kernel's driver toolkit; `otherwise` is how else it could be named.
+    async fn toolkit(&self, otherwise: &str) -> Result<String, Unwanted> {
+        if let Some(name) = self.named_toolkit() {
+            return Ok(name);
+        }
+        let found = self.toolkits.find(&self.context.client, &self.around.os_versions).await;
+        found.map_err(|error| {
+            let message = format!(
+                "nobody says which image is the driver toolkit of kernel {}: {}; name it by the operator's \
+                 --toolkit-image{otherwise}",
+                self.image.spec.kernel,
+                chain(&error)
+            );
+            let passing = matches!(error, ToolkitError::Unread(_));
+            Unwanted { finding: waiting(reasons::TOOLKIT_UNKNOWN, message), passing }
+        })
+    }
+
+    /// The same, where the administrator has said how they are called.
+    fn named_toolkit(&self) -> Option<String> {
         let template = self.context.args.toolkit_image.as_deref()?;
         let kernel = self.image.spec.kernel.parse().ok()?;
         facts_image::name(template, &kernel).ok().flatten()

@@ -41,6 +41,8 @@ pub struct ArtifactFiles {
     pub from: Holder,
     /// Where in it.
     pub path: String,
+    /// Where an image has them that does not have them there.
+    pub otherwise: Option<String>,
     /// Where they are found below `$ARTIFACTS`.
     pub to: String,
 }
@@ -96,9 +98,12 @@ impl<'a> Gather<'a> {
     /// What the program is told.
     pub(super) fn told(&self, image: &ModuleImage) -> String {
         let sources = match &self.recipe.place {
-            Place::Image(image) => {
-                Some(Wanted { from: self.image(image), path: "/".to_owned(), to: task::SOURCE.to_owned() })
-            }
+            Place::Image(image) => Some(Wanted {
+                from: self.image(image),
+                path: "/".to_owned(),
+                otherwise: None,
+                to: task::SOURCE.to_owned(),
+            }),
             Place::Git { .. } | Place::Claim(_) => None,
         };
         let artifacts = self.recipe.artifacts.iter().map(|artifact| Wanted {
@@ -107,6 +112,7 @@ impl<'a> Gather<'a> {
                 Holder::Claim(claim) => Origin::Claim(number_of(&self.claims, claim).unwrap_or_default()),
             },
             path: artifact.path.clone(),
+            otherwise: artifact.otherwise.clone(),
             to: format!("{}/{}", gather::ARTIFACTS, artifact.to),
         });
         let gathering = Gathering {
@@ -205,7 +211,7 @@ mod tests {
     }
 
     fn artifact(from: Holder, to: &str) -> ArtifactFiles {
-        ArtifactFiles { from, path: "a/b".to_owned(), to: to.to_owned() }
+        ArtifactFiles { from, path: "a/b".to_owned(), otherwise: None, to: to.to_owned() }
     }
 
     fn recipe(place: Place) -> FromSources {

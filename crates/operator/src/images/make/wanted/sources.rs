@@ -6,27 +6,27 @@ use std::sync::Arc;
 
 use tenon_api::module::{Artifact, Build, BuildSource, ImageSource};
 use tenon_plan::provision::artifacts;
-use tenon_plan::provision::job::{ArtifactFiles, Holder, Pulled};
+use tenon_plan::provision::job::{ArtifactFiles, Base, Holder, Pulled};
 
 use super::{
     Digest, Finding, FromSources, ImageReference, Look, ModuleImage, Recipe, SourcePlace, Unwanted, World,
-    chain, invalid, making, place, registries,
+    chain, invalid, making, place, reasons, registries,
 };
 use crate::world::ImageKey;
 use kube::ResourceExt as _;
 
 /// The images of other Modules that a build takes files of, by the Modules' names.
-pub(in crate::images) type Neighbours = BTreeMap<String, Result<Neighbour, Finding>>;
+pub(super) type Neighbours = BTreeMap<String, Result<Neighbour, Finding>>;
 
 /// One that is ready.
 #[derive(Debug)]
-pub(in crate::images) struct Neighbour {
+pub(super) struct Neighbour {
     image: Arc<ModuleImage>,
     digest: String,
 }
 
 /// Looks for the images of other Modules that the image's build takes files of.
-pub(in crate::images) fn neighbours(world: &World, image: &ModuleImage) -> Neighbours {
+pub(super) fn neighbours(world: &World, image: &ModuleImage) -> Neighbours {
     let source = image.spec.build.as_ref().and_then(|build| build.source.as_ref());
     let artifacts = source.map(|source| source.artifacts.as_slice()).unwrap_or_default();
     let names = artifacts.iter().filter_map(|artifact| artifact.module.as_deref());
@@ -54,11 +54,11 @@ impl Look<'_> {
         build: &Build,
         source: &BuildSource,
     ) -> Result<(Recipe, Digest), Unwanted> {
-        let toolkit = source.toolkit.clone().or_else(|| self.toolkit()).ok_or_else(|| {
-            let message = "build.source.toolkit is not set, and the operator has no --toolkit-image: name an image with \
-                           compiler and headers for this kernel";
-            Unwanted::lasting(invalid(message.to_owned()))
-        })?;
+        artifacts::check(&source.artifacts).map_err(Unwanted::lasting)?;
+        let toolkit = match &source.toolkit {
+            Some(toolkit) => toolkit.clone(),
+            None => self.toolkit(", or by build.source.toolkit").await?,
+        };
         let mut digests = Digests::new();
         // Other Modules are nearer than any registry.
         let mut artifacts = Vec::new();
@@ -70,7 +70,7 @@ impl Look<'_> {
         }
         let place = self.place_of(build, source, &mut digests).await?;
         let arguments = making::arguments(self.image, build, Some(&toolkit));
-        let (base, digest) = self.base(build, &toolkit).await?;
+        let (base, digest) = self.toolkit_base(build, &toolkit).await?;
         digests.insert(toolkit, digest);
         // All that decides what is compiled, and where it is packed: plain texts.
         let spec = &self.image.spec;
@@ -90,6 +90,21 @@ impl Look<'_> {
             arguments,
         };
         Ok((Recipe::Sources(Box::new(recipe)), hash))
+    }
+
+    /// The image that compiles. It is a node that pulls it, and nodes may have credentials that nobody else has: what is named by its
+    /// digest is then taken at its word.
+    async fn toolkit_base(&self, build: &Build, name: &str) -> Result<(Base, Digest), Unwanted> {
+        let unwanted = match self.base(build, name).await {
+            Ok(found) => return Ok(found),
+            Err(unwanted) => unwanted,
+        };
+        let is_denied = matches!(unwanted.finding, Finding::Missing { reason: reasons::REGISTRY_DENIED, .. });
+        let reference = name.parse::<ImageReference>().ok().filter(|_| is_denied);
+        let pinned = reference.and_then(|reference| Some((reference.digest().copied()?, reference)));
+        let (digest, reference) = pinned.ok_or(unwanted)?;
+        let (name, pinned) = (name.to_owned(), reference.to_string());
+        Ok((Base { name, pinned, registry: reference.registry().to_owned(), ..Base::default() }, digest))
     }
 
     async fn place_of(
@@ -120,18 +135,18 @@ impl Look<'_> {
         artifact: &Artifact,
         digests: &mut Digests,
     ) -> Result<ArtifactFiles, Unwanted> {
-        let (to, path) = (artifact.to.clone(), artifact.path.clone());
+        let (to, path, otherwise) = (artifact.to.clone(), artifact.path.clone(), None);
         match (&artifact.image, &artifact.module, &artifact.claim) {
             (Some(image), _, _) => {
                 let pulled = self.pulled(build, image, "build.source.artifacts.image", digests).await?;
-                Ok(ArtifactFiles { from: Holder::Image(pulled), path, to })
+                Ok(ArtifactFiles { from: Holder::Image(pulled), path, otherwise, to })
             }
             (None, Some(module), _) => {
-                let (pulled, path) = self.neighbour(module, &path, digests).await?;
-                Ok(ArtifactFiles { from: Holder::Image(pulled), path, to })
+                let (pulled, path, otherwise) = self.neighbour(module, &path, digests).await?;
+                Ok(ArtifactFiles { from: Holder::Image(pulled), path, otherwise, to })
             }
             (None, None, Some(claim)) => {
-                Ok(ArtifactFiles { from: Holder::Claim(claim.name.clone()), path, to })
+                Ok(ArtifactFiles { from: Holder::Claim(claim.name.clone()), path, otherwise, to })
             }
             (None, None, None) => Err(Unwanted::lasting(invalid(
                 "an item of build.source.artifacts has neither image, module nor claim".to_owned(),
@@ -167,14 +182,14 @@ impl Look<'_> {
         Ok(Pulled { place: place(&found.place.with_digest(found.answer), found.tls), secret })
     }
 
-    /// Another Module's image, and where the file is in it.
+    /// Another Module's image, and where the file is in it, or else may be.
     async fn neighbour(
         &self,
         module: &str,
         path: &str,
         digests: &mut Digests,
-    ) -> Result<(Pulled, String), Unwanted> {
-        let found = match self.neighbours.get(module) {
+    ) -> Result<(Pulled, String, Option<String>), Unwanted> {
+        let found = match self.around.neighbours.get(module) {
             Some(Ok(found)) => found,
             Some(Err(finding)) => return Err(Unwanted::lasting(finding.clone())),
             None => {
@@ -206,7 +221,8 @@ impl Look<'_> {
             let found = self.resolve_with(&keyring, &reference, spec.registry_tls, hints).await?;
             (found.place, found.tls)
         };
-        digests.insert(format!("module/{module}"), digest);
-        Ok((Pulled { place: place(&at, tls), secret }, artifacts::path_in(&found.image, path)))
+        digests.insert(artifacts::input(&found.image, path), digest);
+        let pulled = Pulled { place: place(&at, tls), secret };
+        Ok((pulled, artifacts::path_in(&found.image, path), artifacts::otherwise_in(&found.image, path)))
     }
 }
