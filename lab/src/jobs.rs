@@ -52,6 +52,15 @@ pub enum JobError {
 
 /// Runs pods from now on, until it is dropped.
 pub fn serve(client: Client) -> JoinSet<()> {
+    serve_after(client, |_, _| Ok(()))
+}
+
+/// The same for pods with containers before the one that reports: what they leave is left by `before`, in the folder where the pod
+/// may write.
+pub fn serve_after(
+    client: Client,
+    before: impl Fn(&Pod, &Path) -> io::Result<()> + Send + Sync + 'static,
+) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let mut looks = tokio::time::interval(LOOK);
@@ -59,7 +68,7 @@ pub fn serve(client: Client) -> JoinSet<()> {
             looks.tick().await;
             for pod in waiting(&client, None).await.unwrap_or_default() {
                 // It is there in the next turn, too, if anything went wrong.
-                let _ = run(&client, &pod).await;
+                let _ = run_after(&client, &pod, |work| before(&pod, work)).await;
             }
         }
     });

@@ -33,7 +33,7 @@ const PARTS: &[Part] = &[
     },
     Part {
         what: "faults",
-        why: "every fault at every write of the operator and the agents, before a real API server (half an hour)",
+        why: "every fault at every write of the operator and the agents, before a real API server (two and a half hours)",
         run: faults,
     },
 ];

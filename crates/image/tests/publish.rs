@@ -12,7 +12,7 @@ use tenon_image::platform::Architecture;
 use tenon_image::publish::{Contents, ContentsError, Layout, Packed, Progress, pack, push};
 use tenon_image::reference::ImageReference;
 use tenon_image::registry::{Proxies, Pushed, Registry, Timing, TlsSettings, Transport};
-use tenon_image::testing::{TestRegistry, module};
+use tenon_image::testing::{Fault, TestRegistry, module};
 use tenon_kmod::KernelRelease;
 
 const AMD64: u16 = 62;
@@ -102,6 +102,28 @@ async fn what_is_pushed_can_be_bundled_for_every_kernel() {
         let paths: Vec<_> = built.manifest.entries().iter().map(|entry| entry.path.as_str()).collect();
         assert_eq!(paths, ["firmware/acme/fw.bin", "modules/dummy.ko"]);
     }
+}
+
+/// It is known to have been published by whoever published it, whatever becomes of the last answer.
+#[tokio::test]
+async fn an_answer_that_is_lost_is_asked_for_once_more() {
+    let tree = directory(&[("6.1.0-9-test/dummy.ko", module(AMD64, "dummy", "6.1.0-9-test"))]);
+    let image = packed(&scan(tree.path(), None).unwrap());
+    let server = TestRegistry::start().await.unwrap();
+    let tls = TlsSettings { plain_http: true, ..TlsSettings::default() };
+    let transport = Transport::new(Proxies::default());
+    let registry = Registry::new(&transport, &tls, Keyring::default(), Timing::default()).unwrap();
+    let to: ImageReference = format!("{}/acme/dummy:v1", server.host()).parse().unwrap();
+    server.aim("PUT", "/v2/acme/dummy/blobs/", 2, Fault::Lose);
+    server.aim("PUT", "/v2/acme/dummy/manifests/", 1, Fault::Lose);
+    let pushed = push(&registry, &to, &image, &mut |_| ()).await.unwrap();
+    assert!(server.heal(), "both were lost");
+    assert_eq!(pushed, to.with_digest(image.digest()));
+    let puts = |kind: &str| {
+        let is_one = |path: &str| path.starts_with(&format!("/v2/acme/dummy/{kind}/"));
+        server.seen().iter().filter(|seen| seen.method == "PUT" && is_one(&seen.path)).count()
+    };
+    assert_eq!((puts("blobs"), puts("manifests")), (2, 2), "a blob is there, a name is written again");
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! What becomes of a Module's life when the conversation with the real API server is disturbed at every single write:
 //! the writer killed before or after, the write refused, its answer lost, delayed or never given.
 //!
-//! An undisturbed life on two nodes is lived first and its writes are written down. Then lives are lived in which one
-//! write of each stage meets a fault. Each must come to the same end: the same objects, the same loads and unloads on each node,
-//! nothing made twice or made anew, no event more, no hot loop, and nobody writing when it is over.
+//! There are several kinds of lives ([`plot::Plot`]). Of each an undisturbed one is lived first and its writes are written
+//! down. Then lives are lived in which one write of each stage meets a fault. Each must come to the same end: the same objects,
+//! the same loads and unloads on each node, nothing made or published twice or made anew, no event more, no hot loop, and nobody
+//! writing when it is over. At no moment do two Jobs work for one image, or is something ready that the registry does not have
+//! ([`witness`]).
 //!
 //! `TENON_MATRIX=1` has every fault meet every write. Otherwise a few lives are picked by a seed (`TENON_FAULTS_SEED`), and
 //! `TENON_FAULTS_LIVES` names some: `kill-after/3,stale-nodes`.
@@ -13,11 +15,23 @@
 #[path = "faults/birth.rs"]
 mod birth;
 #[cfg(test)]
+#[path = "faults/images.rs"]
+mod images;
+#[cfg(test)]
 #[path = "faults/life.rs"]
 mod life;
 #[cfg(test)]
 #[path = "faults/matrix.rs"]
 mod matrix;
+#[cfg(test)]
+#[path = "faults/plot.rs"]
+mod plot;
+#[cfg(test)]
+#[path = "faults/publishing.rs"]
+mod publishing;
+#[cfg(test)]
+#[path = "faults/puller.rs"]
+mod puller;
 #[cfg(test)]
 #[path = "crds/setup.rs"]
 #[expect(dead_code, reason = "shared with the tests of the definitions, which use the rest")]
@@ -28,37 +42,52 @@ mod snapshot;
 #[cfg(test)]
 #[path = "faults/stand.rs"]
 mod stand;
+#[cfg(test)]
+#[path = "faults/witness.rs"]
+mod witness;
 
 use std::time::{Duration, Instant};
 
 use matrix::{Disturbance, FAULTS, Reference, Victim, disturb};
+use plot::Plot;
 use stand::Stand;
 use tenon_lab::faults::Fault;
-
-/// What the picked ones may take together when not all are lived, beside the start and the undisturbed life, which take
-/// 20 s on an idle machine.
-const BUDGET: Duration = Duration::from_secs(20);
 
 /// Who changes nothing gets the same lives again.
 const SEED: u64 = 1;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_happens_to_a_write_of_the_operator_everything_ends_as_if_nothing_had() {
-    run(Victim::Operator, "whatever_happens_to_a_write_of_the_operator").await;
+    run(Plot::Signed, Victim::Operator, "whatever_happens_to_a_write_of_the_operator").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_happens_to_a_report_of_an_agent_everything_ends_as_if_nothing_had() {
-    run(Victim::Agent, "whatever_happens_to_a_report_of_an_agent").await;
+    run(Plot::Signed, Victim::Agent, "whatever_happens_to_a_report_of_an_agent").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_happens_while_an_image_is_built_it_is_built_once() {
+    run(Plot::Built, Victim::Operator, "whatever_happens_while_an_image_is_built").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_happens_while_a_node_pulls_an_image_it_is_had_and_nothing_is_left_of_it() {
+    run(Plot::Pulled, Victim::Operator, "whatever_happens_while_a_node_pulls_an_image").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_happens_while_images_are_cleaned_up_what_is_needed_stays_and_the_rest_goes() {
+    run(Plot::CleanedUp, Victim::Operator, "whatever_happens_while_images_are_cleaned_up").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_happens_to_the_first_writes_of_the_operator_it_has_its_keys_and_publishes_them() {
     let begin = Instant::now();
-    let mut stand = Stand::start().await;
+    let mut stand = Stand::start(Plot::Signed).await;
     let all = FAULTS.iter().flat_map(|fault| (1..=birth::WRITES).map(move |nth| (*fault, nth)));
     let names = |(fault, nth): &(Fault, usize)| (format!("birth-{fault}/{nth}"), format!("birth-{fault}"));
-    let (seed, births) = chosen(all.collect(), names, |_| birth::COST);
+    let (seed, births) = chosen(all.collect(), names, Plot::Signed.budget(), |_| birth::COST);
     let mut failures = Vec::new();
     for (fault, nth) in &births {
         if let Err(error) = birth::disturb(&mut stand, *fault, *nth).await {
@@ -78,9 +107,9 @@ async fn whatever_happens_to_the_first_writes_of_the_operator_it_has_its_keys_an
     );
 }
 
-async fn run(victim: Victim, test: &str) {
+async fn run(plot: Plot, victim: Victim, test: &str) {
     let begin = Instant::now();
-    let mut stand = Stand::start().await;
+    let mut stand = Stand::start(plot).await;
     stand.operator.start();
     let complete = async || birth::is_complete(&stand).await.then_some(());
     stand::until("the operator's own objects are there", complete).await.expect("an operator that works");
@@ -91,12 +120,12 @@ async fn run(victim: Victim, test: &str) {
         reference.lives(),
         begin.elapsed()
     );
-    for stage in life::Stage::ALL {
-        for point in reference.points(stage) {
+    for stage in plot.stages() {
+        for point in reference.points(*stage).iter().chain(reference.publishing(*stage)) {
             println!("  {stage:?}: {point}");
         }
     }
-    let (seed, lives) = lives(victim, &reference);
+    let (seed, lives) = lives(plot, victim, &reference);
     let mut failures = Vec::new();
     let (mut struck, mut missed) = (0, Vec::new());
     for (fault, index) in &lives {
@@ -119,7 +148,7 @@ async fn run(victim: Victim, test: &str) {
     }
     stand.operator.stop();
     println!(
-        "faults: {} lives with faults of the {victim:?}, {struck} faults, {} kills of the operator, {} points not come to, seed {seed}, {:?}",
+        "faults: {} lives of the kind {plot:?} with faults of the {victim:?}, {struck} faults, {} kills of the operator, {} points not come to, seed {seed}, {:?}",
         lives.len(),
         stand.operator.kills(),
         missed.len(),
@@ -133,22 +162,24 @@ async fn run(victim: Victim, test: &str) {
         lives.len(),
         failures.join("\n\n")
     );
-    let silent = |(kind, _): &(Disturbance, usize)| matches!(kind, Disturbance::Stale(_));
+    let silent =
+        |(kind, _): &(Disturbance, usize)| matches!(kind, Disturbance::Stale(_) | Disturbance::Outage(_));
     assert!(!lives.is_empty() && (struck > 0 || lives.iter().all(silent)), "no fault was met");
 }
 
 /// The lives to live, and the seed that they were picked by.
-fn lives(victim: Victim, reference: &Reference) -> (u64, Vec<(Disturbance, usize)>) {
-    let all = Disturbance::all(victim, reference);
+fn lives(plot: Plot, victim: Victim, reference: &Reference) -> (u64, Vec<(Disturbance, usize)>) {
+    let all = Disturbance::all(victim, plot, reference);
     let all = all.into_iter().flat_map(|(kind, lives)| (0..lives).map(move |index| (kind, index)));
     let names = |(kind, index): &(Disturbance, usize)| (format!("{kind}/{index}"), kind.to_string());
-    chosen(all.collect(), names, |(kind, _)| kind.cost(victim))
+    chosen(all.collect(), names, plot.budget(), |(kind, _)| kind.cost(victim, plot))
 }
 
 /// Those that are named, or all, or some by a seed; `names` gives a thing's own name and its kind's.
 fn chosen<T>(
     all: Vec<T>,
     names: impl Fn(&T) -> (String, String),
+    budget: Duration,
     costs: impl Fn(&T) -> Duration,
 ) -> (u64, Vec<T>) {
     let variable = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
@@ -163,14 +194,14 @@ fn chosen<T>(
         return (0, all);
     }
     let seed = variable("TENON_FAULTS_SEED").and_then(|text| text.parse().ok()).unwrap_or(SEED);
-    (seed, sample(all, costs, seed))
+    (seed, sample(all, budget, costs, seed))
 }
 
 /// Some of all, by splitmix64, until the budget is spent.
-fn sample<T>(mut all: Vec<T>, costs: impl Fn(&T) -> Duration, seed: u64) -> Vec<T> {
+fn sample<T>(mut all: Vec<T>, budget: Duration, costs: impl Fn(&T) -> Duration, seed: u64) -> Vec<T> {
     let (mut state, mut spent, mut picked) = (seed, Duration::ZERO, Vec::new());
     loop {
-        all.retain(|thing| spent + costs(thing) <= BUDGET);
+        all.retain(|thing| spent + costs(thing) <= budget);
         if all.is_empty() {
             return picked;
         }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::store::Seen;
+
 /// A kind of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route {
@@ -26,6 +28,8 @@ pub enum Fault {
     Hang,
     /// The connection closes instead of an answer.
     Close,
+    /// What was asked for is done, and the connection closes instead of an answer.
+    Lose,
     /// The body comes in pieces of so many bytes, with a pause after each.
     Slow(usize, Duration),
     /// The connection closes after so many bytes of the body.
@@ -36,4 +40,27 @@ pub enum Fault {
     Body(Vec<u8>),
     /// A header is this.
     Header(&'static str, String),
+}
+
+/// A fault that one request meets.
+#[derive(Debug, Clone)]
+pub(super) struct Aim {
+    pub(super) method: String,
+    /// What the request's path begins with.
+    pub(super) path: String,
+    /// How many such requests are let pass.
+    pub(super) skip: usize,
+    pub(super) fault: Fault,
+}
+
+impl Aim {
+    /// Whether this is the one; counts it.
+    pub(super) fn is_hit(&mut self, request: &Seen) -> bool {
+        if request.method.as_str() != self.method || !request.path.starts_with(&self.path) {
+            return false;
+        }
+        let is_it = self.skip == 0;
+        self.skip = self.skip.saturating_sub(1);
+        is_it
+    }
 }

@@ -26,6 +26,7 @@ pub use layout::TestLayout;
 pub use module::module;
 pub use store::{Auth, Deletion, Seen};
 
+use fault::Aim;
 use store::Store;
 
 /// A running registry.
@@ -86,9 +87,17 @@ impl TestRegistry {
         self.store().faults.push((route, times, fault));
     }
 
-    /// Spoils nothing any more.
-    pub fn heal(&self) {
-        self.store().faults.clear();
+    /// Spoils one request: the `nth` (from 1, counted from now) of this method whose path begins so.
+    pub fn aim(&self, method: &str, path: &str, nth: usize, fault: Fault) {
+        let (method, path) = (method.to_owned(), path.to_owned());
+        self.store().aims.push(Aim { method, path, skip: nth.saturating_sub(1), fault });
+    }
+
+    /// Spoils nothing any more; says whether everything that was aimed at has been hit.
+    pub fn heal(&self) -> bool {
+        let mut store = self.store();
+        store.faults.clear();
+        store.aims.drain(..).next().is_none()
     }
 
     /// Every request so far, in order.

@@ -58,8 +58,10 @@ async fn respond(request: Request<Incoming>, store: Shared) -> io::Result<Respon
     };
     let (answer, fault) = {
         let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
-        store.seen.push(seen(&asked));
-        let fault = route(&asked.path).and_then(|(route, _, _)| store.next_fault(route));
+        let seen = seen(&asked);
+        store.seen.push(seen.clone());
+        let aimed = store.aimed_fault(&seen);
+        let fault = aimed.or_else(|| route(&asked.path).and_then(|(route, _, _)| store.next_fault(route)));
         let hangs = matches!(store.deletion, Deletion::Ignored | Deletion::Unanswered);
         let hangs = hangs && asked.method == Method::DELETE;
         let answer = match fault {
@@ -93,7 +95,7 @@ async fn spoil(
     match fault {
         None => {}
         Some(Fault::Hang) => future::pending().await,
-        Some(Fault::Close) => return Err(io::ErrorKind::ConnectionAborted.into()),
+        Some(Fault::Close | Fault::Lose) => return Err(io::ErrorKind::ConnectionAborted.into()),
         Some(Fault::Status(status, header)) => {
             *answer.status_mut() = StatusCode::from_u16(status).map_err(io::Error::other)?;
             if let Some((name, value)) = header {

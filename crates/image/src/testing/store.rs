@@ -6,7 +6,7 @@ use hyper::Method;
 use hyper::body::Bytes;
 use tenon_order::Digest;
 
-use super::fault::{Fault, Route};
+use super::fault::{Aim, Fault, Route};
 
 /// How the registry knows its users.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +64,7 @@ pub(super) struct Store {
     pub(super) tokens: HashSet<String>,
     tokens_given: usize,
     pub(super) faults: Vec<(Route, usize, Fault)>,
+    pub(super) aims: Vec<Aim>,
     pub(super) seen: Vec<Seen>,
     pub(super) uploads: usize,
     blobs: Named<Digest, Bytes>,
@@ -80,6 +81,7 @@ impl Store {
             tokens: HashSet::new(),
             tokens_given: 0,
             faults: Vec::new(),
+            aims: Vec::new(),
             seen: Vec::new(),
             uploads: 0,
             blobs: HashMap::new(),
@@ -88,7 +90,13 @@ impl Store {
         }
     }
 
-    /// The fault for this request, if one is left.
+    /// The fault that is aimed at this request.
+    pub(super) fn aimed_fault(&mut self, request: &Seen) -> Option<Fault> {
+        let hit = self.aims.iter_mut().position(|aim| aim.is_hit(request))?;
+        Some(self.aims.remove(hit).fault)
+    }
+
+    /// The fault for a request of this route, if one is left.
     pub(super) fn next_fault(&mut self, route: Route) -> Option<Fault> {
         let (_, times, fault) = self.faults.iter_mut().find(|(on, times, _)| *on == route && *times > 0)?;
         *times -= 1;

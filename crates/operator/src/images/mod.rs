@@ -371,6 +371,7 @@ impl Reconciler for Images {
             finding => self.misses.note(&key, generation, finding),
         };
         let done = Done::settled(self.tell(context, world, &image, &look).await?);
+        self.pulls.told(&key);
         Ok(match again {
             Some(after) => Done { outcome: Outcome::Waiting, next: Next::After(after) },
             // What can be made is looked at again.

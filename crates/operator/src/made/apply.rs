@@ -42,16 +42,14 @@ pub(super) async fn tell(
     context.writes.make(Resource::MadeImage, Verb::Patch, call).await
 }
 
-/// Deletes this very object, if it is there.
+/// Deletes this very object, if it is there: a conflict where it is another.
 pub(super) async fn forget(context: &Context, made: &MadeImage) -> Result<(), WriteError> {
     let same = Preconditions { uid: made.uid(), resource_version: None };
     let params = DeleteParams { preconditions: Some(same), ..DeleteParams::default() };
     let (api, name) = (api(context, made), made.name_any());
     let call = api.delete(&name, &params);
     match context.writes.make(Resource::MadeImage, Verb::Delete, call).await {
-        Err(WriteError::Api(kube::Error::Api(status))) if status.is_not_found() || status.is_conflict() => {
-            Ok(())
-        }
+        Err(WriteError::Api(kube::Error::Api(status))) if status.is_not_found() => Ok(()),
         other => other.map(drop),
     }
 }

@@ -72,6 +72,15 @@ impl Memory {
         Ok(())
     }
 
+    /// Has them listed anew before anything else is done: of one it is not known what it says.
+    pub(super) fn doubt(&mut self) {
+        self.listed = None;
+    }
+
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.listed.is_none()
+    }
+
     pub(super) fn all(&self) -> impl Iterator<Item = &MadeImage> {
         self.known.values()
     }

@@ -92,6 +92,9 @@ async fn pass(context: &Context, world: &World, eraser: &Arc<Eraser>, memory: &m
             memory.remove(&one);
         }
     }
+    if memory.is_in_doubt() {
+        soon(AGAIN);
+    }
     context.metrics.made_images(memory.all().map(observe::state));
     again
 }
@@ -184,10 +187,14 @@ fn kept(memory: &mut Memory, one: &MadeImage, told: Result<MadeImage, WriteError
         }
         Err(error) if error.is_conflict() => {
             memory.remove(one);
+            // Or the API server was asked too much at once.
+            memory.doubt();
             true
         }
         Err(error) => {
             if !error.is_not_leader() {
+                // It may have been written all the same, and nobody would write over it what is known already.
+                memory.doubt();
                 warn!(
                     image = one.spec.image,
                     error = &error as &dyn std::error::Error,

@@ -10,9 +10,8 @@ use serde::de::DeserializeOwned;
 use tenon_lab::faults::{Fault, Kind, Rule};
 use tenon_order::{PublicKey, SigningKey};
 
-use crate::stand::{Stand, until};
+use crate::stand::{OPERATOR_NAMESPACE, Stand, until};
 
-const NAMESPACE: &str = "tenon-system";
 const KEY: &str = "tenon-order-key";
 const KEYS: &str = "tenon-order-keys";
 const CERTIFICATE: &str = "tenon-serving-cert";
@@ -76,7 +75,7 @@ where
         + Clone
         + std::fmt::Debug,
 {
-    Api::<K>::namespaced(stand.client.clone(), NAMESPACE).get_opt(name).await.ok()?
+    Api::<K>::namespaced(stand.client.clone(), OPERATOR_NAMESPACE).get_opt(name).await.ok()?
 }
 
 async fn remove<K>(stand: &Stand, name: &str) -> Result<(), String>
@@ -86,7 +85,7 @@ where
         + Clone
         + std::fmt::Debug,
 {
-    let objects = Api::<K>::namespaced(stand.client.clone(), NAMESPACE);
+    let objects = Api::<K>::namespaced(stand.client.clone(), OPERATOR_NAMESPACE);
     match objects.delete(name, &DeleteParams::default()).await {
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
         other => other.map(drop).map_err(|error| error.to_string()),

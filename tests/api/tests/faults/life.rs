@@ -1,4 +1,4 @@
-//! One life of a Module on two nodes, from their joining to the Module's end, in stages that each come to rest.
+//! One life of a Module on its nodes, from their joining to the Module's end, in stages that each come to rest.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,15 +10,20 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use tenon_api::labels::{LabelKind, ModuleLabel, annotation};
-use tenon_api::{Module, ModuleImage, NodeModulesConfig};
+use tenon_api::{MadeImage, Module, ModuleImage, NodeModulesConfig};
+use tenon_lab::faults::{Fault, Seen};
 use tenon_lab::fleet::{Machine, SimNode};
 use tenon_lab::wait;
 
-use crate::stand::{Stand, until};
+use crate::stand::{OPERATOR_NAMESPACE, Stand, until};
+use crate::witness::Witness;
 
 const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../crates/sign/testdata");
 /// For how long nothing may be written before a stage counts as at rest. The controllers gather events for 300 ms.
 const QUIET: Duration = Duration::from_millis(800);
+/// The same after a write that is not answered: the operator's patience (three seconds), and its pause before it writes
+/// again.
+const UNANSWERED: Duration = Duration::from_secs(5);
 
 /// A part of a life. A fault strikes in one stage and is over when the stage is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,17 +36,26 @@ pub(crate) enum Stage {
     Change,
     /// One of the nodes starts anew.
     Reboot,
+    /// The Module is created, and its image made by a Job.
+    Make,
+    /// What it is built from changes.
+    Renew,
+    /// The Module is created, and a node pulls its image.
+    Pull,
+    /// It gets another image, which a node pulls.
+    PullAnother,
+    /// The node leaves the Module, and is back before its image is deleted.
+    ComeBack,
+    /// The node leaves the Module, and its image is deleted.
+    Leave,
     /// The Module is deleted, and nothing is left of it.
     Unload,
 }
 
-impl Stage {
-    pub(crate) const ALL: [Self; 5] = [Self::Join, Self::Load, Self::Change, Self::Reboot, Self::Unload];
-}
-
 /// The namespace, nodes and Module of one life; all names hold the life's.
 pub(crate) struct Life<'s> {
-    stand: &'s Stand,
+    pub(crate) stand: &'s Stand,
+    witness: Option<Witness>,
     /// No part of any other name: it is replaced when lives are compared.
     pub(crate) name: String,
     pub(crate) nodes: Vec<SimNode>,
@@ -49,16 +63,24 @@ pub(crate) struct Life<'s> {
 
 impl<'s> Life<'s> {
     pub(crate) fn new(stand: &'s Stand, name: String) -> Self {
-        Self { stand, name, nodes: Vec::new() }
+        Self { stand, witness: None, name, nodes: Vec::new() }
     }
 
     /// Does what begins a stage and waits until the stage has come to its end and everything is at rest.
     pub(crate) async fn play(&mut self, stage: Stage) -> Result<(), String> {
         match stage {
             Stage::Join => self.join().await,
-            Stage::Load => self.apply("gauge:v1", None).await,
-            Stage::Change => self.apply(&self.signed(), Some(self.sign())).await,
+            Stage::Load => self.apply("gauge:v1", &json!({})).await,
+            Stage::Change => {
+                self.apply(&self.signed(), &json!({ "sign": self.sign(Some("gauge:v2")) })).await
+            }
             Stage::Reboot => self.reboot().await,
+            Stage::Make => self.make().await,
+            Stage::Renew => self.renew().await,
+            Stage::Pull => self.pull("one").await,
+            Stage::PullAnother => self.pull("two").await,
+            Stage::ComeBack => self.come_back().await,
+            Stage::Leave => self.leave().await,
             Stage::Unload => self.unload().await,
         }
         .map_err(|error| format!("{stage:?}: {error}"))?;
@@ -70,6 +92,7 @@ impl<'s> Life<'s> {
         namespace.metadata.name = Some(self.name.clone());
         let namespaces: Api<Namespace> = Api::all(self.stand.client.clone());
         namespaces.create(&PostParams::default(), &namespace).await.map_err(text)?;
+        self.witness = Some(Witness::of(self.stand, &self.name));
         for (name, file) in [("key", "rsa.key"), ("cert", "rsa.pem")] {
             let content = std::fs::read_to_string(Path::new(KEYS).join(file)).map_err(text)?;
             let secret = json!({
@@ -80,16 +103,16 @@ impl<'s> Life<'s> {
             let params = PatchParams::apply("a-user");
             secrets.patch(name, &params, &Patch::Apply(secret)).await.map_err(text)?;
         }
-        for tree in ["oak", "yew"] {
+        for tree in self.stand.plot.nodes() {
             let machine = Machine {
                 name: format!("{}-{tree}", self.name),
-                kernel: self.stand.kernel.clone(),
+                kernel: self.stand.driver.kernel.clone(),
                 labels: BTreeMap::from([("hall".to_owned(), self.name.clone())]),
                 api_port: self.stand.agents.port(),
             };
             self.nodes.push(self.stand.fleet.join(&machine).await.map_err(text)?);
         }
-        until("both nodes are registered", async || {
+        until("the nodes are registered", async || {
             let configs = self.configs().await?;
             let registered = |config: &NodeModulesConfig| {
                 config
@@ -97,7 +120,7 @@ impl<'s> Life<'s> {
                     .as_ref()
                     .is_some_and(|status| status.store_id.is_some() && !status.key_ids.is_empty())
             };
-            (configs.len() == 2 && configs.iter().all(registered)).then_some(())
+            (configs.len() == self.nodes.len() && configs.iter().all(registered)).then_some(())
         })
         .await
     }
@@ -107,15 +130,25 @@ impl<'s> Life<'s> {
         format!("{}:v2", self.name)
     }
 
-    fn sign(&self) -> Value {
-        json!({
+    /// How modules are signed: of another image, or of what is built.
+    pub(crate) fn sign(&self, unsigned: Option<&str>) -> Value {
+        let mut sign = json!({
             "keySecret": { "name": "key" }, "certSecret": { "name": "cert" },
-            "unsignedImage": format!("{}/gauge:v2", self.stand.registry.host()),
             "filesToSign": ["/opt/lib/modules/${KERNEL_FULL_VERSION}/extra/*.ko"],
-        })
+        });
+        if let Some(image) = unsigned {
+            sign["unsignedImage"] = format!("{}/{image}", self.stand.registry.host()).into();
+        }
+        sign
     }
 
-    async fn apply(&self, image: &str, sign: Option<Value>) -> Result<(), String> {
+    async fn apply(&self, image: &str, container: &Value) -> Result<(), String> {
+        self.write(image, container).await?;
+        self.is_ready_everywhere(image).await
+    }
+
+    /// Creates or changes the Module: the image that it names, and what else stands in its container.
+    pub(crate) async fn write(&self, image: &str, container: &Value) -> Result<(), String> {
         let image = format!("{}/{image}", self.stand.registry.host());
         let mut manifest = json!({
             "apiVersion": "kmm.sigs.x-k8s.io/v1beta1", "kind": "Module", "metadata": {"name": "gauge"},
@@ -129,12 +162,11 @@ impl<'s> Life<'s> {
                 }}
             }
         });
-        if let Some(sign) = sign {
-            manifest["spec"]["moduleLoader"]["container"]["sign"] = sign;
+        for (name, value) in container.as_object().into_iter().flatten() {
+            manifest["spec"]["moduleLoader"]["container"][name] = value.clone();
         }
         let params = PatchParams::apply("a-user").force();
-        self.modules().patch("gauge", &params, &Patch::Apply(manifest)).await.map_err(text)?;
-        self.is_ready_everywhere(&image).await
+        self.modules().patch("gauge", &params, &Patch::Apply(manifest)).await.map(drop).map_err(text)
     }
 
     async fn reboot(&mut self) -> Result<(), String> {
@@ -175,9 +207,9 @@ impl<'s> Life<'s> {
         .await
     }
 
-    async fn is_ready_everywhere(&self, image: &str) -> Result<(), String> {
+    pub(crate) async fn is_ready_everywhere(&self, image: &str) -> Result<(), String> {
         let mut instead = String::new();
-        let ready = until("the Module is ready on both nodes", async || {
+        let ready = until("the Module is ready on every node", async || {
             let module = self.modules().get("gauge").await.ok()?;
             instead = format!("{:#?}", module.status);
             let status = module.status.as_ref()?;
@@ -192,7 +224,8 @@ impl<'s> Life<'s> {
             let nodes = self.node_objects().await?;
             let all =
                 self.configs().await?.iter().all(loaded) && nodes.iter().all(|node| ready_labels(node) == 1);
-            (current && all && status.module_loader.as_ref()?.available_number == 2).then_some(())
+            let available = status.module_loader.as_ref()?.available_number;
+            (current && all && usize::try_from(available) == Ok(self.nodes.len())).then_some(())
         })
         .await;
         ready.map_err(|late| format!("{late}; the Module says {instead}"))
@@ -202,16 +235,24 @@ impl<'s> Life<'s> {
     pub(crate) async fn rest(&self) -> Result<(), String> {
         let mut last = String::new();
         until("nobody writes any more", async || {
-            let mut writes = Vec::new();
-            for proxy in [&self.stand.proxy, &self.stand.agents] {
-                writes.extend(proxy.journal().writes().next_back().cloned());
-            }
-            let newest = writes.into_iter().max_by_key(|seen| seen.at)?;
-            last = newest.line();
-            (newest.at + QUIET < Instant::now()).then_some(())
+            let (operator, agents) = (self.stand.proxy.journal(), self.stand.agents.journal());
+            let ends = operator.writes().chain(agents.writes()).map(|seen| (seen.at + quiet(seen), seen));
+            let (end, write) = ends.max_by_key(|(end, _)| *end)?;
+            last = write.line();
+            (end < Instant::now()).then_some(())
         })
         .await
         .map_err(|late| format!("{late}; the last write is {last}"))
+    }
+
+    /// What was wrong at any moment.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        self.witness.as_ref().map_or(Ok(()), Witness::check)
+    }
+
+    /// How many Jobs there were.
+    pub(crate) fn jobs_ever(&self) -> usize {
+        self.witness.as_ref().map_or(0, Witness::jobs)
     }
 
     /// Takes everything away that a life leaves or, when it went wrong, has left.
@@ -220,6 +261,8 @@ impl<'s> Life<'s> {
         let modules = self.modules();
         let _ = modules.delete("gauge", &DeleteParams::default()).await;
         let _ = modules.patch("gauge", &PatchParams::default(), &Patch::Merge(&strip)).await;
+        let made: Api<MadeImage> = Api::namespaced(self.stand.client.clone(), &self.name);
+        let _ = made.delete_collection(&DeleteParams::default(), &ListParams::default()).await;
         let configs: Api<NodeModulesConfig> = Api::all(self.stand.client.clone());
         for node in self.nodes {
             let name = node.name().to_owned();
@@ -247,6 +290,18 @@ impl<'s> Life<'s> {
         Ok(items)
     }
 
+    /// The Jobs that have nodes pull this life's images and have not ended. One that has goes by itself at last.
+    async fn pulls(&self) -> Result<Vec<String>, String> {
+        let jobs: Api<Job> = Api::namespaced(self.stand.client.clone(), OPERATOR_NAMESPACE);
+        let mut images = Vec::new();
+        for job in jobs.list(&ListParams::default()).await.map_err(text)? {
+            let image = job.annotations().get(annotation::PULLED_IMAGE).cloned();
+            let ours = image.filter(|image| image.contains(&format!("/{}:", self.name)));
+            images.extend(ours.filter(|_| crate::witness::works(&job)));
+        }
+        Ok(images)
+    }
+
     /// This life's nodes.
     pub(crate) async fn node_objects(&self) -> Option<Vec<Node>> {
         let nodes: Api<Node> = Api::all(self.stand.client.clone());
@@ -269,6 +324,8 @@ impl<'s> Life<'s> {
         for event in events.list(&ListParams::default()).await.map_err(text)? {
             let about = event.regarding.clone().unwrap_or_default();
             let (kind, name) = (about.kind.unwrap_or_default(), about.name.unwrap_or_default());
+            // The names of these are hashes.
+            let name = if kind == "MadeImage" { "*".to_owned() } else { name };
             let ours = name.starts_with(&self.name) || about.namespace.as_deref() == Some(self.name.as_str());
             let by_us = event.reporting_controller.as_deref() == Some("tenon-operator");
             if ours && by_us {
@@ -284,8 +341,7 @@ impl<'s> Life<'s> {
     pub(crate) async fn objects(&self) -> Result<Value, String> {
         let none = || "the API server does not answer".to_owned();
         let nodes = self.node_objects().await.ok_or_else(none)?;
-        let labels: BTreeMap<_, _> =
-            nodes.iter().map(|node| (node.name_any(), node.labels().clone())).collect();
+        let labels: BTreeMap<_, _> = nodes.iter().map(|node| (node.name_any(), labels(node))).collect();
         let configs = self.configs().await.ok_or_else(none)?;
         let orders: BTreeMap<_, _> = configs
             .iter()
@@ -310,6 +366,8 @@ impl<'s> Life<'s> {
             "loaders": loaders,
             "modules": self.modules().list(&ListParams::default()).await.map_err(text)?.items,
             "images": self.images().list(&ListParams::default()).await.map_err(text)?.items,
+            "made": self.remembered().await.ok_or_else(none)?,
+            "pulls": self.pulls().await?,
             "jobs": self.jobs().await?.iter().map(|job| job.annotations().get(annotation::IMAGE).cloned()).collect::<Vec<_>>(),
         }))
     }
@@ -319,6 +377,9 @@ impl<'s> Life<'s> {
         let mut uids = BTreeMap::new();
         for image in self.images().list(&ListParams::default()).await.map_err(text)? {
             uids.insert(format!("ModuleImage {}", image.name_any()), image.uid().unwrap_or_default());
+        }
+        for made in self.made().await.unwrap_or_default() {
+            uids.insert(format!("MadeImage {}", made.name_any()), made.uid().unwrap_or_default());
         }
         for job in self.jobs().await? {
             uids.insert(format!("Job {}", job.name_any()), job.uid().unwrap_or_default());
@@ -330,13 +391,29 @@ impl<'s> Life<'s> {
     }
 }
 
+/// For how long nothing may be written after this.
+fn quiet(seen: &Seen) -> Duration {
+    match seen.fault {
+        // Who waits for an answer in vain writes once more.
+        Some(Fault::Swallow | Fault::Hush) => UNANSWERED,
+        _ => QUIET,
+    }
+}
+
+/// Without those that Kubernetes's own controllers repeat by their former names, a while after the node has come.
+fn labels(node: &Node) -> BTreeMap<String, String> {
+    let mut labels = node.labels().clone();
+    labels.retain(|name, _| !name.starts_with("beta.kubernetes.io/"));
+    labels
+}
+
 fn ready_labels(node: &Node) -> usize {
     let is_ready =
         |key: &&String| ModuleLabel::parse(key).is_some_and(|label| label.kind == LabelKind::Ready);
     node.labels().keys().filter(is_ready).count()
 }
 
-fn text(error: impl std::error::Error) -> String {
+pub(crate) fn text(error: impl std::error::Error) -> String {
     let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

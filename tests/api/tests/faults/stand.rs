@@ -1,15 +1,20 @@
 //! A real control plane with everything of `deploy/`, a registry, simulated nodes, and the operator as a process of its
 //! own that speaks with the API server through a proxy.
 
+use std::fs;
+use std::io;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use kube::Client;
-use tenon_image::testing::{TestRegistry, layer};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Client, ResourceExt as _};
+use tenon_api::task::{BUILD_CONTAINER, LAYOUT};
+use tenon_image::manifest::OCI_LAYER_GZIP;
+use tenon_image::testing::{Auth, TestLayout, TestRegistry, layer};
 use tenon_lab::child::Child;
 use tenon_lab::control_plane::{Binding, Credential, Extent, kubeconfig};
 use tenon_lab::faults::Proxy;
@@ -20,7 +25,14 @@ use tenon_lab::setup::Supplies;
 use tenon_lab::{ControlPlane, drivers, jobs, wait};
 use tokio::task::JoinSet;
 
+use crate::plot::Plot;
+use crate::puller::Puller;
 use crate::setup;
+
+pub(crate) const OPERATOR_NAMESPACE: &str = "tenon-system";
+
+/// The annotation of a pod that builds, out of which its container reads what to build.
+const DOCKERFILE: &str = "tenon.dev/dockerfile";
 
 /// What takes a second on an idle machine, a fault's delay included.
 pub(crate) const SOON: Duration = Duration::from_secs(90);
@@ -30,66 +42,126 @@ const API_TIMEOUT: &str = "3";
 
 /// The whole, started once and used by one life after the other.
 pub(crate) struct Stand {
+    pub(crate) plot: Plot,
     pub(crate) client: Client,
     /// Between the operator and the API server.
     pub(crate) proxy: Arc<Proxy>,
     /// Between all agents and the API server.
     pub(crate) agents: Arc<Proxy>,
     pub(crate) fleet: Fleet,
-    pub(crate) kernel: String,
-    pub(crate) registry: TestRegistry,
+    pub(crate) driver: Arc<Driver>,
+    pub(crate) registry: Arc<TestRegistry>,
     pub(crate) operator: Operator,
     /// Plays the kubelet of Jobs.
     _jobs: JoinSet<()>,
-    _plane: ControlPlane,
+    _plane: Arc<ControlPlane>,
     _cache: tempfile::TempDir,
 }
 
 impl Stand {
-    pub(crate) async fn start() -> Self {
-        let (kernel, driver) = tokio::task::spawn_blocking(driver).await.expect("the driver");
+    pub(crate) async fn start(plot: Plot) -> Self {
+        let driver = tokio::task::spawn_blocking(Driver::build).await.expect("the driver");
         let plane = setup::plane_of_extent(Extent::Full).await;
-        for file in ["namespace.yaml", "rbac/operator.yaml", "rbac/agent.yaml", "rbac/admission.yaml"] {
+        for file in [
+            "namespace.yaml",
+            "rbac/operator.yaml",
+            "rbac/agent.yaml",
+            "rbac/admission.yaml",
+            "rbac/puller.yaml",
+        ] {
             setup::apply(&plane, &setup::deploy(file)).await;
         }
         let registry = TestRegistry::start().await.expect("a registry");
-        for version in ["v1", "v2"] {
-            let folder = format!("opt/lib/modules/{kernel}");
-            let files = [
-                (format!("{folder}/extra/simple-kmod.ko"), driver.as_slice()),
-                // Makes the content another.
-                (format!("{folder}/modules.order"), version.as_bytes()),
-            ];
-            let files = files.each_ref().map(|(path, content)| (path.as_str(), *content));
-            registry.put_image("gauge", version, "amd64", &[layer(&files)]);
-        }
         let cache = tempfile::tempdir().expect("a folder");
         let proxy = Arc::new(Proxy::start(&plane).await.expect("a proxy"));
         let agents = Arc::new(Proxy::start(&plane).await.expect("a proxy"));
         let fleet = Fleet::new(&plane, &plane.folder().join("fleet")).expect("a fleet");
-        let operator = Operator::new(&plane, &proxy, &registry, cache.path().join("bundles")).await;
-        Self {
-            _jobs: jobs::serve(plane.client()),
+        let operator =
+            Operator::new(&plane, &proxy, &registry, plot.flags(), cache.path().join("bundles")).await;
+        let (plane, registry, driver) = (Arc::new(plane), Arc::new(registry), Arc::new(driver));
+        let jobs = if plot == Plot::Pulled {
+            registry.require(Auth::Basic("user".to_owned(), "word".to_owned()));
+            Puller { plane: plane.clone(), registry: registry.clone(), driver: driver.clone() }.serve()
+        } else {
+            let driver = driver.clone();
+            jobs::serve_after(plane.client(), move |pod, work| driver.leave(pod, work))
+        };
+        let stand = Self {
+            plot,
+            _jobs: jobs,
             client: plane.client(),
             proxy,
             agents,
             fleet,
-            kernel,
+            driver,
             registry,
             operator,
             _plane: plane,
             _cache: cache,
+        };
+        for version in ["v1", "v2"] {
+            stand.put_image("gauge", version);
         }
+        stand
+    }
+
+    /// Stores an image with the driver.
+    pub(crate) fn put_image(&self, repository: &str, tag: &str) {
+        self.registry.put_image(repository, tag, "amd64", &[self.driver.layer(tag)]);
     }
 }
 
 /// The driver that images hold, and the kernel that it is for: a real one, built once.
-fn driver() -> (String, Vec<u8>) {
-    let supplies = Supplies::get().expect("the lab's supplies");
-    let kernel = supplies.kernel(Origin::Stable).expect("the stable kernel");
-    let built = drivers::build(kernel, drivers::Driver::SimpleKmod.into()).expect("the driver");
-    let file = built.files().into_iter().next().expect("a module");
-    (kernel.release.clone(), std::fs::read(file).expect("the module's bytes"))
+pub(crate) struct Driver {
+    pub(crate) kernel: String,
+    bytes: Vec<u8>,
+}
+
+impl Driver {
+    fn build() -> Self {
+        let supplies = Supplies::get().expect("the lab's supplies");
+        let kernel = supplies.kernel(Origin::Stable).expect("the stable kernel");
+        let built = drivers::build(kernel, drivers::Driver::SimpleKmod.into()).expect("the driver");
+        let file = built.files().into_iter().next().expect("a module");
+        Self { kernel: kernel.release.clone(), bytes: fs::read(file).expect("the module's bytes") }
+    }
+
+    /// The files of an image; `mark` makes the content another.
+    fn files<'s>(&'s self, mark: &'s str) -> [(String, &'s [u8]); 2] {
+        let folder = format!("opt/lib/modules/{}", self.kernel);
+        [
+            (format!("{folder}/extra/simple-kmod.ko"), self.bytes.as_slice()),
+            (format!("{folder}/modules.order"), mark.as_bytes()),
+        ]
+    }
+
+    fn layer(&self, mark: &str) -> Vec<u8> {
+        let files = self.files(mark);
+        layer(&files.each_ref().map(|(path, content)| (path.as_str(), *content)))
+    }
+
+    /// An image's files as a container finds them.
+    pub(crate) fn unpack(&self, root: &Path, mark: &str) -> io::Result<()> {
+        for (path, content) in self.files(mark) {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap_or(root))?;
+            fs::write(path, content)?;
+        }
+        Ok(())
+    }
+
+    /// What the container that builds leaves to the one that signs and publishes, if the pod has one. What it builds follows from
+    /// the Dockerfile.
+    fn leave(&self, pod: &Pod, work: &Path) -> io::Result<()> {
+        let containers = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+        if !containers.into_iter().any(|container| container.name == BUILD_CONTAINER) {
+            return Ok(());
+        }
+        let dockerfile = pod.annotations().get(DOCKERFILE).map(String::as_str).unwrap_or_default();
+        let layout = TestLayout::create(&work.join(LAYOUT))?;
+        let image = layout.put_image("amd64", &[(OCI_LAYER_GZIP, self.layer(dockerfile))])?;
+        layout.put_index(&[image])
+    }
 }
 
 /// The operator's process, started anew whenever it was killed, as a kubelet would.
@@ -102,11 +174,17 @@ pub(crate) struct Operator {
 }
 
 impl Operator {
-    async fn new(plane: &ControlPlane, proxy: &Arc<Proxy>, registry: &TestRegistry, cache: PathBuf) -> Self {
+    async fn new(
+        plane: &ControlPlane,
+        proxy: &Arc<Proxy>,
+        registry: &TestRegistry,
+        flags: &[&str],
+        cache: PathBuf,
+    ) -> Self {
         let program = tokio::task::spawn_blocking(|| program(Program::Operator));
         let program = program.await.expect("a thread").expect("the operator's program");
         let token =
-            plane.token("tenon-system", "tenon-operator", None, &Binding::None).await.expect("a token");
+            plane.token(OPERATOR_NAMESPACE, "tenon-operator", None, &Binding::None).await.expect("a token");
         let config = kubeconfig(plane.pki(), proxy.port(), &Credential::Token(token));
         let path = plane.folder().join("operator.kubeconfig");
         std::fs::write(&path, serde_json::to_string(&config).expect("JSON")).expect("a kubeconfig");
@@ -128,6 +206,7 @@ impl Operator {
             "--log-level",
             "info,tenon_operator=debug",
         ]);
+        command.args(flags);
         let process: Arc<Mutex<Option<Child>>> = Arc::default();
         let kills = Arc::new(AtomicUsize::new(0));
         let (victim, count) = (process.clone(), kills.clone());

@@ -33,6 +33,8 @@ struct Known {
     pod: Option<String>,
     failures: i32,
     failed: Option<(Finding, Instant)>,
+    /// The image was had, which its status may not say yet.
+    had: Option<Finding>,
 }
 
 impl Pulls {
@@ -65,6 +67,7 @@ impl Pulls {
             pod: None,
             failures: 0,
             failed: None,
+            had: None,
         });
         if let Some((failed, not_before)) = &known.failed
             && *not_before > Instant::now()
@@ -111,12 +114,31 @@ impl Pulls {
                 pod: None,
                 failures,
                 failed: Some((finding.clone(), Instant::now() + after)),
+                had: None,
             };
         }
         finding
     }
 
-    /// The image was had.
+    /// The image was had: whoever asks before its status says so is told, and no node pulls it once more.
+    pub(super) fn succeed(&self, name: &str, finding: &Finding) {
+        if let Some(known) = self.lock().get_mut(name) {
+            known.under_way = false;
+            known.had = Some(finding.clone());
+        }
+    }
+
+    /// What was had, unless its status says so already.
+    pub(super) fn had(&self, name: &str) -> Option<Finding> {
+        self.lock().get(name)?.had.clone()
+    }
+
+    /// The image's status says what was had.
+    pub(in crate::images) fn told(&self, image: &ImageKey) {
+        self.lock().retain(|_, known| known.image != *image || known.had.is_none());
+    }
+
+    /// The image was had, and no status is to say so.
     pub(super) fn forget(&self, name: &str) {
         self.lock().remove(name);
     }
@@ -191,6 +213,19 @@ mod tests {
         assert!(pulls.is_under_way("job") && !pulls.need_not_ask("job"));
         pulls.asked("job");
         assert!(pulls.need_not_ask("job"), "it denies it still");
+    }
+
+    #[tokio::test]
+    async fn what_was_had_is_had_until_its_status_says_so() {
+        let pulls = Pulls::default();
+        for image in ["gauge", "lathe"] {
+            pulls.begin(image, &key(image), &denied());
+            assert_eq!(pulls.had(image), None);
+            pulls.succeed(image, &denied());
+            assert!(pulls.had(image).is_some() && !pulls.is_under_way(image));
+        }
+        pulls.told(&key("gauge"));
+        assert!(pulls.had("gauge").is_none() && pulls.had("lathe").is_some());
     }
 
     #[tokio::test]

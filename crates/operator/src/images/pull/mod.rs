@@ -37,6 +37,8 @@ struct Pull<'a> {
     image: &'a Arc<ModuleImage>,
     /// What is pulled: the image's reference, with the digest that it was resolved to before.
     reference: String,
+    /// Whether the image's status is to say what comes of it; otherwise nodes ask for its bundle again.
+    for_status: bool,
     /// The Job's name.
     name: String,
     settings: Settings,
@@ -57,6 +59,10 @@ impl Images {
         if digest.is_none() {
             // Of another spec, perhaps.
             self.abandon_pulls(context, &key, pull.as_ref().map(|pull| pull.name.as_str())).await;
+        }
+        // It could not be written before.
+        if let Some(had) = pull.as_ref().and_then(|pull| self.pulls.had(&pull.name)) {
+            return Ok(had);
         }
         // A registry that has denied it is not asked every few seconds, as a pod is.
         if let Some(pull) = pull.as_ref().filter(|pull| self.pulls.need_not_ask(&pull.name)) {
@@ -138,7 +144,17 @@ impl<'a> Pull<'a> {
         };
         let name = pull::job_name(image, &reference, &settings);
         let (pulls, finder, jobs) = (&images.pulls, &images.finder, Jobs::new(context));
-        Some(Self { context, pulls, finder, image, reference, name, settings, jobs })
+        Some(Self {
+            context,
+            pulls,
+            finder,
+            image,
+            reference,
+            for_status: digest.is_none(),
+            name,
+            settings,
+            jobs,
+        })
     }
 
     /// One step nearer to the driver.
@@ -225,6 +241,10 @@ impl<'a> Pull<'a> {
         match finding {
             Finding::Missing { reason, message, needs_change, .. } => {
                 Ok(self.failed(Failure { reason, message, needs_change }))
+            }
+            finding if self.for_status => {
+                self.pulls.succeed(&self.name, &finding);
+                Ok(finding)
             }
             finding => {
                 self.pulls.forget(&self.name);
