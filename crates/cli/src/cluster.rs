@@ -35,6 +35,14 @@ pub(crate) enum ClusterError {
 impl ClusterArgs {
     /// A client, and the Module that is meant.
     pub(crate) async fn connect(&self, module: &str) -> Result<(Client, ModuleKey), ClusterError> {
+        let (client, namespace) = self.client().await?;
+        let key = ModuleKey::new(&namespace, module)
+            .map_err(|_| ClusterError::Name(namespace.clone(), module.to_owned()))?;
+        Ok((client, key))
+    }
+
+    /// A client, and the namespace that is meant.
+    pub(crate) async fn client(&self) -> Result<(Client, String), ClusterError> {
         let failed = |source| ClusterError::Kubeconfig(Box::new(source));
         let kubeconfig = match &self.kubeconfig {
             Some(path) => Kubeconfig::read_from(path),
@@ -44,10 +52,8 @@ impl ClusterArgs {
         let config =
             Config::from_custom_kubeconfig(kubeconfig.map_err(failed)?, &options).await.map_err(failed)?;
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
-        let key = ModuleKey::new(&namespace, module)
-            .map_err(|_| ClusterError::Name(namespace.clone(), module.to_owned()))?;
         let client = Client::try_from(config).map_err(|source| ClusterError::Client(Box::new(source)))?;
-        Ok((client, key))
+        Ok((client, namespace))
     }
 }
 
@@ -57,7 +63,10 @@ pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, ClusterErr
     Ok(runtime.map_err(ClusterError::Runtime)?.block_on(work))
 }
 
-/// Whether the API server did not answer: the same may work later.
+/// Whether the API server did not answer, or not this time: the same may work later.
 pub(crate) fn is_silent(error: &kube::Error) -> bool {
-    !matches!(error, kube::Error::Api(_))
+    match error {
+        kube::Error::Api(status) => status.code == 429 || status.code >= 500,
+        _ => true,
+    }
 }

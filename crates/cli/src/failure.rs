@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use crate::terminal;
+
 /// An error, what to do about it, and whether it may pass.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -47,7 +49,7 @@ impl Failure {
             let _ = write!(text, "\nhint: {hint}");
         }
         // Where standard error is closed there is nobody to tell.
-        let _ = writeln!(std::io::stderr(), "{text}");
+        let _ = writeln!(std::io::stderr(), "{}", terminal::plain_lines(&text));
         ExitCode::from(self.code)
     }
 }

@@ -1,6 +1,6 @@
 //! `kubectl tenon logs`: what the Jobs say that make a Module's images.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use futures::{AsyncBufReadExt as _, TryStreamExt as _};
@@ -15,6 +15,7 @@ use tenon_plan::provision::job::progress;
 
 use crate::cluster::{ClusterArgs, ClusterError, block_on, is_silent};
 use crate::failure::Failure;
+use crate::terminal;
 
 /// How often a pod that does not run yet is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -217,8 +218,14 @@ async fn stream(
     Ok(())
 }
 
+/// What a build says is a stranger's text: to a file it goes as it is, to a terminal without what commands one.
 fn say(line: &str) -> Result<(), LogsError> {
-    writeln!(std::io::stdout(), "{line}").map_err(LogsError::Output)
+    let mut output = std::io::stdout();
+    if output.is_terminal() {
+        writeln!(output, "{}", terminal::plain_lines(line)).map_err(LogsError::Output)
+    } else {
+        writeln!(output, "{line}").map_err(LogsError::Output)
+    }
 }
 
 #[cfg(test)]

@@ -3,14 +3,20 @@
 //! Results go to standard output, everything else to standard error. Each subcommand is a module with its arguments,
 //! one function that runs it, and an error that knows what to do next.
 
+mod answer;
 mod check;
 mod cluster;
+mod explain;
 mod facts;
 mod failure;
 mod image;
 mod logs;
 mod retry;
+mod seen;
 mod sign;
+mod standing;
+mod status;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -37,6 +43,10 @@ enum Command {
     Facts(facts::Args),
     /// Sign modules for kernels that load only signed ones
     Sign(sign::Args),
+    /// Show Modules and their nodes at a glance
+    Status(status::Args),
+    /// Say why a Module or a node stands as it stands, and what to do next
+    Explain(explain::Args),
     /// Show what the Jobs say that make a Module's images
     Logs(logs::Args),
     /// Try again what failed
@@ -50,6 +60,8 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args).map_err(check::CheckError::into_failure),
         Command::Facts(args) => facts::run(&args).map_err(facts::FactsError::into_failure),
         Command::Sign(args) => sign::run(&args).map_err(sign::SignError::into_failure),
+        Command::Status(args) => status::run(&args).map_err(status::StatusError::into_failure),
+        Command::Explain(args) => explain::run(&args).map_err(explain::ExplainError::into_failure),
         Command::Logs(args) => {
             logs::run(&args).map(|()| ExitCode::SUCCESS).map_err(logs::LogsError::into_failure)
         }

@@ -145,6 +145,12 @@ pub fn resolve(module: &Module, kernel: &KernelRelease) -> Result<Resolved, Reso
     })
 }
 
+/// The place in the list of the mapping that a kernel's settings are taken from; `None` where none fits.
+pub fn mapping(module: &Module, kernel: &KernelRelease) -> Option<usize> {
+    let container = &module.spec.module_loader.as_ref()?.container;
+    first_match(&container.kernel_mappings, kernel).ok().map(|(index, _)| index)
+}
+
 /// The first mapping that fits, and its place in the list.
 fn first_match<'m>(
     mappings: &'m [KernelMapping],

@@ -61,13 +61,13 @@ pub fn standing(entry: &NodeModule, status: Option<&NodeModulesConfigStatus>, no
 }
 
 /// Whether the node has taken the order that asked for the entry's content.
-pub(crate) fn answers(entry: &NodeModule, status: Option<&NodeModulesConfigStatus>) -> bool {
+pub fn answers(entry: &NodeModule, status: Option<&NodeModulesConfigStatus>) -> bool {
     let taken = status.and_then(|status| status.order_generation).unwrap_or_default();
     entry.replaces.as_ref().is_none_or(|replaced| taken >= replaced.order)
 }
 
 /// What a node's status says of a Module.
-pub(crate) fn report<'s>(
+pub fn report<'s>(
     status: Option<&'s NodeModulesConfigStatus>,
     namespace: &str,
     name: &str,

@@ -30,6 +30,7 @@ use crate::retry::{self, Retry};
 use crate::rollout::{self, Standing};
 
 use held::Held;
+pub use offer::asks_for;
 use offer::{Offer, Offers};
 
 /// A Module, and all that bears on it.

@@ -66,11 +66,15 @@ impl<'o> Offer<'o> {
     /// Whether a node's entry says the same. While the entry is still to be written anew, what the node has loaded by it is
     /// no answer to the Module.
     pub(super) fn is_in(&self, entry: &NodeModule) -> bool {
-        self.resolved.as_ref().is_ok_and(|resolved| {
-            entry.config.container_image == resolved.image
-                && entry.config.modprobe == resolved.modprobe
-                && entry.config.in_tree_modules_to_remove == resolved.in_tree_to_remove
-                && self.bundle().is_none_or(|bundle| entry.bundle.as_ref() == Some(bundle))
-        })
+        self.resolved.as_ref().is_ok_and(|resolved| asks_for(entry, resolved, self.image))
     }
+}
+
+/// Whether a node's entry asks for what the Module has for the node's kernel now.
+pub fn asks_for(entry: &NodeModule, resolved: &Resolved, image: Option<&ModuleImage>) -> bool {
+    let bundle = image.and_then(provision::bundle).map(|(bundle, _)| &bundle.digest);
+    entry.config.container_image == resolved.image
+        && entry.config.modprobe == resolved.modprobe
+        && entry.config.in_tree_modules_to_remove == resolved.in_tree_to_remove
+        && bundle.is_none_or(|bundle| entry.bundle.as_ref() == Some(bundle))
 }

@@ -1,0 +1,341 @@
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use rstest::rstest;
+use serde_json::json;
+use tenon_api::module::Predicted;
+use tenon_api::module_image::{ImagePhase, KernelVerdict, Making, ModuleImage, VerdictReason};
+use tenon_api::{Module, reasons};
+
+use super::*;
+use crate::standing::fixture::{
+    KERNEL, config, entry, failed, image, loaded, node, node_with, old_entry, ready_image, said, seen as all,
+};
+
+fn module(conditions: &[(&str, &str, &str)]) -> Module {
+    let mut module = crate::standing::fixture::module("");
+    said(&mut module, conditions);
+    module
+}
+
+fn told(seen: &Seen) -> (State, String) {
+    let explanation = Explanation::new(module::explain(seen, &seen.modules[0]), seen.gaps.clone());
+    (explanation.finding.state, print::text(&explanation, Look::PLAIN))
+}
+
+fn well() -> Seen {
+    let nodes = ["elm", "oak"];
+    all(
+        module(&[("Ready", "True", "Loaded"), ("Degraded", "False", "AsExpected")]),
+        vec![ready_image()],
+        nodes.map(node).into(),
+        nodes.map(|name| config(name, Some(entry()), Some(loaded(entry())))).into(),
+    )
+}
+
+#[test]
+fn what_is_well_is_said_in_a_line_each() {
+    let (state, text) = told(&well());
+    assert_eq!(state, State::Ready);
+    assert_eq!(
+        text,
+        "✓ Module lab/gauge: it says Loaded
+  ✓ kernel 6.1.0-56-amd64 (amd64): loaded on 2 of 2 nodes from registry.test/gauge:1-6.1.0-56-amd64
+
+next: nothing, all is as wished
+"
+    );
+}
+
+/// One node that waits for its image, which is in this phase.
+fn waiting(reason: &str, image: ModuleImage) -> Seen {
+    let conditions = [("Ready", "False", reason), ("Waiting", "True", reason)];
+    all(module(&conditions), vec![image], vec![node("oak")], vec![config("oak", None, None)])
+}
+
+#[test]
+fn an_image_that_is_not_there_is_named_with_the_mapping_that_chose_it() {
+    let absent = image(ImagePhase::Waiting, reasons::IMAGE_ABSENT, "the registry has no such image");
+    let (state, text) = told(&waiting(reasons::IMAGE_ABSENT, absent));
+    assert_eq!(state, State::Trouble);
+    assert_eq!(
+        text,
+        "✗ Module lab/gauge: ImageAbsent
+  loaded as wished on 0 of 1 node
+  ✗ kernel 6.1.0-56-amd64 (amd64): ImageAbsent
+    loaded on 0 of 1 node
+    ✗ image registry.test/gauge:1-6.1.0-56-amd64: ImageAbsent
+      the registry has no such image
+      chosen by spec.moduleLoader.container.kernelMappings[0] (regexp ^6[.])
+
+next: push the image, or correct containerImage; it is looked for again by itself
+"
+    );
+}
+
+/// A Job of this state, and its pod.
+fn job(status: &serde_json::Value) -> (Job, Pod) {
+    let job = json!({ "metadata": { "name": "gauge-build-0", "namespace": "lab" }, "status": {
+        "conditions": [{ "type": "Failed", "status": "True" }] } });
+    let pod = json!({ "metadata": { "name": "gauge-build-0-x", "labels": {
+        "batch.kubernetes.io/job-name": "gauge-build-0" } }, "status": status });
+    (serde_json::from_value(job).unwrap(), serde_json::from_value(pod).unwrap())
+}
+
+#[test]
+fn a_build_that_failed_is_followed_down_to_the_compilers_words() {
+    let mut failed = image(
+        ImagePhase::Waiting,
+        reasons::BUILD_FAILED,
+        "Job gauge-build-0: the build failed, exit code 2; its last words: simple.c:7: expected ';'\nmake: *** [all] Error 2",
+    );
+    failed.status.as_mut().unwrap().making =
+        Some(Making { job: "gauge-build-0".to_owned(), failures: 2, ..Making::default() });
+    let mut seen = waiting(reasons::BUILD_FAILED, failed);
+    let (job, pod) = job(&json!({ "phase": "Failed", "initContainerStatuses": [{
+        "name": "build", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+        "state": { "terminated": { "exitCode": 2 } },
+    }] }));
+    (seen.jobs, seen.pods) = (vec![job], vec![pod]);
+    let (state, text) = told(&seen);
+    assert_eq!(state, State::Trouble);
+    let expected = "      Job gauge-build-0: the build failed, exit code 2
+      > simple.c:7: expected ';'
+      > make: *** [all] Error 2
+      chosen by spec.moduleLoader.container.kernelMappings[0] (regexp ^6[.])
+      Job lab/gauge-build-0 has failed; it has failed 2 times
+      pod gauge-build-0-x: container build ended with code 2
+
+next: read the whole log (kubectl tenon logs gauge -n lab), correct what is built; kubectl tenon retry gauge -n lab has it built \
+                    again at once
+";
+    assert!(text.ends_with(expected), "{text}");
+}
+
+#[test]
+fn a_build_whose_pod_cannot_run_says_what_the_kubelet_says() {
+    let mut building = image(ImagePhase::Building, reasons::BUILDING, "Job lab/gauge-build-0 builds it");
+    building.status.as_mut().unwrap().making =
+        Some(Making { job: "gauge-build-0".to_owned(), ..Making::default() });
+    let mut seen = waiting(reasons::BUILDING, building);
+    let (mut job, pod) = job(&json!({ "phase": "Pending", "conditions": [
+        { "type": "PodScheduled", "status": "False", "message": "0/1 nodes are available" }] }));
+    job.status = None;
+    (seen.jobs, seen.pods) = (vec![job], vec![pod]);
+    let (state, text) = told(&seen);
+    assert_eq!(state, State::Underway);
+    assert!(text.contains("pod gauge-build-0-x cannot run: 0/1 nodes are available\n"), "{text}");
+    assert!(
+        text.contains("next: wait; follow the build: kubectl tenon logs gauge -n lab --follow\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_kernel_without_a_mapping_is_named() {
+    let mut seen = well();
+    said(&mut seen.modules[0], &[("Ready", "False", "NoMapping"), ("Waiting", "True", "NoMapping")]);
+    seen.nodes.insert("ash".to_owned(), node_with("ash", "5.10.0-9-amd64", &json!({ "hall": "a" })));
+    seen.configs.insert("ash".to_owned(), config("ash", None, None));
+    let (state, text) = told(&seen);
+    assert_eq!(state, State::Trouble);
+    assert!(text.contains("✗ kernel 5.10.0-9-amd64 (amd64): NoMapping\n"), "{text}");
+    assert!(text.contains("✓ kernel 6.1.0-56-amd64 (amd64): loaded on 2 of 2 nodes"), "{text}");
+    assert!(
+        text.ends_with(
+            "next: add a literal or a regexp for kernel 5.10.0-9-amd64 to \
+        spec.moduleLoader.container.kernelMappings\n"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_selector_that_selects_nothing_is_compared_with_the_nodes() {
+    let mut seen = all(module(&[("Ready", "False", "NoNodes")]), vec![], vec![], vec![]);
+    seen.others = vec![node_with("oak", KERNEL, &json!({ "hall": "b" }))];
+    let (state, text) = told(&seen);
+    assert_eq!(state, State::Trouble);
+    assert!(text.contains("no node has the label hall=a; oak has hall=b\n"), "{text}");
+    assert!(text.contains("next: compare spec.selector with the nodes' labels"), "{text}");
+}
+
+fn refused() -> ModuleImage {
+    let mut image = ready_image();
+    let settings = {
+        let module = module(&[]);
+        let resolved = tenon_plan::resolve::resolve(&module, &KERNEL.parse().unwrap()).unwrap();
+        let bundle = tenon_plan::provision::bundle(&image).unwrap().0.digest.clone();
+        tenon_plan::inspect::Question::settings_of(&bundle, &resolved.load)
+    };
+    image.status.as_mut().unwrap().verdicts = vec![KernelVerdict {
+        result: Predicted::Fails,
+        errno: Some("ENOEXEC".to_owned()),
+        reasons: vec![VerdictReason {
+            reason: "SymbolVersion".to_owned(),
+            message: "module_layout has another version".into(),
+        }],
+        source: "admin".to_owned(),
+        question: format!("{settings}.facts"),
+        ..KernelVerdict::default()
+    }];
+    image
+}
+
+#[test]
+fn what_the_kernel_will_refuse_is_said_with_every_reason() {
+    let conditions = [("Ready", "False", "WillNotLoad"), ("Degraded", "True", "WillNotLoad")];
+    let seen = all(module(&conditions), vec![refused()], vec![node("oak")], vec![config("oak", None, None)]);
+    let (state, text) = told(&seen);
+    assert_eq!(state, State::Trouble);
+    assert!(
+        text.contains(
+            "    ✗ inspection (by admin): WillNotLoad
+      the kernel will refuse it with ENOEXEC
+      SymbolVersion: module_layout has another version
+    ✗ node oak: WillNotLoad
+"
+        ),
+        "{text}"
+    );
+    assert!(text.contains("next: build the driver for this kernel"), "{text}");
+}
+
+#[rstest]
+#[case::refused(
+    "Failed",
+    "UnknownSymbol",
+    "next: load what exports the symbol first, or build for kernel 6.1.0-56-amd64"
+)]
+#[case::back("RolledBack", "RolledBack", "kubectl tenon retry gauge -n lab")]
+#[case::crashed("CrashSuspected", "CrashSuspected", "kubectl tenon retry gauge -n lab --node oak")]
+#[case::used("InUse", "InUse", "next: stop what uses the module on oak")]
+#[case::left("Orphaned", "NotOrdered", "unload the driver by hand on oak")]
+#[case::newer("FluxLost", "FluxLost", "next: read the message above")]
+fn a_node_that_fails_has_the_last_word(#[case] phase: &str, #[case] reason: &str, #[case] next: &str) {
+    let mut seen = well();
+    said(&mut seen.modules[0], &[("Ready", "False", reason), ("Degraded", "True", reason)]);
+    let words = "insmod: simple: Unknown symbol\nsecond line \u{1b}[2J";
+    seen.configs.insert("oak".to_owned(), config("oak", Some(entry()), Some(failed(phase, reason, words))));
+    let (state, text) = told(&seen);
+    assert_eq!(state, State::Trouble);
+    let quoted = format!(
+        "    ✗ node oak: {reason}\n      > insmod: simple: Unknown symbol\n      > second line �[2J\n    ✓ node elm: Loaded\n"
+    );
+    assert!(text.contains(&quoted), "{text}");
+    assert!(text.contains(next), "{text}");
+}
+
+#[test]
+fn nodes_that_wait_for_their_turn_are_told_apart_from_the_one_that_changes() {
+    let mut seen = well();
+    said(&mut seen.modules[0], &[("Ready", "False", "WaitingForRollout")]);
+    for name in ["ash", "fir"] {
+        seen.nodes.insert(name.to_owned(), node(name));
+        seen.configs.insert(name.to_owned(), config(name, Some(old_entry()), Some(loaded(old_entry()))));
+    }
+    seen.configs.insert("elm".to_owned(), config("elm", Some(entry()), Some(loaded(old_entry()))));
+    let (state, text) = told(&seen);
+    assert_eq!(state, State::Underway);
+    assert!(
+        text.contains(
+            "… 2 nodes: ash, fir: WaitingForRollout\n      its turn comes later; it keeps what it has\n"
+        ),
+        "{text}"
+    );
+    assert!(text.contains("… node elm: NotApplied\n"), "{text}");
+    assert!(text.contains("next: wait; "), "{text}");
+
+    said(
+        &mut seen.modules[0],
+        &[("Ready", "False", "WaitingForRollout"), ("RolloutPaused", "True", "RolloutPaused")],
+    );
+    let (state, text) = told(&seen);
+    assert_eq!(state, State::Trouble);
+    assert!(text.contains("✗ 2 nodes: ash, fir: RolloutPaused\n"), "{text}");
+    assert!(text.contains("next: correct the image or the parameters; or"), "{text}");
+}
+
+#[test]
+fn a_node_without_an_agent_is_asked_after_at_its_pod() {
+    let mut seen = waiting(reasons::WAITING_FOR_NODE, ready_image());
+    seen.configs.get_mut("oak").unwrap().status = None;
+    assert!(told(&seen).1.contains("no pod of DaemonSet tenon-node is on the node"), "{}", told(&seen).1);
+    let pod = |phase: &str| {
+        let pod = json!({ "metadata": { "name": "tenon-node-x" }, "spec": { "nodeName": "oak", "containers": [] },
+            "status": { "phase": phase } });
+        Some(vec![serde_json::from_value(pod).unwrap()])
+    };
+    seen.node_pods = pod("Failed");
+    assert!(told(&seen).1.contains("its agent has not registered: its pod is Failed"), "{}", told(&seen).1);
+    assert!(told(&seen).1.contains("next: look at the node's pod"), "{}", told(&seen).1);
+    seen.node_pods = pod("Running");
+    said(&mut seen.modules[0], &[("Ready", "False", "Loading")]);
+    let (state, text) = told(&seen);
+    assert_eq!(state, State::Underway, "{text}");
+}
+
+#[test]
+fn what_could_not_be_read_is_said_and_the_rest_told() {
+    let mut seen = well();
+    seen.gaps = vec!["Jobs are left out: you may not list them in lab".to_owned()];
+    let (state, text) = told(&seen);
+    assert_eq!(state, State::Ready);
+    assert!(text.contains("\nnote: Jobs are left out"), "{text}");
+}
+
+#[test]
+fn a_node_is_told_of_with_each_of_its_modules() {
+    let mut seen = well();
+    let text = |seen: &Seen| {
+        let finding = node::explain(seen, &seen.nodes["oak"]);
+        print::text(&Explanation::new(finding, vec![]), Look::PLAIN)
+    };
+    assert_eq!(
+        text(&seen),
+        "✓ Node oak: 1 Module
+  kernel 6.1.0-56-amd64 (amd64), boot boot-1
+  ✓ agent and loader: registered; nothing is ordered
+  ✓ Module lab/gauge: Loaded
+    loaded from registry.test/gauge:1-6.1.0-56-amd64
+
+next: nothing, all is as wished
+"
+    );
+    let words = failed("Failed", "VersionMagic", "it says 5.10");
+    seen.configs.insert("oak".to_owned(), config("oak", Some(entry()), Some(words)));
+    let told = text(&seen);
+    assert!(told.starts_with("✗ Node oak: VersionMagic\n"), "{told}");
+    assert!(told.contains("✗ Module lab/gauge: VersionMagic\n    > it says 5.10\n"), "{told}");
+    assert!(told.contains("next: build the driver for kernel 6.1.0-56-amd64"), "{told}");
+
+    seen.modules.clear();
+    assert!(
+        text(&seen).contains("Module lab/gauge (not among those that were read): VersionMagic"),
+        "{}",
+        text(&seen)
+    );
+}
+
+#[test]
+fn programs_are_told_the_same() {
+    let absent = image(ImagePhase::Waiting, reasons::IMAGE_ABSENT, "no such image");
+    let seen = waiting(reasons::IMAGE_ABSENT, absent);
+    let explanation = Explanation::new(module::explain(&seen, &seen.modules[0]), vec![]);
+    let json: serde_json::Value =
+        serde_json::from_str(&answer::written(&explanation, Format::Json).unwrap()).unwrap();
+    assert_eq!(json["finding"]["state"], "Trouble");
+    assert_eq!(json["finding"]["reason"], "ImageAbsent");
+    assert_eq!(json["finding"]["causes"][0]["causes"][0]["message"], "no such image");
+    assert_eq!(json["next"].as_array().unwrap().len(), 1);
+}
+
+#[rstest]
+#[case("gauge", Some(What::Module("gauge".to_owned())))]
+#[case("module/gauge", Some(What::Module("gauge".to_owned())))]
+#[case("node/oak", Some(What::Node("oak".parse().unwrap())))]
+#[case("pod/oak", None)]
+#[case("node/", None)]
+#[case("module/", None)]
+fn what_is_to_be_explained_is_named_as_kubectl_names_it(#[case] text: &str, #[case] expected: Option<What>) {
+    assert_eq!(text.parse::<What>().ok(), expected);
+}

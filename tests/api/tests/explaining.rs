@@ -1,0 +1,301 @@
+//! `kubectl tenon explain` and `status` against a real API server with the operator at work: each kind of trouble is named with its
+//! cause and the next step, what is well in a line.
+#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot be set up has failed")]
+
+#[cfg(test)]
+#[path = "controllers/cluster.rs"]
+#[expect(dead_code, reason = "shared with the tests of the controllers, which use the rest")]
+mod cluster;
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use cluster::{Cluster, SOON, condition, order};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::{Value, json};
+use tenon_api::kernel_facts::{ARCHITECTURE, DATA_KEY, LABEL, RELEASE, SOURCE};
+use tenon_api::node_modules_config::ModulePhase;
+use tenon_kmod::ModuleObject;
+use tenon_kmod::facts::{KernelFacts, KernelSymbol, Namespace};
+use tenon_lab::claim::{Broken, comes_true_within};
+use tenon_lab::control_plane::{Binding, Credential};
+use tenon_lab::jobs;
+use tenon_lab::programs::{Program, program};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+const NODE: &str = "oak";
+
+async fn plugin(kubeconfig: PathBuf, args: &[&str]) -> tokio::process::Command {
+    let plugin = tokio::task::spawn_blocking(|| program(Program::Cli)).await.expect("no panic");
+    let mut command = tokio::process::Command::new(plugin.expect("the plugin"));
+    command.args(args).arg("--kubeconfig").arg(kubeconfig).kill_on_drop(true);
+    command
+}
+
+/// What the plugin says on standard output and, if it fails, on standard error; and its exit code.
+async fn run_as(kubeconfig: PathBuf, args: &[&str]) -> (i32, String) {
+    let output = plugin(kubeconfig, args).await.output().await.expect("the plugin runs");
+    let text =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    (output.status.code().expect("an exit code"), text)
+}
+
+/// Asks until the answer ends with this code and has all of these parts: statuses are a moment behind each other.
+async fn says(cluster: &Cluster, args: &[&str], code: i32, parts: &[&str]) -> String {
+    let said: Result<_, Broken> = comes_true_within(SOON, format!("{args:?} says {parts:?}"), async || {
+        let (ended, text) = run_as(cluster.plane.kubeconfig(), args).await;
+        let lacks = parts.iter().any(|part| !text.contains(part));
+        if ended != code || lacks { Err(format!("code {ended}:\n{text}")) } else { Ok(text) }
+    })
+    .await;
+    let text = said.unwrap_or_else(|late| panic!("{late}"));
+    // For whoever reads the test's output to see what a person sees.
+    println!("$ kubectl tenon {}\n{text}", args.join(" "));
+    text
+}
+
+async fn explains(cluster: &Cluster, what: &str, code: i32, parts: &[&str]) -> String {
+    says(cluster, &["explain", what, "-n", "hall"], code, parts).await
+}
+
+/// A Module whose container has this beside the usual.
+async fn apply(cluster: &Cluster, module: &str, image: &str, container: Value) {
+    let spec = json!({ "spec": { "moduleLoader": { "container": container } } });
+    cluster.apply_module(module, image, spec).await;
+}
+
+async fn job_of(cluster: &Cluster, module: &str) -> String {
+    let jobs: Api<Job> = Api::namespaced(cluster.client.clone(), "hall");
+    comes_true_within(SOON, format!("a Job for {module}"), async || {
+        let list = jobs.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+        let mut names = list.items.iter().map(Job::name_any);
+        names.find(|name| name.starts_with(module)).ok_or_else(|| "there is none".to_owned())
+    })
+    .await
+    .unwrap_or_else(|late| panic!("{late}"))
+}
+
+/// An administrator says of the kernel what is true of another.
+async fn say_other_kernel(cluster: &Cluster) {
+    let driver = ModuleObject::parse(cluster.driver()).expect("a module");
+    let mut facts = KernelFacts::new(cluster.kernel.parse().expect("a release"), driver.architecture);
+    facts.vermagic = driver.info.vermagic();
+    facts.this_module_size = Some(driver.this_module_size);
+    facts.modversions = Some(true);
+    facts.complete = true;
+    facts.policy.force_load = Some(false);
+    let symbol = |crc| KernelSymbol {
+        crc: Some(crc ^ 1),
+        gpl_only: Some(false),
+        namespace: Namespace::named(""),
+        provider: None,
+    };
+    let versions = driver.versions.expect("checksums").crcs;
+    facts.exports = versions.into_iter().map(|(name, crc)| (name, symbol(crc))).collect();
+    let mut map: ConfigMap = serde_json::from_value(json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "kernel-facts-said", "labels": {LABEL: "true"}, "annotations": {
+            RELEASE: cluster.kernel, ARCHITECTURE: "amd64", SOURCE: "admin",
+        }},
+    }))
+    .expect("a ConfigMap");
+    map.binary_data = Some([(DATA_KEY.to_owned(), ByteString(facts.encode()))].into());
+    let maps: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), "tenon-system");
+    let params = PatchParams::apply("an-administrator").force();
+    maps.patch("kernel-facts-said", &params, &Patch::Apply(map)).await.expect("facts");
+}
+
+/// Somebody who may see Modules, their images and nodes, and nothing else.
+async fn reader(cluster: &Cluster) -> PathBuf {
+    let account = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": "reader", "namespace": "hall" } });
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": { "name": "reader" },
+        "rules": [
+            { "apiGroups": ["kmm.sigs.x-k8s.io"], "resources": ["modules", "nodemodulesconfigs"], "verbs": ["get", "list"] },
+            { "apiGroups": ["tenon.dev"], "resources": ["moduleimages"], "verbs": ["get", "list"] },
+            { "apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list"] },
+        ],
+    });
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": { "name": "reader" },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "reader" },
+        "subjects": [{ "kind": "ServiceAccount", "name": "reader", "namespace": "hall" }],
+    });
+    for object in [account, role, binding] {
+        cluster.plane.apply(&object.to_string()).await.expect("an object");
+    }
+    let token = cluster.plane.token("hall", "reader", None, &Binding::None).await.expect("a token");
+    cluster.plane.write_kubeconfig_as("reader", &Credential::Token(token)).expect("a kubeconfig")
+}
+
+/// The lines of `status --watch`, until one has this in it.
+async fn watched(lines: &mut tokio::io::Lines<BufReader<tokio::process::ChildStdout>>, part: &str) -> String {
+    let found = tokio::time::timeout(SOON, async {
+        while let Some(line) = lines.next_line().await.expect("a line") {
+            if line.contains(part) {
+                return line;
+            }
+        }
+        panic!("the plugin has ended before it said {part}");
+    });
+    found.await.unwrap_or_else(|_| panic!("nothing with {part} was added"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_trouble_is_named_with_its_cause_and_the_next_step() {
+    let mut cluster = Cluster::start().await;
+    cluster.add_node(NODE).await;
+    cluster.push_driver("gauge:v1", "one");
+
+    // From nothing to loaded, as somebody sees it who looks on.
+    let mut watch = plugin(cluster.plane.kubeconfig(), &["status", "-n", "hall", "--watch"]).await;
+    let mut watch = watch.stdout(Stdio::piped()).spawn().expect("the plugin runs");
+    let mut lines = BufReader::new(watch.stdout.take().expect("its output")).lines();
+    watched(&mut lines, "There is no Module here").await;
+    cluster.apply_module("gauge", "gauge:v1", Value::Null).await;
+    cluster.config_where(NODE, "the driver is assigned", |config| order(config).is_some()).await;
+    explains(&cluster, "gauge", 0, &["… node oak: NotApplied", "next: wait; the node has been told"]).await;
+    cluster.obey(NODE, ModulePhase::Loaded).await;
+    let line = watched(&mut lines, "1/1").await;
+    assert!(line.contains("gauge") && line.contains(&cluster.kernel), "{line}");
+    watch.kill().await.expect("it ends");
+    let text = explains(&cluster, "module/gauge", 0, &["✓ Module hall/gauge", "next: nothing"]).await;
+    assert!(text.lines().count() == 4 && text.contains("loaded on 1 of 1 node from"), "{text}");
+
+    // What needs somebody.
+    apply(&cluster, "absent", "absent:1", Value::Null).await;
+    let sign = json!({ "sign": {
+        "keySecret": { "name": "no-key" }, "certSecret": { "name": "no-cert" },
+        "unsignedImage": format!("{}/gauge:v1", cluster.registry.host()),
+        "filesToSign": ["/opt/lib/modules/${KERNEL_FULL_VERSION}/extra/*.ko"],
+    }});
+    apply(&cluster, "keyless", "signed:1", sign).await;
+    let narrow =
+        json!({ "kernelMappings": [{ "literal": "5.4.0-none", "containerImage": "registry.test/x:1" }] });
+    apply(&cluster, "narrow", "x:1", narrow).await;
+    cluster.apply_module("nowhere", "gauge:v1", json!({ "spec": { "selector": { "hall": "none" } } })).await;
+    apply(&cluster, "broken", "built:1", json!({ "build": { "dockerfile": "FROM scratch\nADD x /" } })).await;
+    let job = job_of(&cluster, "broken").await;
+    explains(&cluster, "broken", 0, &["Building", &job, "kubectl tenon logs broken -n hall --follow"]).await;
+    let pod = jobs::pod_of(&cluster.client, &job, SOON).await.expect("a pod");
+    jobs::fail_build(&cluster.client, &pod, 2, "error: simple.c:7: expected ';'\u{1b}[2J")
+        .await
+        .expect("an end");
+
+    explains(
+        &cluster,
+        "absent",
+        1,
+        &["absent:1: ImageAbsent", "kernelMappings[0] (regexp ^.+$)", "next: push the image"],
+    )
+    .await;
+    explains(&cluster, "keyless", 1, &["SecretMissing", "no-key", "next: create the Secret"]).await;
+    let kernel = format!("next: add a literal or a regexp for kernel {}", cluster.kernel);
+    explains(&cluster, "narrow", 1, &["NoMapping", &kernel]).await;
+    explains(&cluster, "nowhere", 1, &["NoNodes", "no node has a label hall", "next: compare spec.selector"])
+        .await;
+    let parts = [
+        "BuildFailed",
+        &job,
+        "      > error: simple.c:7: expected ';'",
+        "it has failed once",
+        "next: read the whole log",
+    ];
+    let text = explains(&cluster, "broken", 1, &parts).await;
+    assert!(!text.contains('\u{1b}'), "{text:?}");
+
+    // What the kernel will refuse is not tried; what it has loaded stays.
+    say_other_kernel(&cluster).await;
+    cluster.push_driver("other:v1", "two");
+    cluster.apply_module("refused", "other:v1", Value::Null).await;
+    let parts = [
+        "inspection (by admin): WillNotLoad",
+        "ModuleLayout",
+        "node oak: WillNotLoad",
+        "next: build the driver",
+    ];
+    explains(&cluster, "refused", 1, &parts).await;
+    explains(&cluster, "gauge", 0, &["loaded on 1 of 1 node"]).await;
+
+    let table =
+        says(&cluster, &["status", "-A"], 0, &["NAMESPACE", "absent", "BuildFailed", "NoMapping"]).await;
+    let row = |module: &str| table.lines().find(|line| line.starts_with("hall") && line.contains(module));
+    assert!(row("gauge").is_some_and(|row| row.contains("Ready") && row.contains("1/1")), "{table}");
+    assert!(
+        row("absent").is_some_and(|row| row.contains("Trouble") && row.contains("ImageAbsent")),
+        "{table}"
+    );
+    let json = says(&cluster, &["explain", "absent", "-n", "hall", "-o", "json"], 1, &[]).await;
+    let json: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(
+        (&json["finding"]["state"], &json["finding"]["reason"]),
+        (&json!("Trouble"), &json!("ImageAbsent"))
+    );
+
+    // A node that fails, in its kernel's words.
+    cluster
+        .report(NODE, |status| {
+            for module in &mut status.modules {
+                module.phase = Some(ModulePhase::Failed);
+                module.reason = Some("UnknownSymbol".to_owned());
+                module.message = Some("gauge: Unknown symbol foo (err -2)".into());
+            }
+        })
+        .await;
+    cluster
+        .module_where("gauge", "it is told", |module| {
+            condition(module, "Degraded").is_some_and(|c| c.0 == "True")
+        })
+        .await;
+    let parts = [
+        "node oak: UnknownSymbol",
+        "> gauge: Unknown symbol foo (err -2)",
+        "next: load what exports the symbol",
+    ];
+    explains(&cluster, "gauge", 1, &parts).await;
+    explains(
+        &cluster,
+        "node/oak",
+        1,
+        &["✗ Module hall/gauge: UnknownSymbol", "Module hall/absent: ImageAbsent"],
+    )
+    .await;
+    says(
+        &cluster,
+        &["status", "gauge", "-n", "hall"],
+        0,
+        &["NODE", "oak", "gauge:v1", "UnknownSymbol", "symbol foo"],
+    )
+    .await;
+
+    // With fewer rights the rest is told.
+    let (code, text) = run_as(reader(&cluster).await, &["explain", "broken", "-n", "hall"]).await;
+    assert!(code == 1 && text.contains("note: Jobs are left out") && text.contains("BuildFailed"), "{text}");
+    cluster.stop_operator().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_there_and_who_does_not_answer_are_told_apart() {
+    let cluster = Cluster::start().await;
+    let (code, text) = run_as(cluster.plane.kubeconfig(), &["explain", "gauge", "-n", "hall"]).await;
+    assert_eq!((code, text.starts_with("error: there is no Module hall/gauge\nhint: ")), (1, true), "{text}");
+    let (code, text) = run_as(cluster.plane.kubeconfig(), &["explain", "node/fir"]).await;
+    assert!(code == 1 && text.contains("there is no node fir"), "{text}");
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let elsewhere = folder.path().join("kubeconfig");
+    let text = std::fs::read_to_string(cluster.plane.kubeconfig()).expect("a kubeconfig");
+    let port = format!(":{}", cluster.plane.port());
+    assert!(text.contains(&port), "{port}");
+    std::fs::write(&elsewhere, text.replace(&port, ":1")).expect("a kubeconfig");
+    for args in [["explain", "gauge"], ["status", "-A"]] {
+        let ended = tokio::time::timeout(Duration::from_mins(1), run_as(elsewhere.clone(), &args)).await;
+        let (code, text) = ended.expect("it does not wait for ever");
+        assert!(code == 3 && text.starts_with("error: read"), "{code}: {text}");
+    }
+}
