@@ -41,6 +41,7 @@ pub struct Lab {
     admin_port: u16,
     operator_starts: u32,
     operator_arguments: Vec<String>,
+    operator_environment: Vec<(String, String)>,
     bench: Bench,
 }
 
@@ -136,6 +137,7 @@ impl Lab {
             admin_port,
             operator_starts: 0,
             operator_arguments: Vec::new(),
+            operator_environment: Vec::new(),
             bench,
         })
     }
@@ -182,9 +184,9 @@ impl Lab {
         Ok(self.host_node.insert(node))
     }
 
-    /// The node on the host, if there is one.
-    pub fn host_node(&self) -> Option<&HostNode> {
-        self.host_node.as_ref()
+    /// The node on the host, to disturb it.
+    pub fn host_node(&mut self) -> Option<&mut HostNode> {
+        self.host_node.as_mut()
     }
 
     /// The registry's name for pods of the host's node, for the operator, and for this process alike.
@@ -241,7 +243,7 @@ impl Lab {
             hosts: &hosts,
         };
         let mut command = operator_command(&self.plane, &self.registry, ports, &reach, &cache).await?;
-        command.args(&self.operator_arguments);
+        command.args(&self.operator_arguments).envs(self.operator_environment.iter().cloned());
         self.operator_starts += 1;
         let name = format!("operator-{}", self.operator_starts);
         self.operator = Some(Child::start(&name, &command, self.bench.folder())?);
@@ -251,6 +253,21 @@ impl Lab {
     /// What the operator is started with besides, from its next start on.
     pub fn tell_operator(&mut self, arguments: Vec<String>) {
         self.operator_arguments = arguments;
+    }
+
+    /// What the operator is told from its next start on, beside what it was told before.
+    pub fn tell_operator_more(&mut self, arguments: impl IntoIterator<Item = String>) {
+        self.operator_arguments.extend(arguments);
+    }
+
+    /// Variables that the operator has from its next start on, beside this process's.
+    pub fn set_operator_environment(&mut self, variables: Vec<(String, String)>) {
+        self.operator_environment = variables;
+    }
+
+    /// The operator's process id, while it runs.
+    pub fn operator_process(&self) -> Option<u32> {
+        self.operator.as_ref().map(Child::id)
     }
 
     /// Kills the operator as a crash would.

@@ -20,6 +20,7 @@ pub mod enforcing;
 pub mod faults;
 pub mod fleet;
 pub mod forge;
+pub mod forward_proxy;
 pub mod git;
 pub mod guest;
 pub mod host_node;

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
-use futures::{AsyncBufReadExt as _, TryStreamExt as _};
+use futures::AsyncBufReadExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, LogParams};
 use kube::{Api, Client, ResourceExt as _};
@@ -211,11 +211,18 @@ async fn stream(
         }
     };
     let failed = |source| LogsError::Stream { pod: name.clone(), source };
-    let mut lines = log.lines();
-    while let Some(line) = lines.try_next().await.map_err(failed)? {
-        say(&line)?;
+    let mut log = std::pin::pin!(log);
+    // As it comes: a line may be as long as the log, and need not be text.
+    let mut last = b'\n';
+    loop {
+        let piece = log.fill_buf().await.map_err(failed)?;
+        let Some(end) = piece.last() else { break };
+        last = *end;
+        std::io::stdout().write_all(piece).map_err(LogsError::Output)?;
+        let read = piece.len();
+        log.consume_unpin(read);
     }
-    Ok(())
+    if last == b'\n' { Ok(()) } else { say("") }
 }
 
 /// What a build says is a stranger's text: to a file it goes as it is, to a terminal without what commands one.

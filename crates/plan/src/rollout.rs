@@ -140,7 +140,7 @@ pub enum Turn {
 
 /// Whether the node's kubelet has fallen silent, so that perhaps nobody would follow an order. To give it a turn would hold
 /// up the others for as long as it is off.
-pub(crate) fn is_silent(node: &NodeFacts) -> bool {
+pub fn is_silent(node: &NodeFacts) -> bool {
     node.taints.iter().any(|taint| taint.key == UNREACHABLE)
 }
 

@@ -187,6 +187,11 @@ impl HostNode {
         Ok(self.child.check()?)
     }
 
+    /// Kills it, and every pod with it, as a power cut would. What was its pods' way to the host stays.
+    pub fn kill(&mut self) {
+        self.child.kill();
+    }
+
     async fn wait_until_ready(&mut self, nodes: &Api<NodeObject>) -> Result<(), HostNodeError> {
         let claim = format!("node {} is Ready", self.name);
         let (name, child) = (&self.name, &mut self.child);

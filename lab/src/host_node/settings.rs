@@ -131,6 +131,8 @@ fn kubelet(at: &impl Fn(&str) -> String, port: u16) -> String {
         // They are not the host's own: see `start`.
         "protectKernelDefaults": true,
         "podLogsDir": at("pods"),
+        // How soon it is noticed that a volume is full: after a minute by default.
+        "volumeStatsAggPeriod": "5s",
         "volumePluginDir": at("volume-plugins"),
     });
     if let (Some(settings), Some(own)) = (settings.as_object_mut(), own.as_object()) {

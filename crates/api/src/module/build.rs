@@ -49,7 +49,7 @@ pub struct Build {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub selector: BTreeMap<String, String>,
 
-    /// What the build may use of its node, over the defaults (4 GiB of memory). Tenon's own.
+    /// What the build may use of its node, over the defaults (4 GiB of memory, 16 GiB of `ephemeral-storage`). Tenon's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
 

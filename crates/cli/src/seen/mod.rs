@@ -13,6 +13,7 @@ use tenon_api::node_modules_config::{NodeModule, NodeModuleStatus, NodeModulesCo
 use tenon_api::{Module, ModuleImage, NodeModulesConfig};
 use tenon_order::{ModuleKey, read_unverified};
 use tenon_plan::node::NodeFacts;
+use tenon_plan::provision::toolkit::OsVersion;
 
 pub(crate) use read::{Reader, SeenError, api, of_module};
 
@@ -109,6 +110,7 @@ pub(crate) fn facts(node: &Node) -> Option<NodeFacts> {
         boot_id: info.boot_id.clone(),
         labels: node.metadata.labels.clone().unwrap_or_default(),
         taints: node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default(),
+        os_version: OsVersion::of(&info.os_image),
     })
 }
 

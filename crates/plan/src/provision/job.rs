@@ -34,8 +34,12 @@ pub use sources::{FromSources, Place as SourcePlace};
 
 /// A Job that has ended is kept for so long, for whoever wants to read its log.
 const KEEP_SECONDS: i32 = 3600;
-/// The longest that a Job may take: an image may have gigabytes to copy from one registry to another.
+/// The longest that a Job's pod may take: an image may have gigabytes to copy from one registry to another.
 const DEADLINE_SECONDS: i64 = 3600;
+/// So much later the Job itself gives up. A pod that is ended by its kubelet, at its own deadline, keeps its log and its last
+/// words; one that the Job ends is deleted. This one is for pods that no kubelet ends. It leaves a pod the time to be placed and
+/// to end.
+const DEADLINE_SLACK_SECONDS: i64 = 120;
 /// Nobody in particular: the same as the operator's user.
 pub(super) const USER: i64 = 65532;
 /// The user of the builder's image. Who publishes what it has built reads its files.
@@ -44,8 +48,10 @@ const BUILDER: i64 = 1000;
 pub(super) const PROGRAM: &str = "/tenon-maker";
 /// The volume where a Job may write.
 const WORK: &str = "work";
-/// How much: the layers that it reads and writes, and a toolkit unpacked.
+/// How much, where the build says nothing: the layers that it reads and writes, and a toolkit unpacked.
 const DISK: &str = "16Gi";
+/// The resource that says how much.
+const EPHEMERAL_STORAGE: &str = "ephemeral-storage";
 /// Modules are held in memory, one at a time: packed, unpacked, and signed.
 const MEMORY: &str = "1Gi";
 
@@ -81,7 +87,6 @@ pub fn job(image: &ModuleImage, order: &Order<'_>, settings: &Settings) -> Job {
         None => labels::resource_type::SIGN_IMAGE,
     };
     let labels = labels(image, kind);
-    let deadline = build.and_then(|build| build.active_deadline_seconds).unwrap_or(DEADLINE_SECONDS);
     let annotations = order.recipe.map(Recipe::annotations).filter(|annotations| !annotations.is_empty());
     Job {
         metadata: ObjectMeta {
@@ -102,7 +107,7 @@ pub fn job(image: &ModuleImage, order: &Order<'_>, settings: &Settings) -> Job {
         spec: Some(JobSpec {
             // The operator decides about another try: it knows why the last one failed.
             backoff_limit: Some(0),
-            active_deadline_seconds: Some(deadline),
+            active_deadline_seconds: Some(deadline(image).saturating_add(DEADLINE_SLACK_SECONDS)),
             ttl_seconds_after_finished: Some(KEEP_SECONDS),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta { labels: Some(labels), annotations, ..ObjectMeta::default() }),
@@ -122,6 +127,19 @@ pub fn placement(image: &ModuleImage, module: Option<&Module>) -> String {
     let resources = image.spec.build.as_ref().map(|build| &build.resources);
     // Texts and lists of them are always JSON.
     Digest::of(&serde_json::to_vec(&(selector, tolerations, resources)).unwrap_or_default()).to_string()
+}
+
+/// How many seconds a Job's pod may take.
+pub fn deadline(image: &ModuleImage) -> i64 {
+    let build = image.spec.build.as_ref();
+    build.and_then(|build| build.active_deadline_seconds).unwrap_or(DEADLINE_SECONDS)
+}
+
+/// How much a Job may write: as much as its build may, by its limit of ephemeral storage.
+pub fn disk(image: &ModuleImage) -> Quantity {
+    let limits = image.spec.build.as_ref().and_then(|build| build.resources.as_ref()?.limits.as_ref());
+    let limit = limits.and_then(|limits| limits.get(EPHEMERAL_STORAGE));
+    limit.cloned().unwrap_or_else(|| Quantity(DISK.to_owned()))
 }
 
 /// The image's Module: another image of the same Module may have the same name, and the same Job.
@@ -156,12 +174,13 @@ fn pod(image: &ModuleImage, order: &Order<'_>, settings: &Settings) -> PodSpec {
     let user = if order.recipe.is_some() { BUILDER } else { USER };
     let mut volumes: Vec<_> =
         secrets.iter().map(|mount| volume_of_secret(mount.volume, mount.secret)).collect();
-    volumes.push(work());
+    volumes.push(work(disk(image)));
     volumes.extend(order.recipe.into_iter().flat_map(|recipe| recipe.volumes(image)));
     let registry = secrets.iter().find(|mount| mount.volume == REGISTRY).copied();
     let before = order.recipe.map(|recipe| recipe.containers(image, registry, settings));
     PodSpec {
         restart_policy: Some("Never".to_owned()),
+        active_deadline_seconds: Some(deadline(image)),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         // The program's image may be where the drivers' images are.
@@ -216,13 +235,10 @@ fn secrets(image: &ModuleImage) -> Vec<Mount<'_>> {
     sign.chain(registry).collect()
 }
 
-fn work() -> Volume {
+fn work(size: Quantity) -> Volume {
     Volume {
         name: WORK.to_owned(),
-        empty_dir: Some(EmptyDirVolumeSource {
-            size_limit: Some(Quantity(DISK.to_owned())),
-            ..EmptyDirVolumeSource::default()
-        }),
+        empty_dir: Some(EmptyDirVolumeSource { size_limit: Some(size), ..EmptyDirVolumeSource::default() }),
         ..Volume::default()
     }
 }
@@ -465,10 +481,27 @@ mod tests {
                 .values()
                 .any(|text| text.contains("location = \"registry.test:5000\"\ninsecure = true"))
         );
-        assert_eq!(job.spec.as_ref().unwrap().active_deadline_seconds, Some(600));
+        let later = job.spec.as_ref().unwrap().active_deadline_seconds;
+        assert!(later > Some(600 + 30), "a pod has ended by itself before its Job ends it: {later:?}");
+        assert_eq!(pod_of(job.clone()).active_deadline_seconds, Some(600));
         let arguments = pod_of(job).init_containers.unwrap().remove(0).args.unwrap();
         let pin = "--build-context=registry.test:5000/toolkit:6.1=docker-image://registry.test:5000/toolkit@sha256:0";
         assert_eq!(arguments, ["--build-arg=KERNEL_VERSION=6.1", pin]);
+    }
+
+    #[test]
+    fn a_job_may_write_as_much_as_its_build_may() {
+        let (mut image, recipe) = to_build();
+        let size = |image: &ModuleImage| {
+            let volumes = pod_of(made(image, Some(&recipe), None)).volumes.unwrap();
+            let work = volumes.into_iter().find(|volume| volume.name == WORK).unwrap();
+            work.empty_dir.unwrap().size_limit.unwrap().0
+        };
+        assert_eq!(size(&image), "16Gi");
+        let limits = Some(quantities(&[("ephemeral-storage", "40Gi")]));
+        image.spec.build.as_mut().unwrap().resources =
+            Some(ResourceRequirements { limits, ..ResourceRequirements::default() });
+        assert_eq!(size(&image), "40Gi");
     }
 
     #[test]

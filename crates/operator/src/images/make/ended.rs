@@ -19,6 +19,7 @@ use crate::events::Severity;
 use crate::images::apply;
 use crate::metrics::{Resource, Verb};
 use crate::run::Context;
+use crate::world::World;
 
 /// Deletes a Job, and its pod before it: what runs must have ended before another begins.
 pub(super) async fn clear(context: &Context, image: &ModuleImage, job: &JobSeen) -> Result<(), WriteError> {
@@ -57,7 +58,7 @@ pub(super) async fn note(
         let message = format!("Job {} has ended well, but the registry does not have the image", job.name);
         Failure { reason: otherwise, message, needs_change: false }
     } else {
-        why(job, &pods_of(context, image, job).await.unwrap_or_default(), otherwise)
+        why(image, job, pods_of(context, image, job).await.ok().as_deref(), otherwise)
     };
     let Failure { reason, message, needs_change } = failed;
     let failures = known.failures.saturating_add(1);
@@ -79,14 +80,22 @@ async fn pods_of(context: &Context, image: &ModuleImage, job: &JobSeen) -> Resul
     Ok(pods.list(&params).await?.items)
 }
 
-/// Why a Job has failed, by what its pods have left: the program's report, the builder's last words, or what Kubernetes says.
-fn why(job: &JobSeen, pods: &[Pod], otherwise: &'static str) -> Failure {
+/// Why a Job has failed, by what its pods have left: what ended them before their time, the program's report, the builder's last
+/// words, or what Kubernetes says. `None`: nobody could be asked for the pods.
+fn why(image: &ModuleImage, job: &JobSeen, pods: Option<&[Pod]>, otherwise: &'static str) -> Failure {
+    let failed = |message| Failure { reason: otherwise, message, needs_change: false };
+    let gone = pods.is_some_and(<[Pod]>::is_empty);
+    let pods = pods.unwrap_or_default();
     let report = |container| {
         let told = pods.iter().rev().find_map(|pod| terminated(pod, container)).and_then(said);
         (told.as_deref().and_then(Report::read), told)
     };
     if let (Some(Report::Failed { trouble, message }), _) = report(gather::CONTAINER) {
         return reported(trouble, &message, otherwise);
+    }
+    if let Some((how, pod)) = pods.iter().rev().find_map(|pod| Some((progress::cut_short(image, pod)?, pod)))
+    {
+        return failed(with_last_words(format!("Job {}: {how}", job.name), &last_words(pod)));
     }
     if let Some(failed) = pods.iter().rev().find_map(|pod| built_badly(job, pod)) {
         return failed;
@@ -95,31 +104,40 @@ fn why(job: &JobSeen, pods: &[Pod], otherwise: &'static str) -> Failure {
     match read {
         Some(Report::Failed { trouble, message }) => return reported(trouble, &message, otherwise),
         // It says that it succeeded, and Kubernetes that it did not.
-        Some(Report::Made { message, .. }) => {
-            return Failure { reason: otherwise, message: message.to_string(), needs_change: false };
-        }
+        Some(Report::Made { message, .. }) => return failed(message.to_string()),
         None => {}
     }
-    let evicted = pods.iter().rev().find_map(|pod| {
-        let status = pod.status.as_ref()?;
-        Some(format!("{}: {}", status.reason.as_ref()?, status.message.as_deref().unwrap_or_default()))
-    });
-    let kubernetes = match evicted {
-        Some(evicted) => evicted,
-        None if job.message.is_empty() => "it says no more".to_owned(),
-        None => job.message.clone(),
-    };
-    let message = match told {
-        Some(words) => format!("Job {} failed: {kubernetes}; its last words: {}", job.name, words.trim()),
-        None => format!("Job {} failed: {kubernetes}", job.name),
-    };
-    Failure { reason: otherwise, message, needs_change: false }
+    let kubernetes = if job.message.is_empty() { "Kubernetes says no more" } else { &job.message };
+    // The deadline of a Job, too, deletes what its kubelet has not ended.
+    let gone = if gone { "; its pod is gone: it was deleted, or its node was" } else { "" };
+    failed(with_last_words(format!("Job {} failed: {kubernetes}{gone}", job.name), &told.unwrap_or_default()))
+}
+
+/// The end of a log says why, its beginning does not.
+fn with_last_words(begin: String, words: &str) -> String {
+    let words = words.trim();
+    if words.is_empty() {
+        return begin;
+    }
+    let begin = format!("{begin}; its last words: ");
+    let room = message::MAX_BYTES.saturating_sub(begin.len());
+    format!("{begin}{}", message::end(words, room))
+}
+
+/// What the container has left that was the last to end badly.
+fn last_words(pod: &Pod) -> String {
+    let ended = progress::containers(pod).filter_map(|status| status.state.as_ref()?.terminated.as_ref());
+    let ended = ended.filter(|ended| ended.exit_code != 0).last();
+    ended.and_then(said).unwrap_or_default()
 }
 
 fn reported(trouble: Trouble, message: &ShortMessage, otherwise: &'static str) -> Failure {
     let reason = if trouble == Trouble::Failed { otherwise } else { trouble.reason() };
     Failure { reason, message: message.to_string(), needs_change: trouble.needs_change() }
 }
+
+/// How programs say `ENOSPC`.
+const DISK_FULL: &str = "No space left on device";
 
 /// What the container that builds has left, when it was that one that failed.
 fn built_badly(job: &JobSeen, pod: &Pod) -> Option<Failure> {
@@ -141,12 +159,12 @@ fn built_badly(job: &JobSeen, pod: &Pod) -> Option<Failure> {
     let how = match ended.reason.as_deref() {
         Some("OOMKilled") if fetching => "it needs more memory than the 1Gi that it may have".to_owned(),
         Some("OOMKilled") => "it needs more memory than build.resources.limits.memory allows".to_owned(),
+        _ if words.contains(DISK_FULL) => {
+            format!("the disk of its node is full, exit code {}", ended.exit_code)
+        }
         _ => format!("exit code {}", ended.exit_code),
     };
-    let begin = format!("Job {}: {what}, {how}; its last words: ", job.name);
-    // The end of a log says why, its beginning does not.
-    let room = message::MAX_BYTES.saturating_sub(begin.len());
-    let message = format!("{begin}{}", message::end(words.trim(), room));
+    let message = with_last_words(format!("Job {}: {what}, {how}", job.name), &words);
     Some(Failure { reason: reasons::BUILD_FAILED, message, needs_change: false })
 }
 
@@ -165,17 +183,34 @@ pub(super) struct Hindrance {
     pub(super) why: String,
     /// Whether no node has taken it.
     pub(super) unplaced: bool,
+    /// Whether its node is of no use: what is not known to run is in nobody's way.
+    pub(super) bereft: bool,
 }
 
-/// What keeps the pod of a running Job from running: quota and policies keep it from being made, its image or a node may be
-/// missing.
-pub(super) async fn hindrance(context: &Context, image: &ModuleImage, job: &JobSeen) -> Option<Hindrance> {
+/// What keeps the pod of a Job from running, or from ending: quota and policies keep it from being made, its image or a node may be
+/// missing, or its node says no more.
+pub(super) async fn hindrance(
+    context: &Context,
+    world: &World,
+    image: &ModuleImage,
+    job: &JobSeen,
+) -> Option<Hindrance> {
     let found = pods_of(context, image, job).await.ok()?;
+    let leaving = job.state == JobState::Leaving;
     let Some(pod) = found.first() else {
         let why = format!("it has no pod: `kubectl describe job {}` says why", job.name);
         // It may come in a moment.
-        return Some(Hindrance { why, unplaced: false });
+        return (!leaving).then_some(Hindrance { why, unplaced: false, bereft: false });
     };
-    let why = format!("its pod waits: {}", progress::hindrance(pod)?);
-    Some(Hindrance { why, unplaced: progress::is_unplaced(pod) })
+    if let Some(why) = bereavement(world, pod) {
+        return Some(Hindrance { why, unplaced: false, bereft: true });
+    }
+    let why = format!("its pod waits: {}", progress::hindrance(pod).filter(|_| !leaving)?);
+    Some(Hindrance { why, unplaced: progress::is_unplaced(pod), bereft: false })
+}
+
+fn bereavement(world: &World, pod: &Pod) -> Option<String> {
+    let node = progress::node_of(pod)?;
+    let facts = world.read().node(&node.parse().ok()?).cloned();
+    progress::bereavement(node, facts.as_deref())
 }

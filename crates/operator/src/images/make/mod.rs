@@ -24,6 +24,8 @@ use crate::controllers::WriteError;
 use crate::run::Context;
 use crate::world::{ImageKey, World};
 
+use ended::Hindrance;
+
 pub(super) use toolkits::Toolkits;
 pub(super) use turns::Turns;
 pub(super) use wanted::{Unwanted, Wanted, around, conflict, wanted};
@@ -92,7 +94,7 @@ pub(super) async fn make(
     match making::step(Some(&known), retry_at, (&whose, &wanted.making.job), jobs, now.0) {
         Step::Follow => {
             let look = following(known);
-            let running = jobs.iter().find(|job| job.state == JobState::Running);
+            let running = jobs.iter().find(|job| matches!(job.state, JobState::Running | JobState::Leaving));
             // Not at once: a pod takes a moment to start.
             match running.filter(|_| status.is_some_and(is_being_told)) {
                 Some(job) => follow(context, world, image, job, look).await,
@@ -125,7 +127,8 @@ pub(super) async fn make(
     }
 }
 
-/// A Job that runs, or should: what is in its way is said, and a pod that no node takes makes room for one that asks for another.
+/// A Job that runs, or should, or is being deleted: what is in its way is said, and a pod that no node takes makes room for one that
+/// asks for another.
 async fn follow(
     context: &Context,
     world: &World,
@@ -133,15 +136,19 @@ async fn follow(
     job: &JobSeen,
     mut look: Look,
 ) -> Result<Look, WriteError> {
-    let hindrance = ended::hindrance(context, image, job).await;
-    let unplaced = hindrance.as_ref().is_some_and(|hindrance| hindrance.unplaced);
-    world.job_is_placed(&image.namespace().unwrap_or_default(), &job.name, !unplaced);
+    let hindrance = ended::hindrance(context, world, image, job).await;
+    let is = |what: fn(&Hindrance) -> bool| hindrance.as_ref().is_some_and(what);
+    let unplaced = is(|hindrance| hindrance.unplaced);
+    let idle = unplaced || is(|hindrance| hindrance.bereft);
+    world.job_is_placed(&image.namespace().unwrap_or_default(), &job.name, !idle);
     // Another Module's Job, which makes an image of the same name, is that Module's.
     let own = look.making.as_ref().is_some_and(|making| making.job == job.name);
     if own && unplaced && job.placement != job::placement(image, module_of(world, image).as_deref()) {
         ended::clear(context, image, job).await?;
     } else if let (Some(hindrance), Finding::Making { message }) = (hindrance, &mut look.finding) {
-        *message = format!("{message}; {}", hindrance.why);
+        // What is made next waits for the end of what was begun before.
+        let whose = if own { String::new() } else { format!("Job {}: ", job.name) };
+        *message = format!("{message}; {whose}{}", hindrance.why);
     }
     Ok(look)
 }

@@ -1,5 +1,7 @@
 //! The Job that makes an image: made once, whoever asks.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::batch::v1::Job;
 use kube::api::PostParams;
 use kube::{Api, ResourceExt};
@@ -21,8 +23,8 @@ use crate::registries::{self, failed};
 use crate::run::Context;
 use crate::world::{KnownJob, World};
 
-/// What a Job's program is to know of the way to registries.
-const PROXIES: [&str; 6] = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"];
+/// What a Job's programs are to know of the way out of the cluster.
+const PROXIES: [&str; 3] = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
 
 /// The most bytes of a task: Linux starts no program with a longer variable (128 KiB, `MAX_ARG_STRLEN`).
 const MOST_TASK: usize = 100 * 1024;
@@ -41,12 +43,10 @@ pub(super) async fn start(
         Ok(task) => task,
         Err(finding) => return Ok(Err(finding)),
     };
-    let environment =
-        PROXIES.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))).collect();
     let settings = Settings {
         image: context.args.maker_image.to_string(),
         builder: context.args.builder_image.to_string(),
-        environment,
+        environment: proxies(|name| std::env::var(name).ok()),
     };
     let (namespace, module) = (image.namespace().unwrap_or_default(), module_of(world, image));
     let (inputs, words) = (wanted.inputs.hash(image), Words::of(image));
@@ -76,6 +76,19 @@ pub(super) async fn start(
         }
         Err(error) => Err(error),
     }
+}
+
+/// The operator's own proxies, spelt both ways: who sets one of them means it, curl's library (git's, too) heeds `HTTP_PROXY` in small
+/// letters alone, and others in capitals alone.
+fn proxies(variable: impl Fn(&str) -> Option<String>) -> BTreeMap<String, String> {
+    let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
+    let both = PROXIES.into_iter().flat_map(|capitals| {
+        let small = capitals.to_ascii_lowercase();
+        let values = (variable(capitals), variable(&small));
+        let (first, second) = (values.0.clone().or(values.1.clone()), values.1.or(values.0));
+        [(capitals.to_owned(), first), (small, second)]
+    });
+    both.filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
 fn waiting(reason: &'static str, message: String) -> Finding {
@@ -143,5 +156,31 @@ async fn claimed(jobs: &Api<Job>, image: &ModuleImage, wanted: &Wanted) -> Resul
         }
         // Ours: the watch will tell of it. Or gone again: it is made in the next turn.
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxies_are_spelt_both_ways() {
+        let set = |pairs: &[(&str, &str)]| {
+            let known: BTreeMap<_, _> =
+                pairs.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+            proxies(|name| known.get(name).cloned())
+        };
+        assert!(set(&[("HTTPS_PROXY", "")]).is_empty());
+        let both = set(&[("HTTP_PROXY", "http://up:1"), ("no_proxy", ".svc"), ("NO_PROXY", "")]);
+        let both: Vec<_> = both.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let expected = [
+            ("HTTP_PROXY", "http://up:1"),
+            ("NO_PROXY", ".svc"),
+            ("http_proxy", "http://up:1"),
+            ("no_proxy", ".svc"),
+        ];
+        assert_eq!(both, expected);
+        let each = set(&[("HTTPS_PROXY", "http://up:1"), ("https_proxy", "http://low:1")]);
+        assert_eq!(each.into_values().collect::<Vec<_>>(), ["http://up:1", "http://low:1"]);
     }
 }
