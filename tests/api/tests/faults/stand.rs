@@ -34,8 +34,9 @@ pub(crate) const OPERATOR_NAMESPACE: &str = "tenon-system";
 /// The annotation of a pod that builds, out of which its container reads what to build.
 const DOCKERFILE: &str = "tenon.dev/dockerfile";
 
-/// What takes a second on an idle machine, a fault's delay included.
-pub(crate) const SOON: Duration = Duration::from_secs(90);
+/// What takes a second on an idle machine, a fault's delay included; but for what waits for the cluster's garbage collector, which looks
+/// for kinds that are new to it every half minute.
+pub(crate) const SOON: Duration = Duration::from_mins(4);
 
 /// The operator's patience with the API server; short, so that requests without an answer do not take the day.
 const API_TIMEOUT: &str = "3";
