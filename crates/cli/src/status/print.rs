@@ -75,7 +75,7 @@ fn tone(state: State) -> Tone {
 }
 
 fn module_parts(modules: &[ModuleRow], manner: Manner) -> Vec<String> {
-    let mut headings = vec!["MODULE", "STATE", "LOADED", "KERNEL", "IMAGE", "LOADED"];
+    let mut headings = vec!["MODULE", "STATE", "LOADED", "KERNEL", "IMAGE", "NODES"];
     if manner.namespaces {
         headings.insert(0, "NAMESPACE");
     }

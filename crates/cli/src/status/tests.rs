@@ -61,7 +61,7 @@ fn modules_are_rows_and_what_is_in_the_way_stands_below() {
     seen.modules.push(bad);
     assert_eq!(
         page(&seen, &all(), MANNER),
-        "NAMESPACE   MODULE   STATE     LOADED   KERNEL           IMAGE         LOADED
+        "NAMESPACE   MODULE   STATE     LOADED   KERNEL           IMAGE         NODES
 lab         gauge    Ready     2/2      6.1.0-56-amd64   Ready         2/2
 lab         mouse    Trouble   0/2      6.1.0-56-amd64   BuildFailed   0/2
   BuildFailed: it says BuildFailed
