@@ -15,7 +15,7 @@ use tenon_plan::provision::job::progress;
 
 use crate::cluster::{ClusterArgs, ClusterError, block_on, is_silent};
 use crate::failure::Failure;
-use crate::terminal;
+use crate::terminal::{self, PlainPieces};
 
 /// How often a pod that does not run yet is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -212,13 +212,19 @@ async fn stream(
     };
     let failed = |source| LogsError::Stream { pod: name.clone(), source };
     let mut log = std::pin::pin!(log);
+    let mut output = std::io::stdout();
     // As it comes: a line may be as long as the log, and need not be text.
     let mut last = b'\n';
+    let mut shown = output.is_terminal().then(PlainPieces::default);
     loop {
         let piece = log.fill_buf().await.map_err(failed)?;
         let Some(end) = piece.last() else { break };
         last = *end;
-        std::io::stdout().write_all(piece).map_err(LogsError::Output)?;
+        let written = match &mut shown {
+            Some(pieces) => output.write_all(pieces.next(piece).as_bytes()),
+            None => output.write_all(piece),
+        };
+        written.and_then(|()| output.flush()).map_err(LogsError::Output)?;
         let read = piece.len();
         log.consume_unpin(read);
     }

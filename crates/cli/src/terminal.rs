@@ -39,6 +39,46 @@ pub(crate) fn plain_lines(text: &str) -> String {
     text.chars().map(harmless).collect()
 }
 
+/// The same of what comes in pieces, which may end within a character, and need not be text at all. Holds at most the three bytes of
+/// an unfinished character.
+#[derive(Debug, Default)]
+pub(crate) struct PlainPieces {
+    unfinished: Vec<u8>,
+}
+
+impl PlainPieces {
+    /// What can be shown of it by now.
+    pub(crate) fn next(&mut self, piece: &[u8]) -> String {
+        let mut bytes = std::mem::take(&mut self.unfinished);
+        bytes.extend_from_slice(piece);
+        let mut text = String::with_capacity(bytes.len());
+        let mut rest = bytes.as_slice();
+        loop {
+            let (valid, error) = match str::from_utf8(rest) {
+                Ok(valid) => (valid, None),
+                Err(error) => {
+                    let (valid, _) = rest.split_at(error.valid_up_to());
+                    (str::from_utf8(valid).unwrap_or_default(), Some(error))
+                }
+            };
+            text.push_str(&plain_lines(valid));
+            rest = rest.get(valid.len()..).unwrap_or_default();
+            match error.map(|error| error.error_len()) {
+                None => break,
+                Some(None) => {
+                    self.unfinished = rest.to_vec();
+                    break;
+                }
+                Some(Some(wrong)) => {
+                    text.push(char::REPLACEMENT_CHARACTER);
+                    rest = rest.get(wrong..).unwrap_or_default();
+                }
+            }
+        }
+        text
+    }
+}
+
 /// JSON in which such characters are escaped.
 pub(crate) fn escaped(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
@@ -180,6 +220,19 @@ mod tests {
         assert_eq!(plain(hostile), expected);
         assert_eq!(plain_lines("a\tb\n\u{1b}[2Jc\r"), "a\tb\n�[2Jc�");
         assert!(!plain(hostile).chars().any(commands));
+    }
+
+    #[test]
+    fn pieces_are_as_harmless_as_the_whole_wherever_they_are_cut() {
+        let hostile =
+            b"\x1b]0;owned\x07 \xc3\x9cber \xe2\x80\xaetxet\n\xff\xc3 \xf0\x9f\xa6\x80 end \xe2\x80";
+        let expected = "�]0;owned� Über �txet\n�� 🦀 end ";
+        for size in 1..=hostile.len() {
+            let mut pieces = PlainPieces::default();
+            let shown: String = hostile.chunks(size).map(|piece| pieces.next(piece)).collect();
+            assert_eq!(shown, expected, "in pieces of {size}");
+            assert!(pieces.unfinished.len() < 4);
+        }
     }
 
     #[test]

@@ -111,6 +111,7 @@ const TABLE: &[(&str, State, &str)] = &[
     ("ConfigMapMissing", TROUBLE, "create the ConfigMap that the message names, with the entry dockerfile; work goes on by itself"),
     ("BuildFailed", TROUBLE, "read the whole log (kubectl tenon logs {module} -n {namespace}), correct what is built; kubectl tenon retry {module} -n {namespace} has it built again at once"),
     ("BuilderConfined", TROUBLE, "build on other nodes (build.selector), or change the settings that the message names"),
+    ("ToolkitUnknown", TROUBLE, "name the kernel's driver toolkit: --toolkit-image of the operator; on OpenShift apply deploy/openshift.yaml"),
     ("SourceInvalid", TROUBLE, "correct build.source as the message says"),
     ("WaitingForModule", UNDERWAY, "another Module's image comes first; if it is not to be had, explain that Module"),
     ("SignFailed", TROUBLE, "read the whole log (kubectl tenon logs {module} -n {namespace}), correct the key, the certificate or the Module"),
