@@ -476,9 +476,9 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
 
 async fn one_that_hangs_is_ended_and_tried_again(site: &Site) {
     let former = site.pods("simple").await;
-    site.simple("echo here it hangs\nsleep 100000", json!({ "activeDeadlineSeconds": 12 })).await;
+    site.simple("echo here it hangs\nsleep 100000", json!({ "activeDeadlineSeconds": 30 })).await;
     let first = site.building("simple", &former).await;
-    let status = site.failed("simple", "longer than the 12 s").await;
+    let status = site.failed("simple", "longer than the 30 s").await;
     let told = message(&status);
     assert!(told.contains("build.activeDeadlineSeconds") && told.contains("\nhere it hangs\n"), "{told}");
     assert!(status.retry_at.is_some() && status.making.unwrap().failures == 1);
@@ -521,7 +521,8 @@ async fn one_that_floods_its_log_fills_nobodys_memory(site: &Site) {
     ended.await.unwrap();
     let read = read.join().unwrap();
     println!("kubectl tenon logs showed {read} bytes with {most} KiB");
-    assert!(read > 64 << 20, "it was no flood: {read}");
+    // The kubelet rotates logs; whoever reads slower than it is written misses a part.
+    assert!(read > 16 << 20, "it was no flood: {read}");
     assert!(most < MODEST, "kubectl tenon logs held {most} KiB");
 
     let status = site.failed("simple", "here the flood ends").await;
