@@ -496,8 +496,8 @@ async fn one_that_floods_its_log_fills_nobodys_memory(site: &Site) {
     let operator = site.lab.operator_process().unwrap();
     let before = peak(operator).unwrap();
     // One line, and many.
-    let flood = "head -c 128m /dev/zero | tr '\\0' x\necho\n\
-                 yes $(printf %01000d 7) | head -c 128m\necho\necho here the flood ends\nexit 3";
+    let flood = "head -c 96m /dev/zero | tr '\\0' x\necho\n\
+                 yes $(printf %01000d 7) | head -c 32m\necho\necho here the flood ends\nexit 3";
     site.simple(flood, json!({})).await;
     let pod = site.building("simple", &former).await;
     let job = pod.labels().get("batch.kubernetes.io/job-name").cloned();
