@@ -4,6 +4,9 @@ use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::cluster::ClusterError;
+use crate::failure::Failure;
+use crate::seen::SeenError;
 use crate::terminal;
 
 /// For programs.
@@ -22,6 +25,26 @@ pub(crate) enum AnswerError {
     Yaml(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("write to standard output")]
     Output(#[source] std::io::Error),
+}
+
+/// Why nothing can be shown.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoAnswer {
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error(transparent)]
+    Seen(#[from] SeenError),
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
+}
+
+impl NoAnswer {
+    pub(crate) fn into_failure(self) -> Failure {
+        match self {
+            Self::Seen(error) => error.into_failure(),
+            error => Failure::new(error),
+        }
+    }
 }
 
 /// An answer in this form.

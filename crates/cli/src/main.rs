@@ -60,8 +60,8 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args).map_err(check::CheckError::into_failure),
         Command::Facts(args) => facts::run(&args).map_err(facts::FactsError::into_failure),
         Command::Sign(args) => sign::run(&args).map_err(sign::SignError::into_failure),
-        Command::Status(args) => status::run(&args).map_err(status::StatusError::into_failure),
-        Command::Explain(args) => explain::run(&args).map_err(explain::ExplainError::into_failure),
+        Command::Status(args) => status::run(&args).map_err(answer::NoAnswer::into_failure),
+        Command::Explain(args) => explain::run(&args).map_err(answer::NoAnswer::into_failure),
         Command::Logs(args) => {
             logs::run(&args).map(|()| ExitCode::SUCCESS).map_err(logs::LogsError::into_failure)
         }

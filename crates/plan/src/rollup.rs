@@ -230,6 +230,15 @@ fn paused(observed: &Observed<'_>, tally: &Tally<'_>) -> Option<Why> {
 
 /// The node's trouble with the module, if it has any. What an earlier boot reported counts no more.
 fn failure(node: &NodeFacts, reported: &NodeModuleStatus) -> Option<NodeFailure> {
+    Some(NodeFailure {
+        node: node.name.to_string(),
+        reason: trouble(reported)?.to_owned(),
+        message: reported.message.clone().unwrap_or_default(),
+    })
+}
+
+/// Why a node is in trouble with a module, in a word, if it is: its own, or that of its phase.
+pub fn trouble(reported: &NodeModuleStatus) -> Option<&str> {
     let fallback = match reported.phase? {
         ModulePhase::Failed | ModulePhase::Unknown => reasons::LOAD_FAILED,
         ModulePhase::RolledBack => reasons::ROLLED_BACK,
@@ -238,11 +247,7 @@ fn failure(node: &NodeFacts, reported: &NodeModuleStatus) -> Option<NodeFailure>
         ModulePhase::Orphaned => reasons::ORPHANED,
         ModulePhase::Loaded | ModulePhase::Removed | ModulePhase::WaitingForBundle => return None,
     };
-    Some(NodeFailure {
-        node: node.name.to_string(),
-        reason: reported.reason.clone().unwrap_or_else(|| fallback.to_owned()),
-        message: reported.message.clone().unwrap_or_default(),
-    })
+    Some(reported.reason.as_deref().unwrap_or(fallback))
 }
 
 /// The table of kernels: those with trouble first, then those with most nodes.

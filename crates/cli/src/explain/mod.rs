@@ -13,9 +13,8 @@ use tenon_api::Module;
 use tenon_order::{ModuleKey, NodeName};
 use tenon_plan::node::{self as plan_node, Selection};
 
-use crate::answer::{self, AnswerError, Format};
-use crate::cluster::{ClusterArgs, ClusterError, block_on};
-use crate::failure::Failure;
+use crate::answer::{self, Format, NoAnswer};
+use crate::cluster::{ClusterArgs, block_on};
 use crate::seen::{self, Reader, Seen, SeenError};
 use crate::standing::State;
 use crate::terminal::Look;
@@ -66,27 +65,7 @@ impl std::str::FromStr for What {
     }
 }
 
-/// Why there is no explanation.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ExplainError {
-    #[error(transparent)]
-    Cluster(#[from] ClusterError),
-    #[error(transparent)]
-    Seen(#[from] SeenError),
-    #[error(transparent)]
-    Answer(#[from] AnswerError),
-}
-
-impl ExplainError {
-    pub(crate) fn into_failure(self) -> Failure {
-        match self {
-            Self::Seen(error) => error.into_failure(),
-            error => Failure::new(error),
-        }
-    }
-}
-
-pub(crate) fn run(args: &Args) -> Result<ExitCode, ExplainError> {
+pub(crate) fn run(args: &Args) -> Result<ExitCode, NoAnswer> {
     let explanation = block_on(explanation(args))??;
     let text = match args.output {
         Some(format) => answer::written(&explanation, format)?,
@@ -96,7 +75,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, ExplainError> {
     Ok(if explanation.finding.state == State::Trouble { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
-async fn explanation(args: &Args) -> Result<Explanation, ExplainError> {
+async fn explanation(args: &Args) -> Result<Explanation, NoAnswer> {
     match &args.what {
         What::Module(name) => {
             let (client, key) = args.cluster.connect(name).await?;

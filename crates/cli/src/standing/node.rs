@@ -288,15 +288,7 @@ pub(crate) fn unregistered(seen: &Seen, node: &str) -> Why {
 
 /// The node's trouble with the Module, in its own words.
 fn failure(reported: &NodeModuleStatus) -> Option<Why> {
-    let fallback = match reported.phase? {
-        ModulePhase::Failed | ModulePhase::Unknown => reasons::LOAD_FAILED,
-        ModulePhase::RolledBack => reasons::ROLLED_BACK,
-        ModulePhase::CrashSuspected => reasons::CRASH_SUSPECTED,
-        ModulePhase::InUse => reasons::IN_USE,
-        ModulePhase::Orphaned => reasons::ORPHANED,
-        ModulePhase::Loaded | ModulePhase::Removed | ModulePhase::WaitingForBundle => return None,
-    };
-    let reason = reported.reason.as_deref().unwrap_or(fallback);
+    let reason = rollup::trouble(reported)?;
     let message = reported.message.as_ref().map(ToString::to_string).unwrap_or_default();
     Some(Why::of(reason, message))
 }

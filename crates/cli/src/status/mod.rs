@@ -10,9 +10,8 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use tenon_order::ModuleKey;
 
-use crate::answer::{self, AnswerError, Format};
-use crate::cluster::{ClusterArgs, ClusterError, block_on};
-use crate::failure::Failure;
+use crate::answer::{self, AnswerError, Format, NoAnswer};
+use crate::cluster::{ClusterArgs, block_on};
 use crate::seen::{Reader, Seen, SeenError};
 use crate::terminal::Look;
 use print::{Answer, Manner};
@@ -53,26 +52,6 @@ enum Output {
     Yaml,
 }
 
-/// Why nothing is shown.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StatusError {
-    #[error(transparent)]
-    Cluster(#[from] ClusterError),
-    #[error(transparent)]
-    Seen(#[from] SeenError),
-    #[error(transparent)]
-    Answer(#[from] AnswerError),
-}
-
-impl StatusError {
-    pub(crate) fn into_failure(self) -> Failure {
-        match self {
-            Self::Seen(error) => error.into_failure(),
-            error => Failure::new(error),
-        }
-    }
-}
-
 /// What is looked at.
 #[derive(Debug, Clone)]
 enum Scope {
@@ -82,12 +61,12 @@ enum Scope {
     Module(ModuleKey),
 }
 
-pub(crate) fn run(args: &Args) -> Result<ExitCode, StatusError> {
+pub(crate) fn run(args: &Args) -> Result<ExitCode, NoAnswer> {
     block_on(status(args))??;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn status(args: &Args) -> Result<(), StatusError> {
+async fn status(args: &Args) -> Result<(), NoAnswer> {
     let (client, scope) = if let Some(module) = &args.module {
         let (client, key) = args.cluster.connect(module).await?;
         (client, Scope::Module(key))

@@ -15,8 +15,8 @@ use serde::de::DeserializeOwned;
 use tenon_api::{Guarded, Module, ModuleImage, NodeModulesConfig};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Args, Scope, StatusError, answer_of, read};
-use crate::answer;
+use super::{Args, Scope, answer_of, read};
+use crate::answer::{self, NoAnswer};
 use crate::seen::{Reader, Seen, SeenError, api, of_module};
 use crate::terminal;
 
@@ -26,7 +26,7 @@ const TOGETHER: Duration = Duration::from_millis(250);
 const WATCH_SECONDS: u32 = 290;
 
 /// Shows `scope` until something is in the way that does not pass.
-pub(super) async fn watch(client: Client, scope: &Scope, args: &Args) -> Result<(), StatusError> {
+pub(super) async fn watch(client: Client, scope: &Scope, args: &Args) -> Result<(), NoAnswer> {
     // Once by hand: what may not be read, or is not there, is said as without --watch.
     let first = read(Reader::new(client.clone()), scope).await?;
     let mut selector = labels_of(&first);
@@ -264,7 +264,7 @@ struct Page {
 }
 
 impl Page {
-    fn show(&mut self, seen: &Seen, scope: &Scope, args: &Args) -> Result<(), StatusError> {
+    fn show(&mut self, seen: &Seen, scope: &Scope, args: &Args) -> Result<(), NoAnswer> {
         let answer = answer_of(seen, scope)?;
         if let Some(format) = args.format() {
             let text = answer.formatted(format)?;
