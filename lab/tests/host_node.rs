@@ -21,10 +21,14 @@ use tenon_lab::program_images::{self, ProgramImage};
 use tenon_lab::registry::Protection;
 use tenon_lab::setup::Supplies;
 use tenon_lab::{ControlPlane, HostNode, Registry};
+use tokio::sync::Mutex;
 
 /// A pod's whole life on a busy machine.
 const SOON: Duration = Duration::from_mins(5);
 const NODE: &str = "anvil";
+/// A test that looks for what its node left behind must have looked before the next node is there: that one waits for
+/// nothing but the end of this one.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 struct Place {
     // In the order in which they end.
@@ -89,6 +93,7 @@ fn namespace(level: &str) -> String {
 
 #[tokio::test]
 async fn a_restricted_pod_runs_and_kubectl_reads_its_log() {
+    let _alone = ALONE.lock().await;
     let place = Place::start().await;
     let image = place.push_busybox().await;
     place.plane.apply(&namespace("restricted")).await.unwrap();
@@ -142,6 +147,7 @@ async fn what_a_killed_owner_left_behind_is_cleared_by_the_next() {
         std::future::pending::<()>().await;
         drop(place);
     }
+    let _alone = ALONE.lock().await;
     let folder = tempfile::tempdir().unwrap();
     let told = folder.path().join("kubelets");
     let mut owner = Command::new(std::env::current_exe().unwrap())
@@ -236,6 +242,7 @@ fn build_pod(builder: &str, busybox: &str, arguments: &[String]) -> String {
 
 #[tokio::test]
 async fn a_pod_of_an_ordinary_user_builds_a_driver_by_a_dockerfile() {
+    let _alone = ALONE.lock().await;
     let (builder, toolkit, kernel) = tokio::task::spawn_blocking(|| {
         let kernel = Supplies::get().unwrap().kernel(Origin::Stable).unwrap().clone();
         let begun = Instant::now();
