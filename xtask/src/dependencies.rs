@@ -32,8 +32,15 @@ const OWN: &[(&str, &[&str])] = &[
 ];
 
 /// Packages that stand outside: they put the others to the test, or write what they say.
-const OUTSIDE: &[&str] =
-    &["tenon-lab", "tenon-test-api", "tenon-test-kernel", "tenon-test-e2e", "tenon-test-sim", "xtask"];
+const OUTSIDE: &[&str] = &[
+    "tenon-lab",
+    "tenon-test-api",
+    "tenon-test-conformance",
+    "tenon-test-kernel",
+    "tenon-test-e2e",
+    "tenon-test-sim",
+    "xtask",
+];
 
 /// What decides without asking anybody: no client, no runtime, no network.
 const NO_IO: &[&str] = &["tokio", "kube-client", "kube-runtime", "hyper", "reqwest", "rustls"];

@@ -44,7 +44,7 @@ impl Tier {
     fn of(folder: &str) -> Option<Self> {
         match folder {
             "lab" | "tests/kernel" => Some(Self::Kernels),
-            "tests/api" => Some(Self::ApiServer),
+            "tests/api" | "tests/conformance" => Some(Self::ApiServer),
             "tests/e2e" => Some(Self::EndToEnd),
             "tests/sim" => Some(Self::Faults),
             "xtask" => Some(Self::Units),

@@ -2,15 +2,9 @@
 //! says when a Job ends, how, and what a build has left. `tests/e2e/tests/built_in_cluster.rs` has the real builder.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
-#[cfg(test)]
-#[path = "controllers/cluster.rs"]
-#[expect(dead_code, reason = "shared with the tests of the controllers, which use the rest")]
-mod cluster;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use cluster::{Cluster, SOON, condition, order};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
@@ -23,6 +17,7 @@ use tenon_image::manifest::OCI_LAYER_GZIP;
 use tenon_image::testing::{Seen, TestLayout, layer};
 use tenon_lab::claim::comes_true_within;
 use tenon_lab::jobs;
+use tenon_test_api::cluster::{Cluster, SOON, condition, order};
 
 const NODE: &str = "ash";
 const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../crates/sign/testdata");

@@ -2,17 +2,11 @@
 //! registry, and what is not, whatever happens in between. No kubelet runs: the Jobs' program runs in this process.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
-#[cfg(test)]
-#[path = "controllers/cluster.rs"]
-#[expect(dead_code, reason = "shared with the tests of the controllers, which use the rest")]
-mod cluster;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use cluster::{Cluster, condition};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::events::v1::Event;
@@ -31,6 +25,7 @@ use tenon_lab::claim::comes_true_within;
 use tenon_lab::jobs;
 use tenon_lab::registry::Protection;
 use tenon_lab::setup::Supplies;
+use tenon_test_api::cluster::{Cluster, condition};
 use tokio::task::JoinSet;
 
 const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../crates/sign/testdata");

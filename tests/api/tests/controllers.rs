@@ -2,13 +2,8 @@
 //! of every kind of bad image. The nodes' agents are played; real ones are in `tests/e2e`.
 #![expect(clippy::expect_used, reason = "a test that cannot be set up has failed")]
 
-#[cfg(test)]
-#[path = "controllers/cluster.rs"]
-mod cluster;
-
 use std::time::Duration;
 
-use cluster::{Cluster, READY_LABEL, SOON, condition, order};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::ResourceExt as _;
@@ -18,6 +13,7 @@ use tenon_api::node_modules_config::ModulePhase;
 use tenon_image::testing::{Auth, Fault, Route, layer};
 use tenon_lab::wait;
 use tenon_order::Wish;
+use tenon_test_api::cluster::{Cluster, READY_LABEL, SOON, condition, order};
 
 /// Writes by the operator and the agents on the two kinds that cost per node.
 fn node_writes(cluster: &Cluster, since: tenon_lab::control_plane::audit::Mark) -> Vec<(String, u64)> {

@@ -9,9 +9,6 @@ mod fixtures;
 #[path = "crds/priorities.rs"]
 mod priorities;
 #[cfg(test)]
-#[path = "crds/setup.rs"]
-mod setup;
-#[cfg(test)]
 #[path = "crds/writers.rs"]
 mod writers;
 
@@ -22,7 +19,7 @@ use kube::Api;
 use kube::api::{DynamicObject, PostParams};
 use kube::core::response::StatusCause;
 use serde_json::{Value, json};
-use setup::{modules, object, plane_with_definitions};
+use tenon_test_api::setup::{modules, object, plane_with_definitions};
 
 /// Tries everything and writes nothing.
 fn dry_run() -> PostParams {

@@ -6,10 +6,6 @@
 #[path = "evil_agent/api.rs"]
 mod api;
 #[cfg(test)]
-#[path = "controllers/cluster.rs"]
-#[expect(dead_code, reason = "shared with the controllers' tests, which use the rest")]
-mod cluster;
-#[cfg(test)]
 #[path = "evil_agent/depot.rs"]
 mod depot;
 #[cfg(test)]

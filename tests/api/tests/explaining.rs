@@ -2,16 +2,10 @@
 //! cause and the next step, what is well in a line.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
-#[cfg(test)]
-#[path = "controllers/cluster.rs"]
-#[expect(dead_code, reason = "shared with the tests of the controllers, which use the rest")]
-mod cluster;
-
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use cluster::{Cluster, SOON, condition, order};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -26,6 +20,7 @@ use tenon_lab::claim::{Broken, comes_true_within};
 use tenon_lab::control_plane::{Binding, Credential};
 use tenon_lab::jobs;
 use tenon_lab::programs::{Program, program};
+use tenon_test_api::cluster::{Cluster, SOON, condition, order};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 const NODE: &str = "oak";

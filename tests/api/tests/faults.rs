@@ -33,10 +33,6 @@ mod publishing;
 #[path = "faults/puller.rs"]
 mod puller;
 #[cfg(test)]
-#[path = "crds/setup.rs"]
-#[expect(dead_code, reason = "shared with the tests of the definitions, which use the rest")]
-mod setup;
-#[cfg(test)]
 #[path = "faults/snapshot.rs"]
 mod snapshot;
 #[cfg(test)]

@@ -2,14 +2,8 @@
 //! counts for whom it should. The nodes' agents are played; real ones are in `tests/e2e`.
 #![expect(clippy::expect_used, reason = "a test that cannot be set up has failed")]
 
-#[cfg(test)]
-#[path = "controllers/cluster.rs"]
-#[expect(dead_code, reason = "shared with the controllers' tests, which use the rest")]
-mod cluster;
-
 use std::path::Path;
 
-use cluster::{Cluster, SOON, condition, order};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::events::v1::Event;
@@ -25,6 +19,7 @@ use tenon_kmod::facts::{KernelFacts, KernelSymbol, Namespace};
 use tenon_lab::control_plane::audit::Mark;
 use tenon_lab::wait;
 use tenon_sign::{Certificate, Hash, Identity, LocalKey, sign};
+use tenon_test_api::cluster::{self, Cluster, SOON, condition, order};
 
 const BUILD: &str = "00112233445566778899aabbccddeeff00112233";
 

@@ -1,12 +1,6 @@
 //! What never takes a driver from a node, against a real API server: whatever looks absent, is lost, or comes from the past.
 #![expect(clippy::expect_used, reason = "a test that cannot be set up has failed")]
 
-#[cfg(test)]
-#[path = "controllers/cluster.rs"]
-#[expect(dead_code, reason = "shared with the tests of the controllers, which use the rest")]
-mod cluster;
-
-use cluster::{Cluster, READY_LABEL, SOON, condition, order};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{DeleteParams, ListParams};
 use kube::{Api, ResourceExt as _};
@@ -15,6 +9,7 @@ use tenon_api::NodeModulesConfig;
 use tenon_api::node_modules_config::{ModulePhase, NodeModulesConfigStatus};
 use tenon_lab::wait;
 use tenon_order::{Order, Wish};
+use tenon_test_api::cluster::{Cluster, READY_LABEL, SOON, condition, order};
 
 fn removes(order: &Order) -> bool {
     order.modules.iter().any(|module| module.wish == Wish::Removed)

@@ -1,13 +1,8 @@
 //! The operator reads Secrets by name, and only in the namespaces that the administrator has named.
 
-#[cfg(test)]
-#[path = "controllers/cluster.rs"]
-#[expect(dead_code, reason = "shared with the tests of the controllers, which use the rest")]
-mod cluster;
-
-use cluster::{Cluster, condition};
 use serde_json::json;
 use tenon_image::testing::Auth;
+use tenon_test_api::cluster::{Cluster, condition};
 
 const READS: &str = "tenon-operator-secrets";
 

@@ -2,15 +2,10 @@
 //! runs in the pods. No kubelet runs: the test plays it, so that it says what becomes of a pod, and when.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
-#[cfg(test)]
-#[path = "controllers/cluster.rs"]
-#[expect(dead_code, reason = "shared with the tests of the controllers, which use the rest")]
-mod cluster;
-
 use std::fs;
 use std::path::Path;
+use tenon_test_api::setup;
 
-use cluster::{Cluster, SOON};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
@@ -25,13 +20,14 @@ use tenon_lab::claim::comes_true_within;
 use tenon_lab::control_plane::Binding;
 use tenon_lab::jobs;
 use tenon_maker::pull::{self, Places, PullError};
+use tenon_test_api::cluster::{Cluster, SOON};
 
 const DIGEST: &str = "sha256:0123456789012345678901234567890123456789012345678901234567890123";
 
 /// A cluster whose registry denies the operator, with a Module whose image is there.
 async fn start() -> Cluster {
     let mut cluster = Cluster::start().await;
-    cluster::setup::apply(&cluster.plane, &cluster::setup::deploy("rbac/puller.yaml")).await;
+    setup::apply(&cluster.plane, &setup::deploy("rbac/puller.yaml")).await;
     cluster.stop_operator().await;
     cluster.flags = vec!["--pull-through-nodes=pulls=yes".to_owned()];
     cluster.start_operator().await;

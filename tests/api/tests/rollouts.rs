@@ -2,16 +2,10 @@
 //! time, whoever dies and whatever fails.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
-#[cfg(test)]
-#[path = "controllers/cluster.rs"]
-#[expect(dead_code, reason = "shared with the tests of the controllers, which use the rest")]
-mod cluster;
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cluster::{Cluster, READY_LABEL, SOON, condition, order};
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt as _;
 use kube::api::ListParams;
@@ -21,6 +15,7 @@ use tenon_api::node_modules_config::ModulePhase;
 use tenon_lab::programs::{Program, program};
 use tenon_lab::wait;
 use tenon_order::Wish;
+use tenon_test_api::cluster::{Cluster, READY_LABEL, SOON, condition, order};
 use tokio::task::JoinHandle;
 
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";

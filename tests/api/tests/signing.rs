@@ -2,16 +2,10 @@
 //! program that the Jobs' pods would run, so that it says when a Job ends, and how.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
-#[cfg(test)]
-#[path = "controllers/cluster.rs"]
-#[expect(dead_code, reason = "shared with the tests of the controllers, which use the rest")]
-mod cluster;
-
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cluster::{Cluster, SOON};
 use k8s_openapi::api::batch::v1::Job;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
@@ -22,6 +16,7 @@ use tenon_api::{labels, reasons};
 use tenon_lab::claim::comes_true_within;
 use tenon_lab::jobs;
 use tenon_lab::programs::{Program, program};
+use tenon_test_api::cluster::{Cluster, SOON};
 
 const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../crates/sign/testdata");
 const NODE: &str = "ash";

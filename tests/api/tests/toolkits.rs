@@ -2,14 +2,9 @@
 //! node that says of its system what OpenShift's say.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
-#[cfg(test)]
-#[path = "controllers/cluster.rs"]
-#[expect(dead_code, reason = "shared with the tests of the controllers, which use the rest")]
-mod cluster;
-
 use std::collections::BTreeMap;
+use tenon_test_api::setup;
 
-use cluster::{Cluster, SOON, setup};
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::batch::v1::Job;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
@@ -20,6 +15,7 @@ use tenon_api::reasons;
 use tenon_image::testing::{Auth, TestRegistry, layer};
 use tenon_lab::claim::comes_true_within;
 use tenon_lab::control_plane::Request;
+use tenon_test_api::cluster::{Cluster, SOON};
 
 const NODE: &str = "ash";
 const OLD: &str = "417.94.202409121747-0";

@@ -6,7 +6,7 @@ use kube::{Api, Client, ResourceExt};
 use tenon_api::node_pod::{NAMESPACE, SERVICE_ACCOUNT};
 use tenon_lab::wait;
 
-use crate::setup::{HEED, apply, deploy, plane_with_definitions, unbound};
+use tenon_test_api::setup::{HEED, apply, deploy, plane_with_definitions, unbound};
 
 /// The service account of `deploy/operator.yaml`.
 const OPERATOR: &str = "tenon-operator";

@@ -10,7 +10,7 @@ use tenon_api::node_pod::{NAMESPACE, SERVICE_ACCOUNT};
 use tenon_lab::control_plane::{Binding, Credential};
 use tenon_lab::{ControlPlane, wait};
 
-use crate::setup::{HEED, apply, deploy, plane_with_definitions, unbound};
+use tenon_test_api::setup::{HEED, apply, deploy, plane_with_definitions, unbound};
 
 const OWN: &str = "node-a";
 const OTHER: &str = "node-b";

@@ -8,8 +8,8 @@ use tenon_api::node_pod::{DEPOT_AUDIENCE, NAMESPACE, SERVICE_ACCOUNT};
 use tenon_lab::control_plane::Binding;
 use tenon_lab::wait;
 
-use crate::cluster::{SOON, order};
 use crate::stand::{FOREIGN, OTHER, OWN, Stand, assert_same, send};
+use tenon_test_api::cluster::{SOON, order};
 
 const MERGE: &str = "application/merge-patch+json";
 const JSON: &str = "application/json";

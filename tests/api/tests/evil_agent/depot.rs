@@ -15,8 +15,8 @@ use tenon_kmod::object::Architecture;
 use tenon_lab::control_plane::Binding;
 use tenon_lab::wait;
 
-use crate::cluster::SOON;
 use crate::stand::{FOREIGN, OTHER, OWN, SHARED, Stand, assert_same, send};
+use tenon_test_api::cluster::SOON;
 
 /// The depot as the node pod's mounts describe it.
 struct Depot {

@@ -20,8 +20,8 @@ use tenon_lab::wait;
 use tenon_order::wire::{Client, Hello, MAX_MESSAGE, Refusal, Reply, Request};
 use tenon_order::{Digest, Generation, Order, SigningKey, read_unverified, sign};
 
-use crate::cluster::{SOON, order};
 use crate::stand::{OTHER, OWN, Stand};
+use tenon_test_api::cluster::{SOON, order};
 
 /// Neither root nor the agent: whatever it is told, it can load nothing into the kernel that this test runs on.
 const NOBODY: u32 = 65534;

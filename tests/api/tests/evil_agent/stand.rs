@@ -16,7 +16,7 @@ use tenon_api::node_pod::{DEPOT_AUDIENCE, NAMESPACE, SERVICE_ACCOUNT};
 use tenon_lab::control_plane::{Binding, Credential};
 use tenon_lab::wait;
 
-use crate::cluster::{Cluster, SOON, condition, order};
+use tenon_test_api::cluster::{Cluster, SOON, condition, order};
 
 pub(crate) const OWN: &str = "ash";
 pub(crate) const OTHER: &str = "elm";

@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tenon_test_api::setup;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Client, ResourceExt as _};
@@ -27,7 +28,6 @@ use tokio::task::JoinSet;
 
 use crate::plot::Plot;
 use crate::puller::Puller;
-use crate::setup;
 
 pub(crate) const OPERATOR_NAMESPACE: &str = "tenon-system";
 

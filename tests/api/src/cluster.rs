@@ -26,33 +26,38 @@ use tenon_order::{Order, Wish, read_unverified};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-#[path = "../crds/setup.rs"]
-#[expect(dead_code, reason = "shared with the tests of the definitions, which use the rest")]
-pub(crate) mod setup;
+use crate::setup;
 
-pub(crate) const SOON: Duration = Duration::from_secs(90);
-pub(crate) const READY_LABEL: &str = "kmm.node.kubernetes.io/hall.gauge.ready";
+/// What is done at once on an idle machine.
+pub const SOON: Duration = Duration::from_secs(90);
+/// Of the Module `gauge`.
+pub const READY_LABEL: &str = "kmm.node.kubernetes.io/hall.gauge.ready";
 const NAMESPACE: &str = "hall";
 const BOOT: &str = "5f9e8c4e-0000-4000-8000-000000000001";
 
 /// A cluster, its operator, its registry.
-pub(crate) struct Cluster {
-    pub(crate) plane: ControlPlane,
-    pub(crate) client: Client,
-    pub(crate) registry: TestRegistry,
-    pub(crate) kernel: String,
+#[expect(missing_debug_implementations, reason = "nobody prints a cluster")]
+pub struct Cluster {
+    /// Its control plane.
+    pub plane: ControlPlane,
+    /// The administrator's.
+    pub client: Client,
+    /// A registry with faults.
+    pub registry: TestRegistry,
+    /// The release of the driver's kernel.
+    pub kernel: String,
     driver: Vec<u8>,
     operator: Option<(CancellationToken, JoinHandle<()>)>,
     /// Beside those that every operator here has.
-    pub(crate) flags: Vec<String>,
+    pub flags: Vec<String>,
     /// The volume of the depot's bundles.
-    pub(crate) cache: tempfile::TempDir,
+    pub cache: tempfile::TempDir,
     /// Where the depot listens, across restarts of the operator.
     depot: SocketAddr,
 }
 
 /// The kernel that the driver is for.
-pub(crate) fn kernel() -> Kernel {
+pub fn kernel() -> Kernel {
     let supplies = Supplies::get().expect("the lab's supplies");
     supplies.kernel(Origin::Stable).expect("the stable kernel").clone()
 }
@@ -69,7 +74,8 @@ fn driver() -> &'static (String, Vec<u8>) {
 }
 
 impl Cluster {
-    pub(crate) async fn start() -> Self {
+    /// Everything of it, and a namespace for Modules.
+    pub async fn start() -> Self {
         // What the operator logs belongs to the test's output, which is shown when it fails.
         let _ = tracing_subscriber::fmt()
             .with_env_filter("warn,tenon_operator=debug")
@@ -103,7 +109,7 @@ impl Cluster {
     }
 
     /// The operator, with no more rights than its ServiceAccount has.
-    pub(crate) async fn start_operator(&mut self) {
+    pub async fn start_operator(&mut self) {
         let token =
             self.plane.token("tenon-system", "tenon-operator", None, &Binding::None).await.expect("a token");
         let kubeconfig =
@@ -127,39 +133,45 @@ impl Cluster {
         self.operator = Some((stop, task));
     }
 
-    pub(crate) async fn stop_operator(&mut self) {
+    /// Ends the operator, well.
+    pub async fn stop_operator(&mut self) {
         let (stop, task) = self.operator.take().expect("a running operator");
         stop.cancel();
         task.await.expect("the operator ends well");
     }
 
-    pub(crate) fn nodes(&self) -> Api<Node> {
+    /// Its Nodes.
+    pub fn nodes(&self) -> Api<Node> {
         Api::all(self.client.clone())
     }
 
-    pub(crate) fn configs(&self) -> Api<NodeModulesConfig> {
+    /// Its nodes' objects.
+    pub fn configs(&self) -> Api<NodeModulesConfig> {
         Api::all(self.client.clone())
     }
 
-    pub(crate) fn modules(&self) -> Api<Module> {
+    /// The Modules of the namespace.
+    pub fn modules(&self) -> Api<Module> {
         Api::namespaced(self.client.clone(), NAMESPACE)
     }
 
-    pub(crate) fn images(&self) -> Api<ModuleImage> {
+    /// The ModuleImages of the namespace.
+    pub fn images(&self) -> Api<ModuleImage> {
         Api::namespaced(self.client.clone(), NAMESPACE)
     }
 
-    pub(crate) fn secrets(&self) -> Api<Secret> {
+    /// The Secrets of the namespace.
+    pub fn secrets(&self) -> Api<Secret> {
         Api::namespaced(self.client.clone(), NAMESPACE)
     }
 
     /// A node of the driver's kernel, whose agent has registered.
-    pub(crate) async fn add_node(&self, name: &str) {
+    pub async fn add_node(&self, name: &str) {
         self.add_node_with(name, &self.kernel).await;
     }
 
     /// A node that runs this kernel.
-    pub(crate) async fn add_node_with(&self, name: &str, kernel: &str) {
+    pub async fn add_node_with(&self, name: &str, kernel: &str) {
         self.join(name, kernel).await;
         self.config_where(name, "the operator makes the node's object", |_| true).await;
         self.report(name, |status| {
@@ -171,7 +183,7 @@ impl Cluster {
     }
 
     /// A node of which only its kubelet has told, and no agent.
-    pub(crate) async fn join(&self, name: &str, kernel: &str) {
+    pub async fn join(&self, name: &str, kernel: &str) {
         let node: Node = serde_json::from_value(json!({
             "metadata": {"name": name, "labels": {"kubernetes.io/os": "linux"}},
         }))
@@ -191,7 +203,7 @@ impl Cluster {
 
     /// Says of a node what its kubelet would (`True`), or what is said of one that is silent (`Unknown`). The controller of
     /// nodes takes from a node whatever taint contradicts it, and from all nodes when none of them is ready.
-    pub(crate) async fn say_ready(&self, name: &str, status: &str) {
+    pub async fn say_ready(&self, name: &str, status: &str) {
         let now = k8s_openapi::jiff::Timestamp::now().to_string();
         let ready = json!({"type": "Ready", "status": status, "reason": "Test", "message": "",
             "lastHeartbeatTime": now, "lastTransitionTime": now});
@@ -200,7 +212,7 @@ impl Cluster {
     }
 
     /// Writes a node's report as its agent would.
-    pub(crate) async fn report(&self, node: &str, change: impl FnOnce(&mut NodeModulesConfigStatus)) {
+    pub async fn report(&self, node: &str, change: impl FnOnce(&mut NodeModulesConfigStatus)) {
         let mut config = self.configs().get(node).await.expect("the node's object");
         let mut status = config.status.take().unwrap_or_default();
         change(&mut status);
@@ -212,7 +224,7 @@ impl Cluster {
     }
 
     /// The node does what its newest order says and reports this phase.
-    pub(crate) async fn obey(&self, node: &str, phase: ModulePhase) {
+    pub async fn obey(&self, node: &str, phase: ModulePhase) {
         let config = self.configs().get(node).await.expect("the node's object");
         let order = order(&config).expect("an order");
         let loaded: Vec<_> = config
@@ -241,7 +253,8 @@ impl Cluster {
         .await;
     }
 
-    pub(crate) async fn config_where(
+    /// Waits until a node's object is like this.
+    pub async fn config_where(
         &self,
         node: &str,
         what: &str,
@@ -254,12 +267,8 @@ impl Cluster {
         .unwrap_or_else(|late| panic!("{late}"))
     }
 
-    pub(crate) async fn module_where(
-        &self,
-        name: &str,
-        what: &str,
-        holds: impl Fn(&Module) -> bool,
-    ) -> Module {
+    /// Waits until a Module is like this.
+    pub async fn module_where(&self, name: &str, what: &str, holds: impl Fn(&Module) -> bool) -> Module {
         let mut last = None;
         let found = wait::until(&format!("{what} ({name})"), SOON, async || {
             last = self.modules().get_opt(name).await.ok()?;
@@ -269,7 +278,8 @@ impl Cluster {
         found.unwrap_or_else(|late| panic!("{late}; last seen: {:#?}", last.and_then(|module| module.status)))
     }
 
-    pub(crate) async fn node_where(&self, name: &str, what: &str, holds: impl Fn(&Node) -> bool) -> Node {
+    /// Waits until a node is like this.
+    pub async fn node_where(&self, name: &str, what: &str, holds: impl Fn(&Node) -> bool) -> Node {
         wait::until(&format!("{what} ({name})"), SOON, async || {
             self.nodes().get_opt(name).await.ok()?.filter(&holds)
         })
@@ -278,7 +288,7 @@ impl Cluster {
     }
 
     /// Creates or changes a Module that loads the driver from `image`, a repository and tag in the registry.
-    pub(crate) async fn apply_module(&self, name: &str, image: &str, more: Value) {
+    pub async fn apply_module(&self, name: &str, image: &str, more: Value) {
         let mut manifest = json!({
             "apiVersion": "kmm.sigs.x-k8s.io/v1beta1", "kind": "Module", "metadata": {"name": name},
             "spec": {
@@ -296,12 +306,13 @@ impl Cluster {
         self.modules().patch(name, &params, &Patch::Apply(manifest)).await.expect("a Module");
     }
 
-    pub(crate) async fn delete_module(&self, name: &str) {
+    /// Deletes a Module; it goes when its nodes are done with it.
+    pub async fn delete_module(&self, name: &str) {
         self.modules().delete(name, &DeleteParams::default()).await.expect("a deletion");
     }
 
     /// Stores an image with these files for the driver's kernel.
-    pub(crate) fn push(&self, image: &str, files: &[(&str, &[u8])]) {
+    pub fn push(&self, image: &str, files: &[(&str, &[u8])]) {
         let (repository, tag) = image.split_once(':').expect("a tag");
         let named: Vec<_> = files
             .iter()
@@ -312,19 +323,20 @@ impl Cluster {
     }
 
     /// Stores an image with the driver; `mark` makes its content another.
-    pub(crate) fn push_driver(&self, image: &str, mark: &str) {
+    pub fn push_driver(&self, image: &str, mark: &str) {
         self.push(
             image,
             &[("extra/simple-kmod.ko", self.driver.as_slice()), ("modules.order", mark.as_bytes())],
         );
     }
 
-    pub(crate) fn driver(&self) -> &[u8] {
+    /// The bytes of the driver.
+    pub fn driver(&self) -> &[u8] {
         &self.driver
     }
 
     /// Everything that Tenon keeps for Modules in the cluster, by name.
-    pub(crate) async fn leftovers(&self) -> Vec<String> {
+    pub async fn leftovers(&self) -> Vec<String> {
         let all = ListParams::default();
         let modules = self.modules().list(&all).await.expect("a list");
         let images = self.images().list(&all).await.expect("a list");
@@ -358,12 +370,12 @@ impl Cluster {
 }
 
 /// The order in a node's object.
-pub(crate) fn order(config: &NodeModulesConfig) -> Option<Order> {
+pub fn order(config: &NodeModulesConfig) -> Option<Order> {
     read_unverified(config.spec.order.as_deref()?).ok()
 }
 
 /// A condition's status, reason and message.
-pub(crate) fn condition<'m>(module: &'m Module, type_: &str) -> Option<(&'m str, &'m str, &'m str)> {
+pub fn condition<'m>(module: &'m Module, type_: &str) -> Option<(&'m str, &'m str, &'m str)> {
     let conditions = &module.status.as_ref()?.conditions;
     let condition = conditions.iter().find(|condition| condition.type_ == type_)?;
     (condition.observed_generation == module.metadata.generation).then_some((

@@ -15,15 +15,15 @@ use tenon_lab::control_plane::{Binding, Credential, Extent};
 use tenon_lab::{ControlPlane, wait};
 
 /// How long the API server may take to serve a new kind or to heed a new policy.
-pub(crate) const HEED: Duration = Duration::from_secs(45);
+pub const HEED: Duration = Duration::from_secs(45);
 
 /// An API server that serves the definitions.
-pub(crate) async fn plane_with_definitions() -> ControlPlane {
+pub async fn plane_with_definitions() -> ControlPlane {
     plane_of_extent(Extent::ApiServer).await
 }
 
 /// A control plane that serves the definitions.
-pub(crate) async fn plane_of_extent(extent: Extent) -> ControlPlane {
+pub async fn plane_of_extent(extent: Extent) -> ControlPlane {
     let plane = ControlPlane::start_extent(extent).await.expect("a control plane");
     for entry in fs::read_dir(deploy("crds")).expect("deploy/crds") {
         apply(&plane, &entry.expect("an entry of deploy/crds").path()).await;
@@ -46,29 +46,29 @@ fn is_served(definition: &CustomResourceDefinition) -> bool {
 }
 
 /// A file or folder of `deploy/`.
-pub(crate) fn deploy(relative: &str) -> PathBuf {
+pub fn deploy(relative: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy").join(relative)
 }
 
 /// Applies one file as the administrator.
-pub(crate) async fn apply(plane: &ControlPlane, path: &Path) {
+pub async fn apply(plane: &ControlPlane, path: &Path) {
     let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
     plane.apply(&text).await.unwrap_or_else(|error| panic!("apply {}: {error:?}", path.display()));
 }
 
 /// A client with a token of Tenon's service account that is bound to nothing: it names no node.
-pub(crate) async fn unbound(plane: &ControlPlane, account: &str) -> Client {
+pub async fn unbound(plane: &ControlPlane, account: &str) -> Client {
     let token = plane.token(NAMESPACE, account, None, &Binding::None).await.expect("a token");
     plane.client_as(&Credential::Token(token)).await.expect("a client")
 }
 
 /// Modules in the default namespace, as plain JSON: what Tenon's types cannot say must be sayable too.
-pub(crate) fn modules(plane: &ControlPlane) -> Api<DynamicObject> {
+pub fn modules(plane: &ControlPlane) -> Api<DynamicObject> {
     Api::namespaced_with(plane.client(), "default", &ApiResource::erase::<Module>(&()))
 }
 
 /// The manifest under another name.
-pub(crate) fn object(mut manifest: Value, name: &str) -> DynamicObject {
+pub fn object(mut manifest: Value, name: &str) -> DynamicObject {
     manifest["metadata"]["name"] = name.into();
     serde_json::from_value(manifest).expect("an object")
 }

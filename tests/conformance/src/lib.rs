@@ -1,0 +1,1 @@
+//! What KMM documents, paragraph by paragraph: the files in `tests/conformance`.
