@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -36,6 +37,10 @@ const SIMULATED: [&str; 8] = [
     "tenon-plan",
     "tenon-test-sim",
 ];
+
+/// Programs of tier 4 that have pods run on the machine itself: of such nodes it has one at a time.
+const ON_THE_HOST: [&str; 4] =
+    ["builds_gone_wrong", "built_in_cluster", "pull_through_node", "sources_of_every_kind"];
 
 impl Tier {
     const ALL: [Self; 5] = [Self::Units, Self::ApiServer, Self::Kernels, Self::EndToEnd, Self::Faults];
@@ -174,6 +179,56 @@ fn test_programs() -> Result<BTreeMap<Tier, Vec<String>>> {
 }
 
 fn run_tier(tier: Tier, programs: &[String], folder: &Path) -> Result<(TestResults, bool)> {
+    if tier == Tier::EndToEnd {
+        return run_in_lanes(tier, programs, folder);
+    }
+    if tier != Tier::Units && programs.is_empty() {
+        bail!("tier {} has no test program", tier as u8 + 1);
+    }
+    let ended = run_programs(tier, programs, folder, &mut |line| {
+        // What is fine in thousands is only counted; what is slow or wrong is shown as it comes.
+        let is_fine = line.ends_with(" ... ok") || line.is_empty() || line.starts_with("running ");
+        if tier == Tier::Units && is_fine { Ok(()) } else { writeln!(std::io::stdout(), "{line}") }
+    })?;
+    checked(tier, &ended.output, ended.success)
+}
+
+/// Two lanes at once: what waits for the node on the host and what is built there, and what keeps guests busy. What a program
+/// says is shown when it ends, whole.
+fn run_in_lanes(tier: Tier, programs: &[String], folder: &Path) -> Result<(TestResults, bool)> {
+    let (host, guests): (Vec<_>, Vec<_>) =
+        programs.iter().cloned().partition(|name| ON_THE_HOST.contains(&name.as_str()));
+    let run_lane = |lane: &[String]| -> Result<Vec<Ended>> {
+        let run = |name: &String| {
+            let ended = run_programs(tier, std::slice::from_ref(name), folder, &mut |_| Ok(()))?;
+            write!(std::io::stdout(), "\n-- {name}\n{}", ended.output)?;
+            Ok(ended)
+        };
+        lane.iter().map(run).collect()
+    };
+    let (guests, host) = thread::scope(|scope| {
+        let host = scope.spawn(|| run_lane(&host));
+        (run_lane(&guests), host.join())
+    });
+    let Ok(host) = host else { bail!("a lane of tier {} ended in a panic", tier as u8 + 1) };
+    let ended: Vec<_> = host?.into_iter().chain(guests?).collect();
+    let output: String = ended.iter().map(|program| program.output.as_str()).collect();
+    checked(tier, &output, ended.iter().all(|program| program.success))
+}
+
+/// What came of test programs.
+struct Ended {
+    output: String,
+    success: bool,
+}
+
+/// Runs test programs one after the other, all that the tier has if none is named; hands on each line as it comes.
+fn run_programs(
+    tier: Tier,
+    programs: &[String],
+    folder: &Path,
+    show: &mut dyn FnMut(&str) -> std::io::Result<()>,
+) -> Result<Ended> {
     let mut command = repository::cargo(["test", "--locked", "--workspace", "--no-fail-fast"]);
     if tier == Tier::Faults {
         for package in SIMULATED {
@@ -182,8 +237,6 @@ fn run_tier(tier: Tier, programs: &[String], folder: &Path) -> Result<(TestResul
     }
     if tier == Tier::Units {
         command.args(["--lib", "--bins"]);
-    } else if programs.is_empty() {
-        bail!("tier {} has no test program", tier as u8 + 1);
     }
     command.args(programs.iter().flat_map(|name| ["--test", name.as_str()]));
     // So that no test builds anything.
@@ -192,27 +245,27 @@ fn run_tier(tier: Tier, programs: &[String], folder: &Path) -> Result<(TestResul
         command.env("RUST_TEST_THREADS", threads);
     }
     let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("run {command:?}"))?;
-    let mut text = String::new();
+    let mut output = String::new();
     for line in BufReader::new(child.stdout.take().context("read cargo's output")?).lines() {
         let line = line.context("read cargo's output")?;
-        // What is fine in thousands is only counted; what is slow or wrong is shown as it comes.
-        if tier != Tier::Units
-            || !(line.ends_with(" ... ok") || line.is_empty() || line.starts_with("running "))
-        {
-            writeln!(std::io::stdout(), "{line}")?;
-        }
-        text.push_str(&line);
-        text.push('\n');
+        show(&line)?;
+        output.push_str(&line);
+        output.push('\n');
     }
-    let status = child.wait().context("wait for cargo")?;
-    let results = TestResults::of(&text);
+    let success = child.wait().context("wait for cargo")?.success();
+    Ok(Ended { output, success })
+}
+
+/// A tier in which nothing ran has shown nothing.
+fn checked(tier: Tier, output: &str, success: bool) -> Result<(TestResults, bool)> {
+    let results = TestResults::of(output);
     if results.ignored > 0 {
         bail!("{} tests are ignored: a test runs or is not there", results.ignored);
     }
-    if status.success() && results.passed == 0 {
+    if success && results.passed == 0 {
         bail!("tier {} ran no test", tier as u8 + 1);
     }
-    Ok((results, status.success()))
+    Ok((results, success))
 }
 
 #[cfg(test)]
@@ -224,5 +277,19 @@ mod tests {
         let programs = test_programs().unwrap();
         assert!(programs.get(&Tier::ApiServer).is_some_and(|names| names.contains(&"crds".to_owned())));
         assert_eq!(Tier::of("tests/new"), None);
+    }
+
+    #[test]
+    fn the_programs_on_the_host_are_those_that_have_a_node_there() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/e2e/tests");
+        let mut found = Vec::new();
+        for name in test_programs().unwrap().remove(&Tier::EndToEnd).unwrap() {
+            let text = std::fs::read_to_string(root.join(format!("{name}.rs")));
+            if text.is_ok_and(|text| ["add_host_node", "forge::add("].iter().any(|one| text.contains(one))) {
+                found.push(name);
+            }
+        }
+        found.sort();
+        assert_eq!(found, ON_THE_HOST);
     }
 }
