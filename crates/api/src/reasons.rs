@@ -15,6 +15,9 @@ pub mod condition {
     /// Whether the kernels concerned will load the driver, computed beforehand: `True`, `False`, or `Unknown`. On a Module
     /// it is only there when a kernel is predicted to refuse the driver.
     pub const PREDICTED: &str = "Predicted";
+    /// Whether the device plugin or the DRA driver runs on every node that should have it; only there when the Module asks for
+    /// one.
+    pub const PLUGIN_READY: &str = "PluginReady";
     /// A change failed on as many nodes as may be unavailable, and the others keep what they have; only there when it is
     /// so.
     pub const ROLLOUT_PAUSED: &str = "RolloutPaused";
@@ -47,6 +50,23 @@ pub const WAITING_FOR_ROLLOUT: &str = "WaitingForRollout";
 pub const ROLLOUT_PAUSED: &str = "RolloutPaused";
 /// The node fetches the bundle.
 pub const WAITING_FOR_BUNDLE: &str = "WaitingForBundle";
+
+/// The driver is to be changed or unloaded, and the device plugin's or DRA driver's pod is still on the node: it leaves first.
+pub const WAITING_FOR_PLUGIN: &str = "WaitingForPlugin";
+/// The device plugin or the DRA driver runs on every node that should have it.
+pub const PLUGIN_RUNNING: &str = "PluginRunning";
+/// The device plugin or the DRA driver is still to start on some nodes, or its pods there are not ready.
+pub const PLUGIN_STARTING: &str = "PluginStarting";
+/// The Module's namespace enforces a Pod Security Standard that forbids the pods of device plugins and DRA drivers.
+pub const POD_SECURITY_FORBIDS: &str = "PodSecurityForbids";
+/// The API server does not take the `DaemonSet` or the device class; the message has its words.
+pub const PLUGIN_REFUSED: &str = "PluginRefused";
+/// A former `DaemonSet` or its pods are to be gone before the present one is made.
+pub const PLUGIN_REPLACED: &str = "PluginReplaced";
+/// A device class that the Module names was there before, and belongs to somebody else: it is left as it is.
+pub const DEVICE_CLASS_TAKEN: &str = "DeviceClassTaken";
+/// The cluster does not serve `resource.k8s.io/v1`, so no DRA driver can run: it takes Kubernetes 1.34.
+pub const DRA_UNAVAILABLE: &str = "DraUnavailable";
 
 /// The image exists and holds modules for the kernel.
 pub const IMAGE_EXISTS: &str = "Exists";

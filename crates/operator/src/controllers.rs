@@ -19,8 +19,10 @@ use crate::images::Images;
 use crate::metrics::{Controller, Outcome};
 use crate::queue::{Next, Queue};
 use crate::run::Context;
-use crate::world::{Kind, Listed, Node, World, catch_up, follow, follow_facts, follow_jobs};
-use crate::{facts_images, made, modules, nodes, status};
+use crate::world::{
+    Kind, Listed, Node, World, catch_up, follow, follow_facts, follow_jobs, follow_pods, follow_sets,
+};
+use crate::{facts_images, made, modules, nodes, status, workloads};
 
 /// How often the depth of the queues is read.
 const DEPTHS: Duration = Duration::from_secs(15);
@@ -127,6 +129,8 @@ pub async fn run(context: Context) -> Result<(), Error> {
         watch_kind::<ModuleImage>(&mut tasks, &context, &world),
         watch_kind::<NodeModulesConfig>(&mut tasks, &context, &world),
         watch_facts(&mut tasks, &context, &world),
+        watch_pods(&mut tasks, &context, &world),
+        watch_sets(&mut tasks, &context, &world),
     ];
     // Nobody waits for these: a Job that is not known yet is not made a second time, its name being what it is made from.
     let (client, jobs, shutdown) = (context.client.clone(), world.clone(), context.shutdown.clone());
@@ -155,7 +159,21 @@ fn watch_facts(tasks: &mut JoinSet<()>, context: &Context, world: &Arc<World>) -
     listed
 }
 
-async fn start(context: Context, world: Arc<World>, listed: [Listed; 5]) {
+fn watch_pods(tasks: &mut JoinSet<()>, context: &Context, world: &Arc<World>) -> Listed {
+    let (sender, listed) = watch::channel(false);
+    let (client, world, shutdown) = (context.client.clone(), world.clone(), context.shutdown.clone());
+    tasks.spawn(async move { follow_pods(client, &world, sender, shutdown).await });
+    listed
+}
+
+fn watch_sets(tasks: &mut JoinSet<()>, context: &Context, world: &Arc<World>) -> Listed {
+    let (sender, listed) = watch::channel(false);
+    let (client, world, shutdown) = (context.client.clone(), world.clone(), context.shutdown.clone());
+    tasks.spawn(async move { follow_sets(client, &world, sender, shutdown).await });
+    listed
+}
+
+async fn start(context: Context, world: Arc<World>, listed: [Listed; 7]) {
     let shutdown = context.shutdown.clone();
     let ready = async {
         for mut kind in listed {
@@ -190,6 +208,7 @@ async fn start(context: Context, world: Arc<World>, listed: [Listed; 5]) {
         work(&mut tasks, &context, &world, &images);
         work(&mut tasks, &context, &world, &Arc::new(nodes::Nodes::default()));
         work(&mut tasks, &context, &world, &Arc::new(status::Status));
+        work(&mut tasks, &context, &world, &Arc::new(workloads::Workloads::default()));
         tasks.spawn(made::follow(context.clone(), world.clone()));
         if !context.args.facts_images.is_empty() {
             tasks.spawn(facts_images::follow(context.clone(), world.clone()));
@@ -265,6 +284,7 @@ async fn report_depths(context: Context, world: Arc<World>) {
         context.metrics.queued(Controller::Images, queues.images.depth());
         context.metrics.queued(Controller::Nodes, queues.nodes.depth());
         context.metrics.queued(Controller::Status, queues.status.depth());
+        context.metrics.queued(Controller::Workloads, queues.workloads.depth());
         context.metrics.kmm.modules.set(i64::try_from(world.read().modules().count()).unwrap_or(i64::MAX));
     }
 }

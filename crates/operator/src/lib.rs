@@ -33,6 +33,7 @@ pub mod run;
 pub mod shutdown;
 pub mod signatures;
 pub mod status;
+pub mod workloads;
 pub mod world;
 
 pub use args::Args;

@@ -43,6 +43,8 @@ label! {
         Nodes = "nodes",
         /// `NodeModulesConfig`s → Module status.
         Status = "status",
+        /// Module → `DaemonSet` of its plugin, device classes.
+        Workloads = "workloads",
     }
 }
 
@@ -77,6 +79,10 @@ label! {
         MadeImage = "madeimages",
         /// `DaemonSet`s of device plugins and DRA drivers.
         DaemonSet = "daemonsets",
+        /// Device classes of DRA drivers.
+        DeviceClass = "deviceclasses",
+        /// Finalizers of another operator's pods.
+        Pod = "pods",
         /// Keys and certificates.
         Secret = "secrets",
         /// Public keys and the depot's addresses.

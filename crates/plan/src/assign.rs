@@ -5,6 +5,9 @@
 //! a Module that is simply not there (a restored backup, a finalizer cut off by hand) is dropped from the order, which
 //! asks nothing of the node: what is loaded stays, and is reported as orphaned.
 //!
+//! Before a driver is changed or removed, the pods of its plugin leave the node: first the labels go by which they are placed there,
+//! and nothing is ordered while one is left ([`crate::workload`]).
+//!
 //! A change that takes a driver away needs a turn ([`crate::rollout`]): a first decision names the Modules that ask for
 //! one, a second is made with the answers.
 
@@ -32,6 +35,8 @@ use crate::provision;
 use crate::resolve::{ResolveError, Resolved};
 use crate::retry::{self, Retry};
 use crate::rollout::{self, Standing, Turn};
+use crate::workload::PluginPod;
+use crate::workload::labels as plugin_labels;
 
 /// Everything that counts for one node.
 #[derive(Debug)]
@@ -69,6 +74,19 @@ pub struct Candidate<'a> {
     pub peers: Vec<Peer<'a>>,
     /// Whether the node may be changed now.
     pub turn: Turn,
+    /// The pods of its plugin on the node that have not ended.
+    pub pods: &'a [PluginPod],
+}
+
+impl Candidate<'_> {
+    /// What the driver's end has to wait for. Where a Module gives up its driver and keeps its plugin, that runs without, and there
+    /// is nothing to wait for.
+    fn first_to_leave(&self) -> Option<&PluginPod> {
+        let module = self.module?;
+        let goes_with_driver =
+            module.spec.module_loader.is_some() || module.metadata.deletion_timestamp.is_some();
+        self.pods.first().filter(|_| goes_with_driver)
+    }
 }
 
 /// What is to be written for one node.
@@ -115,6 +133,12 @@ impl Waiting {
         Self { reason: reason.into(), message: message.into() }
     }
 
+    fn for_plugin(pod: &PluginPod) -> Self {
+        let message =
+            format!("pod {} of the {} leaves the node before the driver does", pod.name, pod.role.called());
+        Self::new(reasons::WAITING_FOR_PLUGIN, message)
+    }
+
     fn for_turn(turn: Turn, node: &NodeFacts) -> Self {
         let message = match turn {
             Turn::Refused { unavailable, allowed } => {
@@ -151,7 +175,7 @@ pub fn assign(observed: &Observed<'_>) -> Assignment {
     let mut wishes = Wishes { removals: assigned.unconfirmed(observed), ..Wishes::default() };
     for candidate in &observed.modules {
         let present = assigned.entry(&candidate.key);
-        let wanted = wanted(candidate, observed, present.is_some(), &mut out.again_after);
+        let wanted = wanted(candidate, observed, present, &mut out.again_after);
         match wanted {
             Wanted::Load(entry) => wishes.load(candidate, *entry, &assigned, &mut out),
             Wanted::Keep(waiting) => {
@@ -161,6 +185,7 @@ pub fn assign(observed: &Observed<'_>) -> Assignment {
                 }
                 out.waiting.extend(waiting.map(|waiting| (candidate.key.clone(), waiting)));
             }
+            Wanted::Remove if wishes.waits_for_plugin(candidate, &assigned, &mut out) => {}
             Wanted::Remove
                 if present.is_some()
                     || assigned.reported(&candidate.key).is_some()
@@ -176,7 +201,7 @@ pub fn assign(observed: &Observed<'_>) -> Assignment {
             }
         }
     }
-    out.labels = labels(observed, &wishes.entries, &assigned);
+    out.labels = labels(observed, &wishes, &assigned);
     let Some(store) = assigned.store() else {
         // Without a registered store no order can be signed, and a spec without its order would be a promise to nobody.
         for key in wishes.entries.keys() {
@@ -219,6 +244,8 @@ struct Wishes {
     removals: BTreeSet<ModuleKey>,
     /// Of these the order goes on saying what it says: it is not their turn.
     held: BTreeSet<ModuleKey>,
+    /// Of these it does so because the plugin has to leave first; with the version that comes next.
+    leaving: BTreeMap<ModuleKey, Option<String>>,
     /// The node goes by an order that names a Module that is not there any more.
     forgets: bool,
     /// The node has something that it keeps, and of which nothing can be said yet.
@@ -240,7 +267,18 @@ impl Wishes {
         let reported = assigned.reported(key);
         let retry = candidate.module.and_then(Retry::of).and_then(Result::ok);
         entry.retry = retry::number(retry.as_ref(), &assigned.node.name, present, reported);
-        match assigned.change(&entry, key) {
+        let change = assigned.change(&entry, key);
+        let first_to_leave = match change {
+            Change::Counted(_) => candidate.first_to_leave(),
+            Change::Disruptive(_) if candidate.turn == Turn::Given => candidate.first_to_leave(),
+            _ => None,
+        };
+        if let Some(pod) = first_to_leave {
+            out.waiting.insert(key.clone(), Waiting::for_plugin(pod));
+            self.leave(key, entry.version, present);
+            return;
+        }
+        match change {
             Change::None => entry.replaces = kept_replacement(&entry, present, assigned),
             Change::Free => entry.replaces = None,
             Change::Counted(replaced) => entry.replaces = Some(replaced),
@@ -258,6 +296,37 @@ impl Wishes {
             }
         }
         self.entries.insert(key.clone(), entry);
+    }
+
+    /// Whether a driver that is to be removed has to stay for a moment, because its plugin is still there.
+    fn waits_for_plugin(
+        &mut self,
+        candidate: &Candidate<'_>,
+        assigned: &Assigned<'_>,
+        out: &mut Assignment,
+    ) -> bool {
+        let key = &candidate.key;
+        // What is ordered already is not taken back.
+        let Some(pod) = candidate.first_to_leave().filter(|_| !self.removals.contains(key)) else {
+            return false;
+        };
+        let present = assigned.entry(key);
+        if present.is_none() && assigned.reported(key).is_none() {
+            return false;
+        }
+        out.waiting.insert(key.clone(), Waiting::for_plugin(pod));
+        self.leave(key, None, present);
+        true
+    }
+
+    /// What was assigned stays, but for the labels by which the plugin is placed.
+    fn leave(&mut self, key: &ModuleKey, version: Option<String>, present: Option<&NodeModule>) {
+        self.leaving.insert(key.clone(), version);
+        self.held.insert(key.clone());
+        self.may_keep = true;
+        if let Some(present) = present {
+            self.entries.insert(key.clone(), present.clone());
+        }
     }
 }
 
@@ -277,14 +346,21 @@ fn kept_replacement(
 fn wanted(
     candidate: &Candidate<'_>,
     observed: &Observed<'_>,
-    present: bool,
+    entry_present: Option<&NodeModule>,
     again_after: &mut Option<u64>,
 ) -> Wanted {
+    let present = entry_present.is_some();
+    let has_unversioned = entry_present.is_some_and(|entry| entry.version.is_none());
     let Some(module) = candidate.module else { return Wanted::Forget };
     if module.metadata.deletion_timestamp.is_some() || module.spec.module_loader.is_none() {
         return Wanted::Remove;
     }
     match node::select(module, observed.node) {
+        // What came without a version stays, when the Module gets one, until the node is labelled.
+        Selection::NoVersion if has_unversioned => {
+            let message = "the Module has a version now, and the node has no version label".to_owned();
+            return Wanted::Keep(Some(Waiting::new(reasons::WAITING_FOR_VERSION_LABEL, message)));
+        }
         Selection::Unselected | Selection::NoVersion => return Wanted::Remove,
         Selection::Undiscovered => {
             let left = DISCOVERY_GRACE.saturating_sub(candidate.undiscovered_for.unwrap_or_default());
@@ -345,24 +421,40 @@ pub fn is_loaded(entry: &NodeModule, status: Option<&NodeModulesConfigStatus>, n
     })
 }
 
-/// The ready labels that the node should have, against those it has: first those that go, afterwards those that come.
+/// The labels that the node should have of ours, against those it has: first those that go, afterwards those that come.
 fn labels(
     observed: &Observed<'_>,
-    entries: &BTreeMap<ModuleKey, NodeModule>,
+    wishes: &Wishes,
     assigned: &Assigned<'_>,
 ) -> BTreeMap<String, Option<String>> {
     let mut desired = BTreeMap::new();
-    for (key, entry) in entries {
-        if is_loaded(entry, assigned.status, observed.node) && assigned.stays(key) {
+    for candidate in &observed.modules {
+        let key = &candidate.key;
+        let entry = wishes.entries.get(key);
+        let leaving = wishes.leaving.get(key);
+        let is_ready = leaving.is_none()
+            && entry
+                .is_some_and(|entry| is_loaded(entry, assigned.status, observed.node) && assigned.stays(key));
+        let version = entry.and_then(|entry| entry.version.as_ref());
+        if is_ready {
             desired.insert(LabelKind::Ready.key(key.namespace(), key.name()), String::new());
-            if let Some(version) = &entry.version {
+            if let Some(version) = version {
                 let label = LabelKind::VersionReady.key(key.namespace(), key.name());
                 desired.insert(label, tenon_api::labels::value(version));
             }
         }
+        if let Some(module) = candidate.module {
+            let standing = plugin_labels::Standing {
+                is_ready,
+                stays: entry.is_some() && leaving.is_none(),
+                wished: leaving.map_or(version, Option::as_ref).map(String::as_str),
+                pods: candidate.pods,
+            };
+            desired.extend(plugin_labels::desired(module, observed.node, &standing));
+        }
     }
-    let obsolete =
-        observed.node.labels.keys().filter(|key| is_ready_label(key) && !desired.contains_key(*key));
+    let is_ours = |key: &str| is_ready_label(key) || plugin_labels::is_ours(key);
+    let obsolete = observed.node.labels.keys().filter(|key| is_ours(key) && !desired.contains_key(*key));
     let withdrawn: BTreeMap<_, _> = obsolete.map(|key| (key.clone(), None)).collect();
     if !withdrawn.is_empty() {
         return withdrawn;
@@ -376,5 +468,7 @@ fn is_ready_label(key: &str) -> bool {
     key.strip_prefix("kmm.node.kubernetes.io/").and_then(|name| name.strip_suffix(".ready")).is_some()
 }
 
+#[cfg(test)]
+mod plugin_tests;
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@ use crate::assign::{Assignment, Candidate, Observed, OrderChange, assign};
 use crate::node::NodeFacts;
 use crate::resolve::resolve;
 use crate::rollout::Turn;
+use crate::workload::PluginPod;
 
 pub(crate) const KERNEL: &str = "6.1.0-56-cloud-amd64";
 pub(crate) const STORE: &str = "00112233445566778899aabbccddeeff";
@@ -101,6 +102,8 @@ pub(crate) struct Play {
     pub(crate) undiscovered_for: Option<u64>,
     /// What becomes of a wish to be changed.
     pub(crate) turn: Turn,
+    /// Those of its plugin.
+    pub(crate) pods: Vec<PluginPod>,
     pub(crate) now: u64,
     /// API writes on the node's object and the node.
     pub(crate) writes: usize,
@@ -118,6 +121,7 @@ impl Play {
             is_unproven: false,
             undiscovered_for: None,
             turn: Turn::Given,
+            pods: Vec::new(),
             now: NOW,
             writes: 0,
         };
@@ -148,6 +152,7 @@ impl Play {
                 undiscovered_for: self.undiscovered_for,
                 peers: Vec::new(),
                 turn: self.turn,
+                pods: &self.pods,
             }],
             now: self.now,
         })

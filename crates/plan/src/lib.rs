@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! Module → resolve → provision (ModuleImage) → inspect → assign (NodeModulesConfig, order, labels) → rollup (status)
-//!                                                                  removal (finalizer)
+//!                                                                  removal (finalizer), workload (DaemonSets, labels)
 //! ```
 
 pub mod assign;
@@ -23,6 +23,7 @@ pub mod retry;
 pub mod rollout;
 pub mod rollup;
 pub mod template;
+pub mod workload;
 
 #[cfg(test)]
 mod fixture;

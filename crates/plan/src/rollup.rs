@@ -4,6 +4,7 @@
 
 mod held;
 mod offer;
+mod plugin;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +29,7 @@ use crate::node::{self, NodeFacts, Selection};
 use crate::provision;
 use crate::retry::{self, Retry};
 use crate::rollout::{self, Standing};
+use crate::workload::{Problem, Role};
 
 use held::Held;
 pub use offer::asks_for;
@@ -42,6 +44,8 @@ pub struct Observed<'a> {
     pub nodes: Vec<NodeView<'a>>,
     /// Its images.
     pub images: Vec<&'a ModuleImage>,
+    /// Why its plugin is not there as wished.
+    pub plugin_problem: Option<&'a Problem>,
     /// Now.
     pub now: Time,
 }
@@ -130,8 +134,8 @@ pub fn status(observed: &Observed<'_>) -> ModuleStatus {
             available_number: number(tally.available),
         }),
         rollout,
-        device_plugin: None,
-        dra: None,
+        device_plugin: plugin::numbers(observed, Role::DevicePlugin),
+        dra: plugin::numbers(observed, Role::Dra),
         image_rebuild_trigger_generation: module.spec.image_rebuild_trigger_generation,
         kernels: kernels.into_iter().take(MAX_KERNELS).collect(),
         failures,
@@ -164,7 +168,11 @@ fn count<'o>(observed: &Observed<'o>) -> Tally<'o> {
             tally.holding.insert(view.facts.name.clone());
         }
         tally.unregistered += usize::from(wanted && !view.is_registered());
-        tally.other_version += usize::from(matches!(selection, Selection::OtherVersion(_)));
+        // What came without a version waits for its label as well, when the Module gets one.
+        let is_unversioned = entry.is_some_and(|entry| entry.version.is_none());
+        let waits_for_label = matches!(selection, Selection::OtherVersion(_))
+            || selection == Selection::NoVersion && is_unversioned;
+        tally.other_version += usize::from(waits_for_label);
         if wanted && !ready && !is_deleted(observed.module) {
             tally.held.count(observed.module, view, offer);
         }
@@ -333,6 +341,9 @@ fn conditions(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStatu
     if let Some(why) = tally.held.predicted() {
         conditions.push(condition(reasons::condition::PREDICTED, false, why));
     }
+    if let Some((is_running, why)) = plugin::standing(observed) {
+        conditions.push(condition(reasons::condition::PLUGIN_READY, is_running, why));
+    }
     if let Some(why) = paused(observed, tally) {
         conditions.push(condition(reasons::condition::ROLLOUT_PAUSED, true, why));
     }
@@ -362,6 +373,9 @@ fn ready(
         let message = format!("being unloaded, {left}{why_not}");
         return (false, why(reasons::UNLOADING, message));
     }
+    if module.spec.module_loader.is_none() && Role::of(module).is_some() {
+        return plugin::standing(observed).unwrap_or_default();
+    }
     if module.spec.module_loader.is_none() {
         let message = "spec.moduleLoader is not set: there is nothing to load".to_owned();
         return (true, why(reasons::NO_MODULE_LOADER, message));
@@ -379,6 +393,11 @@ fn ready(
                 nodes(all),
             );
             (false, why(reasons::WAITING_FOR_ROLLOUT, message))
+        }
+        all if tally.ready >= all
+            && let Some((false, why)) = plugin::standing(observed) =>
+        {
+            (false, why)
         }
         1 if tally.ready >= 1 => (true, why(reasons::LOADED, "loaded on 1 node".to_owned())),
         all if tally.ready >= all => (true, why(reasons::LOADED, format!("loaded on all {all} nodes"))),
@@ -401,7 +420,9 @@ fn degraded(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStatus]
     if let Some(blocked) = tally.held.blocked() {
         return Some(blocked);
     }
-    let failed = kernels.iter().find(|kernel| kernel.phase == KernelPhase::Failed)?;
+    let Some(failed) = kernels.iter().find(|kernel| kernel.phase == KernelPhase::Failed) else {
+        return plugin::trouble(observed);
+    };
     let reason = reason_of(tally, failed);
     Some((reason, format!("kernel {}: {}", failed.kernel, failed.message.clone().unwrap_or_default())))
 }
@@ -463,8 +484,6 @@ fn without_effect(module: &Module) -> Vec<&'static str> {
     let mut fields = Vec::new();
     let mut note = |present: bool, field| fields.extend(present.then_some(field));
     note(matches!(Retry::of(module), Some(Err(_))), RETRY_FIELD);
-    note(spec.device_plugin.is_some(), "spec.devicePlugin");
-    note(spec.dra.is_some(), "spec.dra");
     if let Some(loader) = &spec.module_loader {
         let container = &loader.container;
         let mappings = container.kernel_mappings.iter().map(|mapping| &mapping.build);

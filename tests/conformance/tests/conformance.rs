@@ -4,3 +4,19 @@
 #[cfg(test)]
 #[path = "conformance/s1_api.rs"]
 mod s1_api;
+
+#[cfg(test)]
+#[path = "conformance/plugins.rs"]
+mod plugins;
+#[cfg(test)]
+#[path = "conformance/s2_10_pod_labels.rs"]
+mod s2_10_pod_labels;
+#[cfg(test)]
+#[path = "conformance/s2_7_device_plugin.rs"]
+mod s2_7_device_plugin;
+#[cfg(test)]
+#[path = "conformance/s2_8_dra.rs"]
+mod s2_8_dra;
+#[cfg(test)]
+#[path = "conformance/s2_9_version_labels.rs"]
+mod s2_9_version_labels;

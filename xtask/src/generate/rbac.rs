@@ -110,7 +110,12 @@ fn operator_rules() -> Vec<PolicyRule> {
         rule(NO_GROUP, &["configmaps"], &["get"]),
         // What makes images, each in the namespace of its Module, and what their pods say when they have ended.
         rule("batch", &["jobs"], &["get", "list", "watch", "create", "delete"]),
-        rule(NO_GROUP, &["pods"], &["list"]),
+        // The pods of plugins as well. Of these nothing is changed but the finalizer that KMM has left on them.
+        rule(NO_GROUP, &["pods"], &["list", "watch", "patch"]),
+        // Device plugins and DRA drivers, each in the namespace of its Module, and whether that lets them run.
+        rule("apps", &["daemonsets"], &["list", "watch", "create", "patch", "delete"]),
+        rule(NO_GROUP, &["namespaces"], &["get"]),
+        rule("resource.k8s.io", &["deviceclasses"], &["get", "list", "create", "patch", "delete"]),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
         // Whether another operator for the same kinds is at work.
         PolicyRule {

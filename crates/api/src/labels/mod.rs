@@ -67,6 +67,8 @@ pub mod annotation {
     pub const IMAGE: &str = "tenon.dev/image";
     /// On a Job that makes an image: the hash of where its pod may run, and of what it asks of a node.
     pub const PLACEMENT: &str = "tenon.dev/placement";
+    /// On a `DaemonSet` of a plugin and on a device class: the hash of what was wished of it.
+    pub const WISH: &str = "tenon.dev/wish";
     /// On a Job that takes a driver out of an image on a node: the image's reference.
     pub const PULLED_IMAGE: &str = "tenon.dev/pulled-image";
     /// On a build or sign pod: the hash of what it was made from.
@@ -101,6 +103,8 @@ pub mod field_manager {
     pub const IMAGES: &str = "tenon-images";
     /// `MadeImage`s.
     pub const MADE_IMAGES: &str = "tenon-made-images";
+    /// `DaemonSet`s of device plugins and DRA drivers, device classes.
+    pub const WORKLOADS: &str = "tenon-workloads";
     /// `ConfigMap`s with what images tell of kernels.
     pub const FACTS_IMAGES: &str = "tenon-facts-images";
     /// `ConfigMap`s with what nodes tell of their kernels.

@@ -69,6 +69,13 @@ impl LabelKind {
         format!("{domain}{before}{stem}_{}{after}", hash(&[namespace, name]))
     }
 
+    /// What a key says, of whichever Module; also one that is hashed.
+    pub fn of_key(key: &str) -> Option<Self> {
+        let names_something =
+            |kind: &Self| kind.middle(key).is_some_and(|middle| middle.contains(['.', '_']));
+        Self::ALL.into_iter().find(names_something)
+    }
+
     /// Domain, beginning and end of the key.
     const fn form(self) -> (&'static str, &'static str, &'static str) {
         match self {
@@ -177,6 +184,17 @@ mod tests {
             assert!(ModuleLabel::parse(&plain).is_some());
             assert_eq!(ModuleLabel::parse(&hashed), None, "{hashed}");
         }
+    }
+
+    #[test]
+    fn what_a_key_says_is_known_also_of_one_that_is_hashed() {
+        for kind in LabelKind::ALL {
+            for name in ["gauge", "gauge.v2", &"long".repeat(30)] {
+                assert_eq!(LabelKind::of_key(&kind.key("lab", name)), Some(kind));
+            }
+        }
+        assert_eq!(LabelKind::of_key("kmm.node.kubernetes.io/gauge.ready"), None);
+        assert_eq!(LabelKind::of_key("kubernetes.io/hostname"), None);
     }
 
     #[test]

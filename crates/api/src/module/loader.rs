@@ -24,7 +24,6 @@ pub struct ModuleLoader {
 #[x_kube(validation = rules::one_in_tree_field())]
 #[x_kube(validation = rules::in_tree_list_not_beside_mappings_single())]
 #[x_kube(validation = rules::in_tree_single_not_beside_mappings_list())]
-#[x_kube(validation = rules::version_stays_set_or_unset())]
 #[x_kube(validation = rules::container_signs_some_files())]
 #[x_kube(validation = rules::container_signs_below_dir_name())]
 #[x_kube(validation = rules::mappings_sign_some_files())]

@@ -137,15 +137,6 @@ pub(super) fn is_git_ref() -> Rule {
     )
 }
 
-/// The container: a Module is upgraded in order from its creation, or never.
-pub(super) fn version_stays_set_or_unset() -> Rule {
-    forbidden(
-        "(has(self.version) && self.version != '') == (has(oldSelf.version) && oldSelf.version != '')",
-        "version cannot be set or unset later: delete the Module and create it anew",
-    )
-    .field_path(".version")
-}
-
 /// A mapping: it says for which kernels it is.
 pub(super) fn literal_or_regexp() -> Rule {
     required(

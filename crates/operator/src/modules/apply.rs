@@ -17,6 +17,7 @@ use crate::client::readable;
 use crate::controllers::{Failure, WriteError};
 use crate::metrics::{Resource, Verb};
 use crate::run::Context;
+use crate::workloads;
 use crate::world::World;
 
 /// Node objects per page of the list that is read before a finalizer goes.
@@ -43,6 +44,15 @@ pub enum ApplyError {
         #[source]
         source: kube::Error,
     },
+    /// Its device classes could not be read.
+    #[error("list the device classes before Module {module} may go")]
+    ListClasses {
+        /// The Module.
+        module: ModuleKey,
+        /// Why not.
+        #[source]
+        source: kube::Error,
+    },
     /// An image.
     #[error("write ModuleImage {image} of Module {module}")]
     Image {
@@ -60,7 +70,7 @@ impl Failure for ApplyError {
     fn is_conflict(&self) -> bool {
         match self {
             Self::Finalizer { source, .. } | Self::Image { source, .. } => source.is_conflict(),
-            Self::List { .. } => false,
+            Self::List { .. } | Self::ListClasses { .. } => false,
         }
     }
 
@@ -95,7 +105,10 @@ pub(super) async fn apply(
         let failed = |source| ApplyError::Image { module: key.clone(), image: image.name_any(), source };
         delete_image(context, image).await.map_err(failed)?;
     }
-    if finalizer == Finalizer::RemoveIfGone && is_gone(context, world, key).await? {
+    if finalizer == Finalizer::RemoveIfGone
+        && is_gone(context, world, key).await?
+        && !are_classes_left(context, key, &observed.module).await?
+    {
         changed = true;
         write_finalizers(context, &observed.module, false)
             .await
@@ -172,6 +185,12 @@ async fn is_gone(context: &Context, world: &World, key: &ModuleKey) -> Result<bo
             None => return Ok(true),
         }
     }
+}
+
+/// Whether device classes are left, which no owner reference takes along.
+async fn are_classes_left(context: &Context, key: &ModuleKey, module: &Module) -> Result<bool, ApplyError> {
+    let failed = |source| ApplyError::ListClasses { module: key.clone(), source };
+    workloads::are_classes_left(context, module).await.map_err(failed)
 }
 
 /// An order counts even if it does not bear our signature (any more): a node may have followed it.

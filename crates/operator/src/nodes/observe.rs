@@ -12,6 +12,7 @@ use tenon_plan::inspect::{self, Peer};
 use tenon_plan::node::NodeFacts;
 use tenon_plan::resolve::{ResolveError, Resolved, resolve};
 use tenon_plan::rollout::Turn;
+use tenon_plan::workload::PluginPod;
 
 use crate::world::{ImageKey, Index, World};
 
@@ -37,6 +38,7 @@ struct Held {
     image: Option<Arc<ModuleImage>>,
     undiscovered_for: Option<u64>,
     peers: Vec<Seen>,
+    pods: Vec<PluginPod>,
 }
 
 /// A node, and its object.
@@ -56,7 +58,7 @@ impl Node {
         let unproven = text.filter(|_| order.is_none()).and_then(|text| read_unverified(text).ok());
         let mut keys: BTreeSet<_> = index.modules_of(name).collect();
         keys.extend(unproven.iter().flat_map(|order| &order.modules).map(|module| &module.key));
-        let candidates = keys.into_iter().map(|key| held(&index, key, &facts, world.steady())).collect();
+        let candidates = keys.into_iter().map(|key| held(world, &index, key, &facts)).collect();
         let now = world.now();
         Some(Self { facts, config, version, order, unproven, candidates, now })
     }
@@ -111,11 +113,12 @@ impl Held {
             undiscovered_for: self.undiscovered_for,
             peers: self.peers.iter().map(|(node, config)| Peer { node, config: config.as_deref() }).collect(),
             turn: turns.get(&self.key).copied().unwrap_or_default(),
+            pods: &self.pods,
         }
     }
 }
 
-fn held(index: &Index, key: &ModuleKey, facts: &NodeFacts, steady: u64) -> Held {
+fn held(world: &World, index: &Index, key: &ModuleKey, facts: &NodeFacts) -> Held {
     let module = index.module(key).cloned();
     let image = ImageKey {
         namespace: key.namespace().to_owned(),
@@ -131,7 +134,8 @@ fn held(index: &Index, key: &ModuleKey, facts: &NodeFacts, steady: u64) -> Held 
         resolved: module.as_ref().map(|module| resolve(module, &facts.kernel)),
         module,
         image,
-        undiscovered_for: index.undiscovered_for(key, &facts.name, steady),
+        undiscovered_for: index.undiscovered_for(key, &facts.name, world.steady()),
+        pods: world.plugin_pods(&facts.name, key),
         key: key.clone(),
     }
 }

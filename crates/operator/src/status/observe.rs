@@ -10,6 +10,7 @@ use tenon_api::node_modules_config::NodeModulesConfig;
 use tenon_order::ModuleKey;
 use tenon_plan::node::NodeFacts;
 use tenon_plan::rollup::{NodeView, Observed};
+use tenon_plan::workload::Problem;
 
 use crate::world::Index;
 
@@ -20,6 +21,7 @@ pub struct Rollup {
     pub module: Arc<Module>,
     nodes: Vec<(Arc<NodeFacts>, Option<Arc<NodeModulesConfig>>)>,
     images: Vec<Arc<ModuleImage>>,
+    plugin_problem: Option<Problem>,
 }
 
 impl Rollup {
@@ -30,6 +32,7 @@ impl Rollup {
             module: index.module(key)?.clone(),
             nodes: index.nodes_of(key).filter_map(node).collect(),
             images: index.images_of(key).cloned().collect(),
+            plugin_problem: index.plugin_problem(key).cloned(),
         })
     }
 
@@ -44,6 +47,7 @@ impl Rollup {
                 .map(|(facts, config)| NodeView { facts, config: config.as_deref() })
                 .collect(),
             images: self.images.iter().map(AsRef::as_ref).collect(),
+            plugin_problem: self.plugin_problem.as_ref(),
             now: Time(Timestamp::from_second(second).unwrap_or_default()),
         }
     }

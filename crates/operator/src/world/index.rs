@@ -11,6 +11,7 @@ use tenon_plan::inspect;
 use tenon_plan::node::{NodeFacts, Selection, select};
 use tenon_plan::provision;
 use tenon_plan::rollout::{self, Turn, Turns};
+use tenon_plan::workload::Problem;
 
 use super::{FactsIndex, ImageKey, KnownFacts};
 
@@ -32,6 +33,8 @@ pub struct Index {
     undiscovered: BTreeMap<(ModuleKey, NodeName), u64>,
     /// Whose driver is away because of a change, whose turn it is, who waits.
     turns: HashMap<ModuleKey, Turns>,
+    /// Why Modules' plugins are not there as wished.
+    plugin_problems: HashMap<ModuleKey, Problem>,
 }
 
 /// What a change concerns.
@@ -64,6 +67,20 @@ impl Index {
     /// All Modules.
     pub fn modules(&self) -> impl Iterator<Item = &Arc<Module>> {
         self.modules.values()
+    }
+
+    /// Why the Module's plugin is not there as wished.
+    pub fn plugin_problem(&self, key: &ModuleKey) -> Option<&Problem> {
+        self.plugin_problems.get(key)
+    }
+
+    /// Whether it is another than before.
+    pub(super) fn set_plugin_problem(&mut self, key: &ModuleKey, problem: Option<Problem>) -> bool {
+        let before = match problem.clone() {
+            Some(problem) => self.plugin_problems.insert(key.clone(), problem),
+            None => self.plugin_problems.remove(key),
+        };
+        before != problem
     }
 
     /// The ModuleImage.
@@ -205,7 +222,10 @@ impl Index {
     ) -> BTreeSet<NodeName> {
         let _ = match module {
             Some(module) => self.modules.insert(key.clone(), module),
-            None => self.modules.remove(key),
+            None => {
+                self.plugin_problems.remove(key);
+                self.modules.remove(key)
+            }
         };
         let before: BTreeSet<_> = self.nodes_of(key).cloned().collect();
         let names: BTreeSet<_> = self.nodes.keys().chain(self.configs.keys()).cloned().collect();

@@ -1,4 +1,4 @@
-//! What the operator knows of the cluster: four kinds of objects, indexed both ways, and the queues that their changes feed.
+//! What the operator knows of the cluster: the kinds of objects that count, indexed both ways, and the queues that their changes feed.
 //!
 //! Watches call [`World`] synchronously; it stores what counts and says which keys are to be looked at again. No
 //! change costs more than what it touches: a node's event its Modules, a Module's event its nodes. Nothing is taken to
@@ -14,6 +14,7 @@ mod jobs;
 mod node;
 mod takeover;
 mod watch;
+mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
@@ -26,6 +27,7 @@ use tenon_api::{Module, ModuleImage};
 use tenon_order::{Digest, ModuleKey, NodeName};
 use tenon_plan::node::NodeFacts;
 use tenon_plan::rollout::Turn;
+use tenon_plan::workload::Problem;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -36,6 +38,7 @@ pub use jobs::{JobsIndex, KnownJob, follow_jobs};
 pub use node::{Node, NodeInfo, NodeSpec, NodeStatus};
 pub use takeover::{catch_up, take_in};
 pub use watch::{Kind, Listed, follow, now};
+pub use workloads::{KnownPod, KnownSet, Workload, WorkloadsIndex, follow_pods, follow_sets};
 
 use crate::depot::{Assignments, Build, Kernels, RunningKernel};
 use crate::queue::Queue;
@@ -84,6 +87,8 @@ pub struct Queues {
     pub nodes: Queue<NodeName>,
     /// Modules whose status may have to change.
     pub status: Queue<ModuleKey>,
+    /// Modules whose plugins may have to change.
+    pub workloads: Queue<ModuleKey>,
 }
 
 impl Queues {
@@ -93,6 +98,7 @@ impl Queues {
             images: Queue::with_clock(clock),
             nodes: Queue::with_clock(clock),
             status: Queue::with_clock(clock),
+            workloads: Queue::with_clock(clock),
         }
     }
 }
@@ -129,6 +135,8 @@ pub struct World {
     orders: Mutex<Orders>,
     /// The Jobs that make images.
     jobs: Mutex<JobsIndex>,
+    /// The pods and `DaemonSet`s of plugins.
+    workloads: Mutex<WorkloadsIndex>,
 }
 
 /// Where the world's times come from.
@@ -166,6 +174,7 @@ impl World {
             ended_images: Mutex::default(),
             orders: Mutex::default(),
             jobs: Mutex::default(),
+            workloads: Mutex::default(),
         }
     }
 
@@ -221,6 +230,7 @@ impl World {
             self.queues.images.add(image);
         }
         self.queues.modules.add(key.clone());
+        self.queues.workloads.add(key.clone());
         self.queues.status.add_within(key.clone(), ROLL_UP_WITHIN);
         for node in nodes {
             self.queues.nodes.add(node);
@@ -249,6 +259,13 @@ impl World {
             self.write().refresh_module(&key, Arc::new(module));
         } else {
             self.module(&key, Some(module));
+        }
+    }
+
+    /// Why a Module's plugin is not there as wished, if it is not.
+    pub fn plugin_problem(&self, key: &ModuleKey, problem: Option<Problem>) {
+        if self.write().set_plugin_problem(key, problem) {
+            self.roll_up(key.clone());
         }
     }
 

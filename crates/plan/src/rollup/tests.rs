@@ -16,6 +16,7 @@ fn rolled_up(module: &Module, plays: &[&Play]) -> ModuleStatus {
             .map(|play| NodeView { facts: &play.node, config: play.config.as_ref() })
             .collect(),
         images: plays.iter().filter_map(|play| play.image.as_ref()).take(1).collect(),
+        plugin_problem: None,
         now: time("2026-01-01T00:00:00Z"),
     })
 }
@@ -45,6 +46,7 @@ fn a_loaded_module_is_ready_and_says_so_once() {
         module: &module,
         nodes: vec![NodeView { facts: &play.node, config: play.config.as_ref() }],
         images: play.image.iter().collect(),
+        plugin_problem: None,
         now: time("2027-01-01T00:00:00Z"),
     });
     assert_eq!(later, first, "the time of a change is not the time of looking");
@@ -174,11 +176,11 @@ fn what_is_loaded_of_a_former_spec_is_no_answer_to_the_present_one() {
 #[test]
 fn fields_without_effect_are_named() {
     let mut module = Play::registered().module.unwrap();
-    module.spec.device_plugin = Some(tenon_api::module::DevicePlugin::default());
+    module.spec.module_loader.as_mut().unwrap().service_account_name = Some("loader".to_owned());
     let status = rolled_up(&module, &[]);
     let (holds, reason, message) = said(&status, UNSUPPORTED).unwrap();
     assert_eq!((holds, reason), ("True", reasons::FIELDS_WITHOUT_EFFECT));
-    assert!(message.contains("spec.devicePlugin"), "{message}");
+    assert!(message.contains("moduleLoader.serviceAccountName"), "{message}");
 }
 
 #[test]
@@ -227,6 +229,7 @@ fn a_status_is_bounded_however_many_nodes_fail() {
         module: &module,
         nodes: nodes.iter().map(|facts| NodeView { facts, config: play.config.as_ref() }).collect(),
         images: Vec::new(),
+        plugin_problem: None,
         now: time("2026-01-01T00:00:00Z"),
     });
     assert_eq!((status.kernels.len(), status.failures.len()), (MAX_KERNELS, MAX_FAILURES));

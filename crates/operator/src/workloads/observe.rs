@@ -1,0 +1,188 @@
+//! A Module and all that there is of its plugin: out of the index, and by name what is not watched.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::resource::v1::DeviceClass;
+use kube::api::ListParams;
+use kube::core::PartialObjectMeta;
+use kube::{Api, ResourceExt};
+use tenon_api::{Module, labels, reasons};
+use tenon_order::ModuleKey;
+use tenon_plan::workload::class::{self, Classes};
+use tenon_plan::workload::plan::{Observed, SetSeen};
+use tenon_plan::workload::{Problem, Role};
+
+use super::Workloads;
+use crate::run::Context;
+use crate::world::{self, World};
+
+/// The label of a namespace that says which pods it takes.
+const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
+
+/// What could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    /// The Module's namespace.
+    #[error("read namespace {namespace}")]
+    Namespace {
+        /// Which.
+        namespace: String,
+        /// Why not.
+        #[source]
+        source: kube::Error,
+    },
+    /// Device classes.
+    #[error("read the device classes of Module {module}")]
+    Classes {
+        /// The Module.
+        module: ModuleKey,
+        /// Why not.
+        #[source]
+        source: kube::Error,
+    },
+}
+
+/// A Module and its plugin.
+#[derive(Debug)]
+pub(super) struct Workload {
+    /// The Module.
+    pub(super) module: Arc<Module>,
+    sets: Vec<SetSeen>,
+    /// What is there, with what the pods wait for.
+    pub(super) seen: world::Workload,
+    enforces: Option<String>,
+    /// Classes that bear the Module's mark or have a name that it wishes; `None` where the cluster has no such kind.
+    classes: Option<Vec<DeviceClass>>,
+}
+
+impl Workload {
+    /// `None` when there is no such Module.
+    pub(super) async fn of(
+        workloads: &Workloads,
+        context: &Context,
+        world: &World,
+        key: &ModuleKey,
+    ) -> Result<Option<Self>, ObserveError> {
+        let Some(module) = world.read().module(key).cloned() else { return Ok(None) };
+        let seen = world.workload(key, &module.uid().unwrap_or_default());
+        let is_accepted = |set: &SetSeen, generation: i64| {
+            workloads.memory().accepted.get(&set.uid).is_some_and(|accepted| *accepted == generation)
+        };
+        let sets = seen.sets.iter().map(|(set, generation)| SetSeen {
+            is_changed: set.is_changed && !is_accepted(set, *generation),
+            ..set.clone()
+        });
+        let role = Role::of(&module);
+        Ok(Some(Self {
+            sets: sets.collect(),
+            enforces: if role.is_some() { enforces(context, key).await? } else { None },
+            classes: classes(workloads, context, key, &module).await?,
+            seen,
+            module,
+        }))
+    }
+
+    /// The same, as the decision takes it.
+    pub(super) fn view(&self) -> Observed<'_> {
+        Observed {
+            module: &self.module,
+            sets: &self.sets,
+            orphans: self.seen.orphans,
+            enforces: self.enforces.as_deref(),
+        }
+    }
+
+    /// What becomes of the driver's device classes.
+    pub(super) fn classes(&self) -> Classes {
+        match &self.classes {
+            Some(known) => class::classes(&self.module, known),
+            None if Role::of(&self.module) == Some(Role::Dra) => Classes {
+                taken: vec![Problem {
+                    reason: reasons::DRA_UNAVAILABLE,
+                    message: "the cluster does not serve resource.k8s.io/v1, so no DRA driver can run: it takes Kubernetes 1.34".to_owned(),
+                }],
+                ..Classes::default()
+            },
+            None => Classes::default(),
+        }
+    }
+
+    /// Whether there is such a class.
+    pub(super) fn knows_class(&self, name: &str) -> bool {
+        self.classes.iter().flatten().any(|class| class.name_any() == name)
+    }
+
+    /// Whether the cluster knows of device classes.
+    pub(super) fn has_classes(&self) -> bool {
+        self.classes.is_some()
+    }
+}
+
+async fn enforces(context: &Context, key: &ModuleKey) -> Result<Option<String>, ObserveError> {
+    let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(context.client.clone());
+    let namespace = namespaces
+        .get_metadata_opt(key.namespace())
+        .await
+        .map_err(|source| ObserveError::Namespace { namespace: key.namespace().to_owned(), source })?;
+    Ok(namespace.and_then(|namespace| namespace.labels().get(ENFORCE).cloned()))
+}
+
+/// The classes that concern the Module. Those of one that asks for none are looked for only where there were some.
+async fn classes(
+    workloads: &Workloads,
+    context: &Context,
+    key: &ModuleKey,
+    module: &Module,
+) -> Result<Option<Vec<DeviceClass>>, ObserveError> {
+    let failed = |source| ObserveError::Classes { module: key.clone(), source };
+    let api: Api<DeviceClass> = Api::all(context.client.clone());
+    let wishes = Role::of(module) == Some(Role::Dra);
+    let known = workloads.memory().with_classes.clone();
+    let had_some = match known {
+        Some(known) => known.contains(key),
+        None => {
+            let params = ListParams::default().labels(labels::MODULE_NAMESPACE);
+            let all = list(&api, &params).await.map_err(failed)?.unwrap_or_default();
+            let owners: BTreeSet<_> = all.iter().filter_map(owner).collect();
+            workloads.memory().with_classes.get_or_insert(owners).contains(key)
+        }
+    };
+    if !wishes && !had_some {
+        return Ok(Some(Vec::new()));
+    }
+    let mark: Vec<_> = class::mark(module).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let params = ListParams::default().labels(&mark.join(","));
+    let Some(mut classes) = list(&api, &params).await.map_err(failed)? else { return Ok(None) };
+    let asked = module.spec.dra.iter().flat_map(|dra| &dra.device_classes);
+    for asked in asked.filter(|_| wishes) {
+        if classes.iter().all(|class| class.name_any() != asked.name) {
+            classes.extend(api.get_opt(&asked.name).await.map_err(failed)?);
+        }
+    }
+    let mut memory = workloads.memory();
+    if let Some(known) = &mut memory.with_classes {
+        let _ = if wishes || !classes.is_empty() { known.insert(key.clone()) } else { known.remove(key) };
+    }
+    Ok(Some(classes))
+}
+
+/// The Module whose mark a class bears. Where its name is too long for a label, no Module is found, which then has to wish for classes
+/// to be rid of them.
+fn owner(class: &DeviceClass) -> Option<ModuleKey> {
+    let label = |key| class.labels().get(key);
+    ModuleKey::new(label(labels::MODULE_NAMESPACE)?, label(labels::MODULE_NAME)?).ok()
+}
+
+/// `None` where the cluster has no such kind.
+pub(super) async fn list(
+    api: &Api<DeviceClass>,
+    params: &ListParams,
+) -> Result<Option<Vec<DeviceClass>>, kube::Error> {
+    match api.list(params).await {
+        Ok(list) => Ok(Some(list.items)),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}

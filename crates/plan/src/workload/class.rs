@@ -1,0 +1,134 @@
+//! The device classes of a DRA driver. They are the cluster's, so no Module can own them by reference: labels say whose they are, and
+//! a class without them belongs to somebody else.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::resource::v1::{DeviceClass, DeviceClassSpec};
+use kube::ResourceExt as _;
+use kube::core::ObjectMeta;
+use tenon_api::labels::{self, annotation};
+use tenon_api::{Module, reasons};
+
+use super::{Problem, Role, daemon_set};
+
+/// What becomes of a Module's classes.
+#[derive(Debug, Default, PartialEq)]
+pub struct Classes {
+    /// To be made, or made what they should be.
+    pub apply: Vec<DeviceClass>,
+    /// To be deleted.
+    pub delete: Vec<DeviceClass>,
+    /// Those that cannot be had.
+    pub taken: Vec<Problem>,
+}
+
+/// The labels by which a Module's classes are its own; KMM's, too.
+pub fn mark(module: &Module) -> BTreeMap<String, String> {
+    [
+        (labels::MODULE_NAME, daemon_set::module_label(&module.name_any())),
+        (labels::MODULE_NAMESPACE, module.namespace().unwrap_or_default()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
+}
+
+/// Decides about a Module's classes: `known` are those that bear its mark, and those of the names that it wishes.
+pub fn classes(module: &Module, known: &[DeviceClass]) -> Classes {
+    let mark = mark(module);
+    let is_own =
+        |class: &&DeviceClass| mark.iter().all(|(key, value)| class.labels().get(key) == Some(value));
+    let wished = wished(module, &mark);
+    let mut out = Classes::default();
+    for class in wished.values() {
+        match known.iter().find(|known| known.name_any() == class.name_any()) {
+            Some(known) if !is_own(&known) => out.taken.push(Problem {
+                reason: reasons::DEVICE_CLASS_TAKEN,
+                message: format!(
+                    "DeviceClass {} was there before and is not this Module's; it is left as it is: name another in spec.dra.deviceClasses, or delete it",
+                    class.name_any()
+                ),
+            }),
+            Some(known) if known.annotations().get(annotation::WISH) == class.annotations().get(annotation::WISH) => {}
+            Some(_) | None => out.apply.push(class.clone()),
+        }
+    }
+    let is_unwished = |class: &&DeviceClass| {
+        !wished.contains_key(&class.name_any()) && class.metadata.deletion_timestamp.is_none()
+    };
+    out.delete.extend(known.iter().filter(is_own).filter(is_unwished).cloned());
+    out
+}
+
+fn wished(module: &Module, mark: &BTreeMap<String, String>) -> BTreeMap<String, DeviceClass> {
+    let dra = module.spec.dra.iter().filter(|_| Role::of(module) == Some(Role::Dra));
+    let classes = dra.flat_map(|dra| &dra.device_classes);
+    classes
+        .map(|asked| {
+            let mut class = DeviceClass {
+                metadata: ObjectMeta {
+                    name: Some(asked.name.clone()),
+                    labels: Some(mark.clone()),
+                    ..ObjectMeta::default()
+                },
+                // Said also where they are empty: what was there before goes.
+                spec: DeviceClassSpec {
+                    selectors: Some(asked.selectors.clone()),
+                    config: Some(asked.config.clone()),
+                    ..DeviceClassSpec::default()
+                },
+            };
+            let wish = daemon_set::wish(&class);
+            class.metadata.annotations = Some([(annotation::WISH.to_owned(), wish)].into());
+            (asked.name.clone(), class)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn module(classes: &str) -> Module {
+        serde_saphyr::from_str(&format!(
+            "apiVersion: kmm.sigs.x-k8s.io/v1beta1\nkind: Module\nmetadata: {{name: gauge, namespace: lab, uid: m-1}}\nspec: {{selector: {{}}, dra: {{driverName: g.test, container: {{image: 'r.test/d:1'}}, deviceClasses: [{classes}]}}}}\n"
+        ))
+        .expect("a Module")
+    }
+
+    #[test]
+    fn classes_are_made_once_and_go_when_they_are_not_wished_any_more() {
+        let two = module("{name: a.test}, {name: b.test}");
+        let made = classes(&two, &[]).apply;
+        assert_eq!(made.len(), 2);
+        assert_eq!(classes(&two, &made), Classes::default(), "a second time nothing is written");
+        let one = classes(&module("{name: a.test}"), &made);
+        assert_eq!((one.apply.len(), one.delete[0].name_any().as_str()), (0, "b.test"));
+        let changed =
+            classes(&module("{name: a.test, selectors: [{cel: {expression: 'true'}}]}"), &made[..1]);
+        assert_eq!((changed.apply.len(), changed.delete.len()), (1, 0));
+    }
+
+    #[test]
+    fn somebody_elses_class_is_never_adopted_changed_or_deleted() {
+        let (module, mut foreign) = (module("{name: a.test}"), DeviceClass::default());
+        foreign.metadata.name = Some("a.test".to_owned());
+        let mut neighbours = foreign.clone();
+        neighbours.metadata.labels = Some(mark(&module));
+        neighbours.labels_mut().insert(labels::MODULE_NAMESPACE.to_owned(), "hall".to_owned());
+        for class in [foreign, neighbours] {
+            let decided = classes(&module, std::slice::from_ref(&class));
+            assert!(decided.apply.is_empty() && decided.delete.is_empty());
+            assert_eq!(decided.taken[0].reason, reasons::DEVICE_CLASS_TAKEN);
+            assert!(decided.taken[0].message.contains("a.test"));
+        }
+    }
+
+    #[test]
+    fn a_deleted_module_leaves_no_class() {
+        let mut module = module("{name: a.test}");
+        let made = classes(&module, &[]).apply;
+        module.metadata.deletion_timestamp = Some(serde_json::from_str("\"2026-01-01T00:00:00Z\"").unwrap());
+        let decided = classes(&module, &made);
+        assert_eq!((decided.apply.len(), decided.delete.len()), (0, 1));
+    }
+}

@@ -1,0 +1,214 @@
+//! What is to be applied and deleted so that a Module's plugin runs as wished.
+
+use k8s_openapi::api::apps::v1::DaemonSet;
+use kube::ResourceExt as _;
+use tenon_api::labels::annotation;
+use tenon_api::{Module, reasons};
+
+use super::daemon_set::daemon_set;
+use super::{Problem, Role};
+
+/// A `DaemonSet` that is a Module's by its owner reference.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetSeen {
+    /// Its name.
+    pub name: String,
+    /// Its uid.
+    pub uid: String,
+    /// What it runs; `None` for what is none of ours to run.
+    pub role: Option<Role>,
+    /// Whether its pods are placed by a version.
+    pub is_ordered: bool,
+    /// What was wished of it when it was applied last; nothing where another operator has made it.
+    pub wish: Option<String>,
+    /// Whether somebody else has changed what it says.
+    pub is_changed: bool,
+    /// Whether its controller has looked at it as it is, and found no node that has its pods or should.
+    pub is_idle: bool,
+    /// Whether it is being deleted.
+    pub is_leaving: bool,
+}
+
+/// A Module, and all that there is of its plugin.
+#[derive(Debug)]
+pub struct Observed<'a> {
+    /// The Module.
+    pub module: &'a Module,
+    /// Its `DaemonSet`s.
+    pub sets: &'a [SetSeen],
+    /// Pods of its plugin that belong to none of them any more, and have not ended.
+    pub orphans: usize,
+    /// The Pod Security Standard that its namespace enforces.
+    pub enforces: Option<&'a str>,
+}
+
+/// What is to be written.
+#[derive(Debug, Default, PartialEq)]
+pub struct Plan {
+    /// To be applied.
+    pub apply: Option<DaemonSet>,
+    /// To be deleted.
+    pub delete: Vec<SetSeen>,
+    /// Why the plugin is not there as wished.
+    pub problem: Option<Problem>,
+}
+
+/// Decides about a Module's `DaemonSet`s.
+///
+/// A former one is gone, and its pods are, before another is made that may run on the same nodes: two plugins for one resource would
+/// take the socket from each other. Those of other versions stay for as long as nodes have them.
+pub fn plan(observed: &Observed<'_>) -> Plan {
+    let wished = daemon_set(observed.module);
+    let name = wished.as_ref().map(|wished| wished.name_any());
+    let is_it = |set: &SetSeen| name.as_ref() == Some(&set.name);
+    let mut out = Plan::default();
+    let mut is_in_the_way = observed.orphans > 0;
+    for set in observed.sets.iter().filter(|set| !is_it(set)) {
+        let is_other_version = is_other_version(observed.module, set);
+        is_in_the_way |= !is_other_version;
+        if !set.is_leaving && (!is_other_version || set.is_idle) {
+            out.delete.push(set.clone());
+        }
+    }
+    let Some(wished) = wished else { return out };
+    let present = observed.sets.iter().find(|set| is_it(set));
+    let wish = wished.annotations().get(annotation::WISH).cloned();
+    out.problem = forbidden(observed);
+    match present {
+        Some(set) if set.is_leaving => out.problem = Some(replaced()),
+        Some(set) if set.wish == wish && !set.is_changed => {}
+        None if is_in_the_way => out.problem = Some(replaced()),
+        Some(_) | None => out.apply = Some(wished),
+    }
+    out
+}
+
+/// Whether a `DaemonSet` of ours is that of a version that nodes may still have.
+fn is_other_version(module: &Module, set: &SetSeen) -> bool {
+    set.wish.is_some()
+        && set.is_ordered
+        && set.role.is_some()
+        && set.role == Role::of(module)
+        && crate::node::version(module).is_some()
+}
+
+fn replaced() -> Problem {
+    let message =
+        "a former DaemonSet of the plugin, or its pods, are to be gone before the present one is made";
+    Problem { reason: reasons::PLUGIN_REPLACED, message: message.to_owned() }
+}
+
+/// Its pods use directories of the host, which every standard but one forbids.
+fn forbidden(observed: &Observed<'_>) -> Option<Problem> {
+    let level = observed.enforces.filter(|level| *level != "privileged")?;
+    let namespace = observed.module.namespace().unwrap_or_default();
+    Some(Problem {
+        reason: reasons::POD_SECURITY_FORBIDS,
+        message: format!(
+            "namespace {namespace} enforces the Pod Security Standard {level}, which forbids the pods of device plugins and DRA drivers: label it pod-security.kubernetes.io/enforce=privileged"
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn module(version: &str) -> Module {
+        let version = if version.is_empty() { String::new() } else { format!("version: '{version}', ") };
+        serde_saphyr::from_str(&format!(
+            "apiVersion: kmm.sigs.x-k8s.io/v1beta1\nkind: Module\nmetadata: {{name: gauge, namespace: lab, uid: m-1}}\nspec: {{selector: {{}}, moduleLoader: {{container: {{{version}modprobe: {{moduleName: gauge}}, kernelMappings: [{{regexp: '^.+$', containerImage: 'r.test/g:1'}}]}}}}, devicePlugin: {{container: {{image: 'r.test/p:1'}}}}}}\n"
+        ))
+        .expect("a Module")
+    }
+
+    fn seen(set: &DaemonSet) -> SetSeen {
+        let selector = set.spec.as_ref().unwrap().selector.match_labels.as_ref().unwrap();
+        SetSeen {
+            name: set.name_any(),
+            uid: "d-1".to_owned(),
+            role: Some(Role::DevicePlugin),
+            is_ordered: selector.len() > 2,
+            wish: set.annotations().get(annotation::WISH).cloned(),
+            is_changed: false,
+            is_idle: false,
+            is_leaving: false,
+        }
+    }
+
+    fn decide(module: &Module, sets: &[SetSeen]) -> Plan {
+        plan(&Observed { module, sets, orphans: 0, enforces: None })
+    }
+
+    #[test]
+    fn it_is_made_once_and_written_again_only_when_it_differs() {
+        let module = module("");
+        let made = decide(&module, &[]).apply.unwrap();
+        assert_eq!(decide(&module, &[seen(&made)]), Plan::default());
+        let changed = SetSeen { is_changed: true, ..seen(&made) };
+        assert!(decide(&module, &[changed]).apply.is_some(), "somebody has meddled with it");
+        let former = SetSeen { wish: Some("former".to_owned()), ..seen(&made) };
+        let plan = decide(&module, &[former]);
+        assert!(plan.apply.is_some() && plan.delete.is_empty());
+    }
+
+    #[test]
+    fn another_operators_goes_before_ours_comes() {
+        let module = module("");
+        let kmms = SetSeen {
+            name: "gauge-device-plugin-x7k2p".to_owned(),
+            wish: None,
+            ..seen(&decide(&module, &[]).apply.unwrap())
+        };
+        let first = decide(&module, std::slice::from_ref(&kmms));
+        assert_eq!((first.apply.as_ref(), first.delete.len()), (None, 1));
+        assert_eq!(first.problem.unwrap().reason, reasons::PLUGIN_REPLACED);
+        let leaving = SetSeen { is_leaving: true, ..kmms };
+        assert_eq!(decide(&module, &[leaving]).apply, None);
+        let orphans = plan(&Observed { module: &module, sets: &[], orphans: 1, enforces: None });
+        assert_eq!(orphans.apply, None, "its pods are still there");
+        assert!(decide(&module, &[]).apply.is_some());
+    }
+
+    #[test]
+    fn a_former_versions_stays_until_no_node_has_it() {
+        let one = seen(&decide(&module("1"), &[]).apply.unwrap());
+        let second = decide(&module("2"), std::slice::from_ref(&one));
+        assert!(second.apply.is_some() && second.delete.is_empty());
+        let two = seen(second.apply.as_ref().unwrap());
+        let idle = SetSeen { is_idle: true, ..one.clone() };
+        assert_eq!(decide(&module("2"), &[idle.clone(), two.clone()]).delete, [idle]);
+        let idle = SetSeen { is_idle: true, ..two };
+        assert_eq!(decide(&module("2"), &[one, idle]), Plan::default(), "the wished one stays");
+    }
+
+    #[test]
+    fn from_unordered_to_ordered_and_back_there_are_never_two() {
+        for (before, after) in [("", "1"), ("1", "")] {
+            let former = seen(&decide(&module(before), &[]).apply.unwrap());
+            let decided = decide(&module(after), std::slice::from_ref(&former));
+            assert_eq!((decided.apply, decided.delete), (None, vec![former]));
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_is_not_wished() {
+        let mut module = module("1");
+        let made = seen(&decide(&module, &[]).apply.unwrap());
+        module.metadata.deletion_timestamp = Some(serde_json::from_str("\"2026-01-01T00:00:00Z\"").unwrap());
+        assert_eq!(decide(&module, std::slice::from_ref(&made)).delete, std::slice::from_ref(&made));
+        module.metadata.deletion_timestamp = None;
+        module.spec.device_plugin = None;
+        assert_eq!(decide(&module, std::slice::from_ref(&made)).delete, [made]);
+    }
+
+    #[test]
+    fn a_namespace_that_forbids_its_pods_is_named() {
+        let module = module("");
+        let enforced = |level| plan(&Observed { module: &module, sets: &[], orphans: 0, enforces: level });
+        assert_eq!(enforced(Some("privileged")).problem, None);
+        let plan = enforced(Some("restricted"));
+        assert!(plan.apply.is_some(), "it is there as soon as it may be");
+        assert!(plan.problem.unwrap().message.contains("enforces the Pod Security Standard restricted"));
+    }
+}
