@@ -147,6 +147,7 @@ async fn defect_22_a_daemon_set_with_another_selector_is_replaced() {
     cluster.apply_module("gauge", "gauge:v1", Value::Null).await;
     is_ordered_anew(&cluster, "pine", None).await;
     labels_come(&cluster, "pine", &[(READY, "")], &[]).await;
+    cluster.stop_operator().await;
     // As KMM up to 2.6 makes it, whose finalizer nobody takes off any more.
     let module = cluster.modules().get("gauge").await.expect("the Module");
     let mine = json!({"kmm.node.kubernetes.io/module.name": "gauge"});
@@ -172,7 +173,8 @@ async fn defect_22_a_daemon_set_with_another_selector_is_replaced() {
     .expect("a DaemonSet");
     let theirs = daemon_sets(&cluster).create(&PostParams::default(), &set).await.expect("a DaemonSet");
     cluster.apply_module("gauge", "gauge:v1", plugin("plugin.test/p:1")).await;
-    labels_come(&cluster, "pine", &[(PLUGIN_READY, ""), (TARGET, "")], &[]).await;
+    pods_come(&cluster, "theirs runs", |pods| pods.len() == 1).await;
+    cluster.start_operator().await;
     let is_ours = |pods: &[k8s_openapi::api::core::v1::Pod]| {
         let role =
             |pod: &k8s_openapi::api::core::v1::Pod| pod.labels().get("kmm.node.kubernetes.io/role").cloned();
@@ -180,6 +182,7 @@ async fn defect_22_a_daemon_set_with_another_selector_is_replaced() {
     };
     let left = pods_come(&cluster, "theirs is gone, with its finalizer", is_ours).await;
     assert!(left.iter().all(|pod| pod.finalizers().is_empty()), "and ours has none");
+    labels_come(&cluster, "pine", &[(READY, ""), (PLUGIN_READY, ""), (TARGET, "")], &[]).await;
     let sets = sets_come(&cluster, 1).await;
     assert!(!names(&sets).contains(&theirs.name_any()), "{:?}", names(&sets));
     let selector = sets[0].spec.as_ref().expect("a spec").selector.match_labels.clone().expect("labels");
