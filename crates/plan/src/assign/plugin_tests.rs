@@ -93,6 +93,7 @@ fn a_change_of_the_plugin_alone_touches_neither_driver_nor_node() {
     let mut play = running("");
     let plugin = play.module.as_mut().and_then(|module| module.spec.device_plugin.as_mut()).unwrap();
     plugin.container.image = "registry.test/plugin:2".to_owned();
+    play.module.as_mut().unwrap().metadata.generation = Some(4);
     assert_eq!(play.decide(), Assignment::default());
 }
 
