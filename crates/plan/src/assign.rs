@@ -296,8 +296,9 @@ impl Wishes {
             }
         }
         // A change of the Module that does not reach the node costs it nothing.
-        let is_other_by_number_alone =
-            |present: &&NodeModule| NodeModule { generation: present.generation, ..entry.clone() } == **present;
+        let is_other_by_number_alone = |present: &&NodeModule| {
+            NodeModule { generation: present.generation, ..entry.clone() } == **present
+        };
         let entry = present.filter(is_other_by_number_alone).cloned().unwrap_or(entry);
         self.entries.insert(key.clone(), entry);
     }

@@ -116,36 +116,41 @@ pub(super) async fn apply(
         world.queues.modules.add(key.clone());
     }
     for class in &apply_classes {
-        match write_class(context, class, observed.knows_class(&class.name_any())).await {
-            Ok(()) => {}
-            Err(error) => match refusal(&error, "DeviceClass", &class.name_any()) {
-                Some(refused) => problem = Some(refused),
-                None => {
-                    let (module, name) = (key.clone(), class.name_any());
-                    return Err(ApplyError::DeviceClass { module, name, source: error });
-                }
-            },
-        }
+        let name = class.name_any();
+        let written = write_class(context, class, observed.knows_class(&name)).await;
+        let refused = taken_or_refused(written, "DeviceClass", &name);
+        let failed = |source| ApplyError::DeviceClass { module: key.clone(), name, source };
+        problem = refused.map_err(failed)?.or(problem);
     }
     // Without its kind the driver could only fail, again and again.
     let may_run = Role::of(&observed.module) != Some(Role::Dra) || observed.has_classes();
     if let Some(set) = apply.filter(|_| may_run) {
         changed = true;
-        match write_set(workloads, context, world, &set).await {
-            Ok(()) => info!(module = %key, daemon_set = set.name_any(), "applied"),
-            Err(error) => match refusal(&error, "DaemonSet", &set.name_any()) {
-                Some(refused) => problem = Some(refused),
-                None => {
-                    let (module, name) = (key.clone(), set.name_any());
-                    return Err(ApplyError::DaemonSet { module, name, source: error });
-                }
-            },
+        let name = set.name_any();
+        let written = write_set(workloads, context, world, &set).await;
+        let refused = taken_or_refused(written, "DaemonSet", &name);
+        let failed = |source| ApplyError::DaemonSet { module: key.clone(), name: name.clone(), source };
+        let refused = refused.map_err(failed)?;
+        if refused.is_none() {
+            info!(module = %key, daemon_set = name, "applied");
         }
+        problem = refused.or(problem);
     }
     Ok((changed, problem))
 }
 
-/// What the API server says of an object that it does not take, in its words.
+/// What the API server says of an object that it does not take, in its words; an error where it says nothing of the kind.
+fn taken_or_refused(
+    written: Result<(), WriteError>,
+    kind: &str,
+    name: &str,
+) -> Result<Option<Problem>, WriteError> {
+    match written {
+        Ok(()) => Ok(None),
+        Err(error) => refusal(&error, kind, name).map(Some).ok_or(error),
+    }
+}
+
 fn refusal(error: &WriteError, kind: &str, name: &str) -> Option<Problem> {
     match error {
         WriteError::Api(kube::Error::Api(status)) if [400, 403, 422].contains(&status.code) => {

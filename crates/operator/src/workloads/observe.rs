@@ -140,14 +140,13 @@ async fn classes(
     let api: Api<DeviceClass> = Api::all(context.client.clone());
     let wishes = Role::of(module) == Some(Role::Dra);
     let known = workloads.memory().with_classes.clone();
-    let had_some = match known {
-        Some(known) => known.contains(key),
-        None => {
-            let params = ListParams::default().labels(labels::MODULE_NAMESPACE);
-            let all = list(&api, &params).await.map_err(failed)?.unwrap_or_default();
-            let owners: BTreeSet<_> = all.iter().filter_map(owner).collect();
-            workloads.memory().with_classes.get_or_insert(owners).contains(key)
-        }
+    let had_some = if let Some(known) = known {
+        known.contains(key)
+    } else {
+        let params = ListParams::default().labels(labels::MODULE_NAMESPACE);
+        let all = list(&api, &params).await.map_err(failed)?.unwrap_or_default();
+        let owners: BTreeSet<_> = all.iter().filter_map(owner).collect();
+        workloads.memory().with_classes.get_or_insert(owners).contains(key)
     };
     if !wishes && !had_some {
         return Ok(Some(Vec::new()));

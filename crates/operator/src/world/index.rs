@@ -76,11 +76,12 @@ impl Index {
 
     /// Whether it is another than before.
     pub(super) fn set_plugin_problem(&mut self, key: &ModuleKey, problem: Option<Problem>) -> bool {
-        let before = match problem.clone() {
+        let is_new = self.plugin_problems.get(key) != problem.as_ref();
+        match problem {
             Some(problem) => self.plugin_problems.insert(key.clone(), problem),
             None => self.plugin_problems.remove(key),
         };
-        before != problem
+        is_new
     }
 
     /// The ModuleImage.
@@ -220,12 +221,12 @@ impl Index {
         module: Option<Arc<Module>>,
         now: u64,
     ) -> BTreeSet<NodeName> {
+        if module.is_none() {
+            self.plugin_problems.remove(key);
+        }
         let _ = match module {
             Some(module) => self.modules.insert(key.clone(), module),
-            None => {
-                self.plugin_problems.remove(key);
-                self.modules.remove(key)
-            }
+            None => self.modules.remove(key),
         };
         let before: BTreeSet<_> = self.nodes_of(key).cloned().collect();
         let names: BTreeSet<_> = self.nodes.keys().chain(self.configs.keys()).cloned().collect();

@@ -10,6 +10,7 @@ use super::{Problem, Role};
 
 /// A `DaemonSet` that is a Module's by its owner reference.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct SetSeen {
     /// Its name.
     pub name: String,
@@ -59,7 +60,7 @@ pub struct Plan {
 /// take the socket from each other. Those of other versions stay for as long as nodes have them.
 pub fn plan(observed: &Observed<'_>) -> Plan {
     let wished = daemon_set(observed.module);
-    let name = wished.as_ref().map(|wished| wished.name_any());
+    let name = wished.as_ref().map(kube::ResourceExt::name_any);
     let is_it = |set: &SetSeen| name.as_ref() == Some(&set.name);
     let mut out = Plan::default();
     let mut is_in_the_way = observed.orphans > 0;

@@ -1,4 +1,4 @@
-//! What the tests of plugins have in common: a cluster whose DaemonSets get their pods from the real controller and their places from
+//! What the tests of plugins have in common: a cluster whose `DaemonSet`s get their pods from the real controller and their places from
 //! the real scheduler, and a kubelet that is played.
 
 use std::collections::BTreeSet;
@@ -116,7 +116,7 @@ pub(crate) fn pods(cluster: &Cluster) -> Api<Pod> {
     Api::namespaced(cluster.client.clone(), NAMESPACE)
 }
 
-/// Waits until the namespace has as many DaemonSets, and returns them.
+/// Waits until the namespace has as many `DaemonSet`s, and returns them.
 pub(crate) async fn sets_come(cluster: &Cluster, count: usize) -> Vec<DaemonSet> {
     wait::until(format!("{count} DaemonSets"), SOON, async || {
         let list = daemon_sets(cluster).list(&ListParams::default()).await.ok()?.items;
@@ -136,12 +136,18 @@ pub(crate) async fn pods_come(cluster: &Cluster, what: &str, holds: impl Fn(&[Po
     .unwrap_or_else(|late| panic!("{late}"))
 }
 
-/// The pod's template of a DaemonSet.
+/// Whether a pod's kubelet says that it is ready.
+pub(crate) fn says_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|told| told.type_ == "Ready" && told.status == "True")
+}
+
+/// The pod's template of a `DaemonSet`.
 pub(crate) fn template(set: &DaemonSet) -> Value {
     serde_json::to_value(set.spec.as_ref().expect("a spec").template.clone()).expect("a template as JSON")
 }
 
-/// The names of DaemonSets.
+/// The names of `DaemonSet`s.
 pub(crate) fn names(sets: &[DaemonSet]) -> BTreeSet<String> {
     sets.iter().map(kube::ResourceExt::name_any).collect()
 }

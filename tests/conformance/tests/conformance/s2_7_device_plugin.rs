@@ -1,4 +1,4 @@
-//! §2.7: the DaemonSet of a device plugin, and its labels; §7: what leaves and comes in which order.
+//! §2.7: the `DaemonSet` of a device plugin, and its labels; §7: what leaves and comes in which order.
 
 use std::sync::atomic::Ordering;
 
@@ -10,7 +10,7 @@ use tenon_test_api::cluster::{Cluster, condition};
 
 use super::plugins::{
     Kubelets, NAMESPACE, add_node, daemon_sets, is_ordered_anew, label, labels_come, names, pods, pods_come,
-    sets_come, template,
+    says_ready, sets_come, template,
 };
 
 const READY: &str = "kmm.node.kubernetes.io/hall.gauge.ready";
@@ -67,10 +67,16 @@ async fn a_device_plugin_comes_after_its_driver_and_leaves_before_it() {
     let is_second = |pods: &[k8s_openapi::api::core::v1::Pod]| {
         let image =
             |pod: &k8s_openapi::api::core::v1::Pod| pod.spec.as_ref()?.containers.first()?.image.clone();
-        pods.len() == 1 && pods.iter().all(|pod| image(pod).as_deref() == Some("plugin.test/p:2"))
+        pods.len() == 1
+            && pods.iter().all(|pod| image(pod).as_deref() == Some("plugin.test/p:2") && says_ready(pod))
     };
     pods_come(&cluster, "the plugin rolls", is_second).await;
     let ready = |m: &tenon_api::Module| condition(m, "Ready").is_some_and(|told| told.0 == "True");
+    // What its label says is of the new pod.
+    kubelets.ready.store(false, Ordering::SeqCst);
+    labels_come(&cluster, "pine", &[(READY, ""), (TARGET, "")], &[PLUGIN_READY]).await;
+    kubelets.ready.store(true, Ordering::SeqCst);
+    labels_come(&cluster, "pine", &[(READY, ""), (TARGET, ""), (PLUGIN_READY, "")], &[]).await;
     let module = cluster.module_where("gauge", "Ready", ready).await;
     let status = module.status.expect("a status");
     let numbers = status.device_plugin.expect("numbers");

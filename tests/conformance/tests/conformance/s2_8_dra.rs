@@ -1,4 +1,4 @@
-//! §2.8: the DaemonSet of a DRA driver, and its device classes.
+//! §2.8: the `DaemonSet` of a DRA driver, and its device classes.
 
 use std::collections::BTreeMap;
 
