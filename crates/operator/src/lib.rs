@@ -14,6 +14,7 @@ pub mod budget;
 pub mod client;
 pub mod controllers;
 pub mod deadline;
+pub mod definitions;
 pub mod depot;
 pub mod events;
 mod facts_images;

@@ -18,6 +18,7 @@ use crate::args::{Args, Switch};
 use crate::budget::Writes;
 use crate::client::{self, ClientError};
 use crate::controllers;
+use crate::definitions::{self, DefinitionError};
 use crate::depot::{self, Assignments, BundleCache, Depot, Kernels, Pulled, TokenVerifier, Wanted};
 use crate::events::{self, Events};
 use crate::identity::serving::ServingCertificate;
@@ -115,6 +116,9 @@ pub enum Error {
     /// The election has ended.
     #[error(transparent)]
     Lease(#[from] LeaseError),
+    /// The API server would drop what is written.
+    #[error(transparent)]
+    Definitions(#[from] DefinitionError),
     /// A controller cannot go on.
     #[error(transparent)]
     Controllers(#[from] controllers::Error),
@@ -251,7 +255,13 @@ impl Work {
         };
         work.spawn("the care for keys and certificates", finish(owner.run(shutdown.clone())));
         work.spawn("the sending of events", finish(publisher.run(client, identity, shutdown.clone())));
-        work.spawn("the controllers", async move { Ok(controllers::run(context).await?) });
+        work.spawn("the controllers", async move {
+            tokio::select! {
+                checked = definitions::are_ours(&context.client) => checked?,
+                () = context.shutdown.cancelled() => return Ok(()),
+            }
+            Ok(controllers::run(context).await?)
+        });
         Ok(work)
     }
 
