@@ -21,6 +21,8 @@ pub mod condition {
     /// A change failed on as many nodes as may be unavailable, and the others keep what they have; only there when it is
     /// so.
     pub const ROLLOUT_PAUSED: &str = "RolloutPaused";
+    /// The Module is paused by its annotation, and nodes stay as they are; only there when it is so.
+    pub const PAUSED: &str = "Paused";
 }
 
 /// The module is loaded on every node that should have it.
@@ -48,6 +50,10 @@ pub const WAITING_FOR_NODE: &str = "WaitingForNode";
 pub const WAITING_FOR_ROLLOUT: &str = "WaitingForRollout";
 /// A change failed on as many nodes as may be unavailable: the others keep what they have.
 pub const ROLLOUT_PAUSED: &str = "RolloutPaused";
+/// The Module's annotation `tenon.dev/paused` keeps nodes as they are.
+pub const PAUSED: &str = "Paused";
+/// The node's label `tenon.dev/hold` keeps it as it is.
+pub const NODE_ON_HOLD: &str = "NodeOnHold";
 /// The node fetches the bundle.
 pub const WAITING_FOR_BUNDLE: &str = "WaitingForBundle";
 

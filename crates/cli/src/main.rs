@@ -11,6 +11,7 @@ mod facts;
 mod failure;
 mod image;
 mod logs;
+mod pause;
 mod retry;
 mod seen;
 mod sign;
@@ -51,6 +52,10 @@ enum Command {
     Logs(logs::Args),
     /// Try again what failed
     Retry(retry::Args),
+    /// Leave nodes as they are: as far as a Module goes, or one node altogether
+    Pause(pause::Args),
+    /// Go on with what was paused
+    Resume(pause::Args),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +70,12 @@ fn main() -> ExitCode {
         Command::Logs(args) => {
             logs::run(&args).map(|()| ExitCode::SUCCESS).map_err(logs::LogsError::into_failure)
         }
+        Command::Pause(args) => pause::run(&args, pause::Wish::Pause)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(pause::PauseError::into_failure),
+        Command::Resume(args) => pause::run(&args, pause::Wish::Resume)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(pause::PauseError::into_failure),
         Command::Retry(args) => {
             retry::run(&args).map(|()| ExitCode::SUCCESS).map_err(retry::RetryError::into_failure)
         }

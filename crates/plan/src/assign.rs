@@ -18,7 +18,7 @@ mod order;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use tenon_api::labels::LabelKind;
+use tenon_api::labels::{LabelKind, STARTUP_TAINT};
 use tenon_api::module_image::ModuleImage;
 use tenon_api::node_modules_config::{
     ModulePhase, NodeModule, NodeModulesConfig, NodeModulesConfigStatus, Replaced,
@@ -31,6 +31,7 @@ use self::object::{config, differs, entry};
 use self::order::order;
 use crate::inspect::{self, Peer};
 use crate::node::{self, DISCOVERY_GRACE, NodeFacts, Selection};
+use crate::pause::Pause;
 use crate::provision;
 use crate::resolve::{ResolveError, Resolved};
 use crate::retry::{self, Retry};
@@ -101,6 +102,9 @@ pub struct Assignment {
     pub labels: BTreeMap<String, Option<String>>,
     /// Modules of which the node has something to lose, and whose turn nobody has asked for yet.
     pub asks: BTreeSet<ModuleKey>,
+    /// The node's start-up taints that are to go, by their places among its taints, the last first: its drivers are ready, and
+    /// its labels say so.
+    pub untaint: Vec<usize>,
     /// Why Modules are not on the node, for the roll-up and the log.
     pub waiting: BTreeMap<ModuleKey, Waiting>,
     /// When to look again, in milliseconds from now.
@@ -162,6 +166,8 @@ enum Wanted {
     Load(Box<NodeModule>),
     /// Go on with what was assigned, if anything was.
     Keep(Option<Waiting>),
+    /// Leave everything as it is, whatever is wished.
+    StandStill(Pause),
     /// Unload it.
     Remove,
     /// Neither wished nor removed.
@@ -185,6 +191,13 @@ pub fn assign(observed: &Observed<'_>) -> Assignment {
                 }
                 out.waiting.extend(waiting.map(|waiting| (candidate.key.clone(), waiting)));
             }
+            Wanted::StandStill(pause) => {
+                match present {
+                    Some(entry) => drop(wishes.entries.insert(candidate.key.clone(), entry.clone())),
+                    None => wishes.may_keep |= assigned.reported(&candidate.key).is_some(),
+                }
+                out.waiting.insert(candidate.key.clone(), Waiting::new(pause.reason(), pause.message()));
+            }
             Wanted::Remove if wishes.waits_for_plugin(candidate, &assigned, &mut out) => {}
             Wanted::Remove
                 if present.is_some()
@@ -202,6 +215,9 @@ pub fn assign(observed: &Observed<'_>) -> Assignment {
         }
     }
     out.labels = labels(observed, &wishes, &assigned);
+    if out.labels.is_empty() && observed.modules.iter().all(|candidate| has_settled(candidate, observed)) {
+        out.untaint = startup_taints(observed.node);
+    }
     let Some(store) = assigned.store() else {
         // Without a registered store no order can be signed, and a spec without its order would be a promise to nobody.
         for key in wishes.entries.keys() {
@@ -357,6 +373,9 @@ fn wanted(
     let present = entry_present.is_some();
     let has_unversioned = entry_present.is_some_and(|entry| entry.version.is_none());
     let Some(module) = candidate.module else { return Wanted::Forget };
+    if let Some(pause) = Pause::of(module, observed.node) {
+        return Wanted::StandStill(pause);
+    }
     if module.metadata.deletion_timestamp.is_some() || module.spec.module_loader.is_none() {
         return Wanted::Remove;
     }
@@ -466,6 +485,23 @@ fn labels(
     }
     let changed = desired.iter().filter(|(key, value)| observed.node.labels.get(*key) != Some(*value));
     changed.map(|(key, value)| (key.clone(), Some(value.clone()))).collect()
+}
+
+/// Whether nothing of a Module is still to come to the node: it is ready there, or not for this node.
+fn has_settled(candidate: &Candidate<'_>, observed: &Observed<'_>) -> bool {
+    let Some(module) = candidate.module else { return true };
+    let has_mapping = !matches!(candidate.resolved, Some(Err(ResolveError::NoMapping(_))));
+    let is_to_come = module.metadata.deletion_timestamp.is_none()
+        && module.spec.module_loader.is_some()
+        && has_mapping
+        && node::select(module, observed.node) == Selection::Selected;
+    let ready = LabelKind::Ready.key(candidate.key.namespace(), candidate.key.name());
+    !is_to_come || observed.node.labels.contains_key(&ready)
+}
+
+fn startup_taints(node: &NodeFacts) -> Vec<usize> {
+    let all = node.taints.iter().enumerate().rev();
+    all.filter(|(_, taint)| taint.key == STARTUP_TAINT).map(|(place, _)| place).collect()
 }
 
 /// Whether a label of a node is one that says that a module is ready there.

@@ -16,6 +16,7 @@ pub mod made;
 pub mod modprobe;
 pub mod news;
 pub mod node;
+pub mod pause;
 pub mod provision;
 pub mod removal;
 pub mod resolve;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 use tenon_api::Module;
-use tenon_api::labels::LabelKind;
+use tenon_api::labels::{LabelKind, STARTUP_TAINT};
 use tenon_kmod::release::KernelRelease;
 use tenon_order::NodeName;
 
@@ -102,7 +102,10 @@ const TOLERATED_ALWAYS: [&str; 3] = [
 /// The scheduler's rule (`k8s.io/api/core/v1`, `Toleration.ToleratesTaint`).
 fn tolerated(taint: &Taint, tolerations: &[Toleration]) -> bool {
     let pressure = taint.effect == "NoSchedule" && TOLERATED_ALWAYS.contains(&taint.key.as_str());
+    // It waits for drivers; they must not wait for it.
+    let starting = taint.key == STARTUP_TAINT;
     pressure
+        || starting
         || tolerations.iter().any(|toleration| {
             let effect = toleration.effect.as_deref().unwrap_or_default();
             let key = toleration.key.as_deref().unwrap_or_default();

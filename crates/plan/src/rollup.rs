@@ -26,6 +26,7 @@ use crate::assign::is_loaded;
 use crate::condition;
 use crate::inspect;
 use crate::node::{self, NodeFacts, Selection};
+use crate::pause::{Pause, is_on_hold, is_paused};
 use crate::provision;
 use crate::retry::{self, Retry};
 use crate::rollout::{self, Standing};
@@ -97,6 +98,8 @@ struct Tally<'o> {
     holding: BTreeSet<NodeName>,
     unregistered: usize,
     other_version: usize,
+    /// Nodes that are to be changed and are left as they are.
+    on_hold: BTreeSet<NodeName>,
     /// Nodes that are to be changed and have something to lose.
     waiting: usize,
     /// Nodes that are without it because of a change.
@@ -176,6 +179,10 @@ fn count<'o>(observed: &Observed<'o>) -> Tally<'o> {
         if wanted && !ready && !is_deleted(observed.module) {
             tally.held.count(observed.module, view, offer);
         }
+        let is_to_change = wanted != entry.is_some() || wanted && !current || is_deleted(observed.module);
+        if is_to_change && is_on_hold(view.facts) {
+            tally.on_hold.insert(view.facts.name.clone());
+        }
         let outdated = wanted && !current && offer.is_some_and(|offer| offer.bundle().is_some());
         if let Some(entry) = entry {
             tally.count_turn(observed.module, view, entry, outdated);
@@ -220,7 +227,7 @@ fn rollout_status(observed: &Observed<'_>, tally: &Tally<'_>) -> Option<RolloutS
 }
 
 /// Why nothing is changed any more: as many nodes as may be unavailable have failed to change.
-fn paused(observed: &Observed<'_>, tally: &Tally<'_>) -> Option<Why> {
+fn stuck(observed: &Observed<'_>, tally: &Tally<'_>) -> Option<Why> {
     let allowed = rollout::allowed(observed.module, observed.nodes.len());
     let failed = tally.unchanged.len();
     if is_deleted(observed.module) || tally.waiting == 0 || failed < allowed {
@@ -344,7 +351,11 @@ fn conditions(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStatu
     if let Some((is_running, why)) = plugin::standing(observed) {
         conditions.push(condition(reasons::condition::PLUGIN_READY, is_running, why));
     }
-    if let Some(why) = paused(observed, tally) {
+    if is_paused(module) {
+        let why = (reasons::PAUSED.to_owned(), Pause::Module.message().to_owned());
+        conditions.push(condition(reasons::condition::PAUSED, true, why));
+    }
+    if let Some(why) = stuck(observed, tally) {
         conditions.push(condition(reasons::condition::ROLLOUT_PAUSED, true, why));
     }
     let ignored = without_effect(module);
@@ -370,7 +381,12 @@ fn ready(
             0 => "no node left".to_owned(),
             count => format!("{} left ({})", nodes(count), some(&tally.holding)),
         };
-        let message = format!("being unloaded, {left}{why_not}");
+        let still = match (is_paused(module), tally.on_hold.is_empty()) {
+            (true, _) => format!("; {}", Pause::Module.message()),
+            (false, false) => format!("; {} {}", some(&tally.on_hold), Pause::Node.message()),
+            (false, true) => String::new(),
+        };
+        let message = format!("being unloaded, {left}{still}{why_not}");
         return (false, why(reasons::UNLOADING, message));
     }
     if module.spec.module_loader.is_none() && Role::of(module).is_some() {
@@ -444,6 +460,10 @@ fn waiting(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStatus])
     if is_deleted(observed.module) {
         return None;
     }
+    // Before all else: nothing that is missing would change anything.
+    if is_paused(observed.module) && tally.ready < tally.matching {
+        return Some((reasons::PAUSED.to_owned(), Pause::Module.message().to_owned()));
+    }
     let waits =
         |kernel: &&KernelStatus| matches!(kernel.phase, KernelPhase::Waiting | KernelPhase::NoMapping);
     if let Some(kernel) = kernels.iter().find(waits) {
@@ -456,6 +476,10 @@ fn waiting(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStatus])
     }
     if let Some(held) = tally.held.waiting() {
         return Some(held);
+    }
+    if !tally.on_hold.is_empty() {
+        let message = format!("{} {}", some(&tally.on_hold), Pause::Node.message());
+        return Some((reasons::NODE_ON_HOLD.to_owned(), message));
     }
     (tally.other_version > 0).then(|| {
         let message = format!("the version labels of {} ask for another version", nodes(tally.other_version));

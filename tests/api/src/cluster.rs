@@ -173,6 +173,11 @@ impl Cluster {
     /// A node that runs this kernel.
     pub async fn add_node_with(&self, name: &str, kernel: &str) {
         self.join(name, kernel).await;
+        self.register(name, kernel).await;
+    }
+
+    /// The node's agent registers.
+    pub async fn register(&self, name: &str, kernel: &str) {
         self.config_where(name, "the operator makes the node's object", |_| true).await;
         self.report(name, |status| {
             status.store_id = Some("000102030405060708090a0b0c0d0e0f".to_owned());

@@ -19,31 +19,16 @@ use tenon_kmod::facts::{KernelFacts, KernelSymbol, Namespace};
 use tenon_lab::claim::{Broken, comes_true_within};
 use tenon_lab::control_plane::{Binding, Credential};
 use tenon_lab::jobs;
-use tenon_lab::programs::{Program, program};
 use tenon_test_api::cluster::{Cluster, SOON, condition, order};
+use tenon_test_api::plugin::{self, plugin};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 const NODE: &str = "oak";
 
-async fn plugin(kubeconfig: PathBuf, args: &[&str]) -> tokio::process::Command {
-    let plugin = tokio::task::spawn_blocking(|| program(Program::Cli)).await.expect("no panic");
-    let mut command = tokio::process::Command::new(plugin.expect("the plugin"));
-    command.args(args).arg("--kubeconfig").arg(kubeconfig).kill_on_drop(true);
-    command
-}
-
-/// What the plugin says on standard output and, if it fails, on standard error; and its exit code.
-async fn run_as(kubeconfig: PathBuf, args: &[&str]) -> (i32, String) {
-    let output = plugin(kubeconfig, args).await.output().await.expect("the plugin runs");
-    let text =
-        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
-    (output.status.code().expect("an exit code"), text)
-}
-
 /// Asks until the answer ends with this code and has all of these parts: statuses are a moment behind each other.
 async fn says(cluster: &Cluster, args: &[&str], code: i32, parts: &[&str]) -> String {
     let said: Result<_, Broken> = comes_true_within(SOON, format!("{args:?} says {parts:?}"), async || {
-        let (ended, text) = run_as(cluster.plane.kubeconfig(), args).await;
+        let (ended, text) = plugin::run(cluster.plane.kubeconfig(), args).await;
         let lacks = parts.iter().any(|part| !text.contains(part));
         if ended != code || lacks { Err(format!("code {ended}:\n{text}")) } else { Ok(text) }
     })
@@ -269,7 +254,7 @@ async fn each_trouble_is_named_with_its_cause_and_the_next_step() {
     .await;
 
     // With fewer rights the rest is told.
-    let (code, text) = run_as(reader(&cluster).await, &["explain", "broken", "-n", "hall"]).await;
+    let (code, text) = plugin::run(reader(&cluster).await, &["explain", "broken", "-n", "hall"]).await;
     assert!(code == 1 && text.contains("note: Jobs are left out") && text.contains("BuildFailed"), "{text}");
     cluster.stop_operator().await;
 }
@@ -277,9 +262,9 @@ async fn each_trouble_is_named_with_its_cause_and_the_next_step() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_there_and_who_does_not_answer_are_told_apart() {
     let cluster = Cluster::start().await;
-    let (code, text) = run_as(cluster.plane.kubeconfig(), &["explain", "gauge", "-n", "hall"]).await;
+    let (code, text) = plugin::run(cluster.plane.kubeconfig(), &["explain", "gauge", "-n", "hall"]).await;
     assert_eq!((code, text.starts_with("error: there is no Module hall/gauge\nhint: ")), (1, true), "{text}");
-    let (code, text) = run_as(cluster.plane.kubeconfig(), &["explain", "node/fir"]).await;
+    let (code, text) = plugin::run(cluster.plane.kubeconfig(), &["explain", "node/fir"]).await;
     assert!(code == 1 && text.contains("there is no node fir"), "{text}");
 
     let folder = tempfile::tempdir().expect("a folder");
@@ -289,7 +274,7 @@ async fn what_is_not_there_and_who_does_not_answer_are_told_apart() {
     assert!(text.contains(&port), "{port}");
     std::fs::write(&elsewhere, text.replace(&port, ":1")).expect("a kubeconfig");
     for args in [["explain", "gauge"], ["status", "-A"]] {
-        let ended = tokio::time::timeout(Duration::from_mins(1), run_as(elsewhere.clone(), &args)).await;
+        let ended = tokio::time::timeout(Duration::from_mins(1), plugin::run(elsewhere.clone(), &args)).await;
         let (code, text) = ended.expect("it does not wait for ever");
         assert!(code == 3 && text.starts_with("error: read"), "{code}: {text}");
     }

@@ -27,6 +27,11 @@ pub const ROLE: &str = "kmm.node.kubernetes.io/role";
 pub const MANAGED_CLUSTER_MODULE: &str = "kmm.node.kubernetes.io/managedclustermodule.name";
 /// On a namespace, with an empty value: it holds Modules and must not be deleted before them.
 pub const CONTAINS_MODULES: &str = "kmm.node.k8s.io/contains-modules";
+/// On a Node, set by its administrator, with any value but `false`: Tenon leaves the node as it is.
+pub const HOLD: &str = "tenon.dev/hold";
+/// The key of a taint that a node registers with, so that nothing is scheduled to it before its drivers are ready; Tenon takes it
+/// away, whatever its effect.
+pub const STARTUP_TAINT: &str = "tenon.dev/drivers-not-ready";
 /// Which product an object belongs to: [`PRODUCT`].
 pub const PART_OF: &str = "app.kubernetes.io/part-of";
 /// The program that an object belongs to.
@@ -63,6 +68,8 @@ pub mod annotation {
     /// On a Module, set by a user: what failed is to be tried again. A number that is higher each time (milliseconds
     /// since 1970), and after it, separated by spaces, the nodes that are meant; without any, all.
     pub const RETRY: &str = "tenon.dev/retry";
+    /// On a Module, set by a user, with any value but `false`: nodes stay as they are.
+    pub const PAUSED: &str = "tenon.dev/paused";
     /// On a Job that makes an image: the image's reference.
     pub const IMAGE: &str = "tenon.dev/image";
     /// On a Job that makes an image: the hash of where its pod may run, and of what it asks of a node.

@@ -88,6 +88,8 @@ const TABLE: &[(&str, State, &str)] = &[
     ("DeviceClassTaken", TROUBLE, "name another class in spec.dra.deviceClasses, or delete that one"),
     ("DraUnavailable", TROUBLE, "DRA takes Kubernetes 1.34; use a device plugin on this cluster"),
     ("WaitingForRollout", UNDERWAY, "nodes are changed a few at a time (spec.rollout.maxUnavailable)"),
+    ("Paused", UNDERWAY, "when nodes may change again: kubectl tenon resume {module} -n {namespace}"),
+    ("NodeOnHold", UNDERWAY, "when the node may change again: kubectl tenon resume --node {node}"),
     ("WaitingForBundle", UNDERWAY, "the node fetches the files"),
     ("Pulling", UNDERWAY, "a node pulls the image"),
     ("Queued", UNDERWAY, "other Jobs are before it (--jobs-at-once of the operator)"),

@@ -35,6 +35,9 @@ pub(crate) fn of_module(module: &Module, now: Timestamp) -> Why {
     {
         return trouble;
     }
+    if let Some(paused) = holds(reasons::condition::PAUSED) {
+        return Why::of(&paused.reason, paused.message.clone());
+    }
     let Some(ready) = find(reasons::condition::READY) else { return unseen(module, now) };
     let why = Why::of(&ready.reason, ready.message.clone());
     if ready.status == "True" { why.in_state(State::Ready) } else { why }
@@ -71,6 +74,9 @@ mod tests {
     #[case::paused(
         &[("Ready", "False", "WaitingForRollout"), ("RolloutPaused", "True", "RolloutPaused")],
         State::Trouble, "RolloutPaused"
+    )]
+    #[case::told_to_stand_still(
+        &[("Ready", "True", "Loaded"), ("Paused", "True", "Paused")], State::Underway, "Paused"
     )]
     #[case::goes_and_cannot(
         &[("Ready", "False", "Unloading"), ("Degraded", "True", "InUse")], State::Trouble, "InUse"

@@ -7,6 +7,7 @@ use tenon_api::{Module, reasons};
 use tenon_order::ModuleKey;
 use tenon_plan::inspect::{self, Peer};
 use tenon_plan::node::{self, NodeFacts, Selection};
+use tenon_plan::pause::Pause;
 use tenon_plan::provision::job::progress;
 use tenon_plan::rollout::{self, Standing};
 use tenon_plan::{assign, rollup};
@@ -141,6 +142,12 @@ impl Case<'_> {
 
     fn why(&self, selection: &Selection, offer: Option<&Offer<'_>>, loaded: bool) -> Why {
         let failure = self.reported().and_then(failure);
+        let is_settled = loaded && self.is_current(offer) && *selection == Selection::Selected;
+        if let (Some(pause), false) =
+            (self.pause(), is_settled && self.module.metadata.deletion_timestamp.is_none())
+        {
+            return failure.unwrap_or_else(|| Why::of(pause.reason(), pause.message()));
+        }
         if self.module.metadata.deletion_timestamp.is_some() {
             return failure.unwrap_or_else(|| {
                 Why::of(reasons::UNLOADING, "the Module is deleted, and the node has it still")
@@ -150,6 +157,11 @@ impl Case<'_> {
             .or_else(|| self.unselected(selection))
             .or_else(|| self.mute())
             .unwrap_or_else(|| self.progress(offer, loaded))
+    }
+
+    /// Whether the node is to stay as it is.
+    fn pause(&self) -> Option<Pause> {
+        Pause::of(self.module, self.node?)
     }
 
     /// Why the Module does not want the node, or not this version on it.

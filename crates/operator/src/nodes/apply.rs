@@ -7,9 +7,9 @@ use kube::api::{Patch, PatchParams};
 use kube::core::Request;
 use kube::{Api, Resource as _, ResourceExt as _};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use tenon_api::Guarded;
-use tenon_api::labels::{LabelKind, ModuleLabel, field_manager};
+use tenon_api::labels::{LabelKind, ModuleLabel, STARTUP_TAINT, field_manager};
 use tenon_api::node_modules_config::NodeModulesConfig;
 use tenon_api::reasons::event;
 use tenon_order::{NodeName, SignedOrderError, sign};
@@ -31,6 +31,15 @@ pub enum ApplyError {
     /// Its labels.
     #[error("change the labels of node {node}")]
     Labels {
+        /// The node.
+        node: String,
+        /// Why not.
+        #[source]
+        source: WriteError,
+    },
+    /// Its start-up taint.
+    #[error("take the taint {STARTUP_TAINT} from node {node}")]
+    Taint {
         /// The node.
         node: String,
         /// Why not.
@@ -77,11 +86,11 @@ pub enum ApplyError {
 
 impl Failure for ApplyError {
     fn is_conflict(&self) -> bool {
-        matches!(self, Self::Labels { source, .. } | Self::Config { source, .. } if source.is_conflict())
+        matches!(self, Self::Labels { source, .. } | Self::Taint { source, .. } | Self::Config { source, .. } if source.is_conflict())
     }
 
     fn is_not_leader(&self) -> bool {
-        matches!(self, Self::Labels { source, .. } | Self::Config { source, .. } if source.is_not_leader())
+        matches!(self, Self::Labels { source, .. } | Self::Taint { source, .. } | Self::Config { source, .. } if source.is_not_leader())
     }
 }
 
@@ -93,9 +102,9 @@ pub(super) async fn apply(
     assignment: Assignment,
     keys: &OrderKeys,
 ) -> Result<bool, ApplyError> {
-    let Assignment { config, order, labels, asks: _, waiting: _, again_after: _ } = assignment;
+    let Assignment { config, order, labels, untaint, asks: _, waiting: _, again_after: _ } = assignment;
     let name = node.facts.name.to_string();
-    let changed = !labels.is_empty() || config.is_some();
+    let changed = !labels.is_empty() || !untaint.is_empty() || config.is_some();
     if !labels.is_empty() {
         let version = write_labels(context, node, &labels).await.map_err(|source| {
             // Nobody knows whether the labels are there: they are read before the node is decided about again.
@@ -107,6 +116,13 @@ pub(super) async fn apply(
         // Known at once: whatever comes before the watch tells would have them written, and announced, a second time.
         world.wrote_labels(&node.facts.name, &node.facts.uid, &labels, version);
         announce(context, node, &labels);
+    }
+    if !untaint.is_empty() {
+        // Whatever came of it: where its taints stand now is read before the node is decided about again.
+        world.doubt_node(&node.facts.name);
+        let taken = take_taints(context, node, &untaint).await;
+        taken.map_err(|source| ApplyError::Taint { node: name.clone(), source })?;
+        info!(node = name, taint = STARTUP_TAINT, "its drivers are ready: pods may come");
     }
     if let Some(mut config) = config {
         let known = node.config.as_ref().and_then(|config| config.spec.order.clone());
@@ -173,6 +189,32 @@ async fn write_labels(
     let call = context.client.request::<Written>(request);
     let written = context.writes.make(Resource::Node, Verb::Patch, call).await?;
     Ok(version(written.metadata.resource_version.as_deref()))
+}
+
+/// A JSON patch of these taints alone, the last first; it changes nothing if they are not where they were seen, or the node is
+/// another by the same name.
+async fn take_taints(context: &Context, node: &Node, places: &[usize]) -> Result<(), WriteError> {
+    let is_it = json!({ "op": "test", "path": "/metadata/uid", "value": node.facts.uid });
+    let take = places.iter().flat_map(|place| {
+        let path = format!("/spec/taints/{place}");
+        [
+            json!({ "op": "test", "path": format!("{path}/key"), "value": STARTUP_TAINT }),
+            json!({ "op": "remove", "path": path }),
+        ]
+    });
+    let changes: Value = std::iter::once(is_it).chain(take).collect();
+    let target = format!(
+        "{}/{}?fieldManager={}",
+        NodeObject::url_path(&(), None),
+        node.facts.name,
+        field_manager::NODES
+    );
+    let request = http::Request::patch(target)
+        .header(http::header::CONTENT_TYPE, "application/json-patch+json")
+        .body(changes.to_string().into_bytes())
+        .map_err(kube::Error::HttpError)?;
+    let call = context.client.request::<Guarded<NodeObject>>(request);
+    context.writes.make(Resource::Node, Verb::Patch, call).await.map(drop)
 }
 
 /// Server-side apply; uid and resourceVersion in it make sure that it is the object that was decided about.

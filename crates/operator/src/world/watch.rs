@@ -148,16 +148,14 @@ impl Kind for NodeModulesConfig {
 /// Whether two states of a Module wish the same.
 pub(super) fn is_same_wish(one: &Module, other: &Module) -> bool {
     one.spec == other.spec
-        && retry(one) == retry(other)
+        && WISHES.iter().all(|wish| one.annotations().get(*wish) == other.annotations().get(*wish))
         && one.metadata.uid == other.metadata.uid
         && one.metadata.deletion_timestamp == other.metadata.deletion_timestamp
         && one.metadata.finalizers == other.metadata.finalizers
 }
 
-/// A user's wish to try again.
-fn retry(module: &Module) -> Option<&String> {
-    module.annotations().get(annotation::RETRY)
-}
+/// The annotations by which a user says what is wished.
+const WISHES: [&str; 2] = [annotation::RETRY, annotation::PAUSED];
 
 /// Follows all objects of a kind until `shutdown`; `listed` turns true when all that there were have been seen.
 ///

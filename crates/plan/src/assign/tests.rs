@@ -3,6 +3,7 @@
 use kube::ResourceExt as _;
 use proptest::prelude::*;
 use rstest::rstest;
+use tenon_api::labels::{HOLD, STARTUP_TAINT, annotation};
 use tenon_api::node_modules_config::ModulePhase;
 use tenon_order::{KmodName, Wish};
 
@@ -151,6 +152,44 @@ fn a_changed_wish_unloads(#[case] happens: fn(&mut Play)) {
 }
 
 #[rstest]
+fn a_paused_module_and_a_node_on_hold_stay_as_they_are_until_they_are_told_to_go_on(
+    #[values(
+        |play: &mut Play| play.delete_module(),
+        |play: &mut Play| drop(play.node.labels.remove("hall")),
+        |play: &mut Play| play.module.as_mut().unwrap().spec.module_loader = None,
+        |play: &mut Play| play.image = Some(default_image('b')),
+    )]
+    happens: fn(&mut Play),
+    #[values(true, false)] by_module: bool,
+) {
+    let mut play = Play::registered();
+    play.settle();
+    let before = (play.config.clone(), play.order.clone());
+    happens(&mut play);
+    let module = play.module.as_mut().unwrap();
+    if by_module {
+        module.annotations_mut().insert(annotation::PAUSED.to_owned(), "true".to_owned());
+    } else {
+        play.node.labels.insert(HOLD.to_owned(), "true".to_owned());
+    }
+    let decided = play.decide_and_apply();
+    play.settle();
+    assert_eq!((&play.config, &play.order), (&before.0, &before.1));
+    assert!(play.is_ready());
+    let told = decided.waiting.values().next().unwrap().reason.clone();
+    assert_eq!(told, if by_module { reasons::PAUSED } else { reasons::NODE_ON_HOLD });
+
+    play.node.labels.remove(HOLD);
+    play.module.as_mut().unwrap().annotations_mut().remove(annotation::PAUSED);
+    play.settle();
+    assert_ne!(play.order, before.1);
+}
+
+#[rstest]
+#[case::paused(|play: &mut Play| {
+    play.module.as_mut().unwrap().annotations_mut().insert(annotation::PAUSED.to_owned(), String::new());
+})]
+#[case::on_hold(|play: &mut Play| drop(play.node.labels.insert(HOLD.to_owned(), "broken-fan".to_owned())))]
 #[case::tainted(|play: &mut Play| play.node.taints = vec![taint("acme.test/broken", "NoSchedule")])]
 #[case::deselected(|play: &mut Play| drop(play.node.labels.remove("hall")))]
 #[case::deleted(|play: &mut Play| play.delete_module())]
@@ -217,6 +256,40 @@ fn a_removal_under_a_key_that_is_gone_is_ordered_anew_as_long_as_there_is_a_modu
     play.status().order_generation = i64::try_from(former.generation.0).ok();
     play.delete_module_of(module.unwrap());
     assert_eq!(play.decide().order, OrderChange::Withdraw, "the node has followed it");
+}
+
+#[test]
+fn a_startup_taint_goes_when_every_driver_is_ready_and_labelled() {
+    let mut play = Play::registered();
+    let starting = |effect: &str| taint(STARTUP_TAINT, effect);
+    play.node.taints =
+        vec![starting("NoSchedule"), taint("acme.test/gpu", "PreferNoSchedule"), starting("NoExecute")];
+    let untaint = |play: &Play| play.decide().untaint;
+    assert_eq!(untaint(&play), Vec::<usize>::new(), "the driver is to come");
+    play.decide_and_apply();
+    assert_eq!(wish(&play).is_some(), true, "which the taint does not keep away");
+    play.answer(ModulePhase::Failed);
+    assert_eq!(untaint(&play), Vec::<usize>::new(), "the driver has failed");
+    play.obey();
+    assert_eq!(untaint(&play), Vec::<usize>::new(), "its label is to be set first");
+    play.settle();
+    assert_eq!(untaint(&play), [2, 0]);
+
+    play.node.taints.clear();
+    assert_eq!(play.decide(), Assignment::default());
+}
+
+#[rstest]
+#[case::deselected(|play: &mut Play| drop(play.node.labels.remove("hall")))]
+#[case::for_other_kernels(|play: &mut Play| {
+    play.module = Some(module("modprobe: {moduleName: gauge}\nkernelMappings: [{literal: other}]\ncontainerImage: 'a:b'"));
+})]
+#[case::deleted(|play: &mut Play| play.delete_module())]
+fn a_startup_taint_waits_for_no_driver_that_is_not_for_the_node(#[case] that_is: fn(&mut Play)) {
+    let mut play = Play::registered();
+    play.node.taints = vec![taint(STARTUP_TAINT, "NoSchedule")];
+    that_is(&mut play);
+    assert_eq!(play.decide().untaint, [0]);
 }
 
 #[test]
