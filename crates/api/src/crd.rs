@@ -6,11 +6,19 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt;
 
-use crate::{MadeImage, Module, ModuleImage, NodeModulesConfig};
+use crate::{MadeImage, Module, ModuleImage, NodeModulesConfig, preflight_validation};
 
 /// All definitions, in the order in which they are installed.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    [Module::crd(), NodeModulesConfig::crd(), ModuleImage::crd(), MadeImage::crd()].map(finished).into()
+    [
+        Module::crd(),
+        NodeModulesConfig::crd(),
+        ModuleImage::crd(),
+        MadeImage::crd(),
+        preflight_validation::definition(),
+    ]
+    .map(finished)
+    .into()
 }
 
 /// Brings a derived definition into its final form.

@@ -118,6 +118,8 @@ pub const BUILD_FAILED: &str = "BuildFailed";
 pub const BUILDER_CONFINED: &str = "BuilderConfined";
 /// As many Jobs make images as may at a time; the message says how many are before this one.
 pub const QUEUED: &str = "Queued";
+/// An image does not exist and could be made, which a preflight without `pushBuiltImage` does not try.
+pub const NOT_TRIED: &str = "NotTried";
 /// A ConfigMap that the Module names does not exist, or has not the key.
 pub const CONFIG_MAP_MISSING: &str = "ConfigMapMissing";
 /// A build needs the kernel's driver toolkit, and nobody says which image that is; the message says what was looked at.

@@ -6,6 +6,7 @@
 //! ```text
 //! Module → resolve → provision (ModuleImage) → inspect → assign (NodeModulesConfig, order, labels) → rollup (status)
 //!                                                                  removal (finalizer), workload (DaemonSets, labels)
+//! PreflightValidation, Modules → preflight (kernels that no node runs, status)
 //! ```
 
 pub mod assign;
@@ -17,6 +18,7 @@ pub mod modprobe;
 pub mod news;
 pub mod node;
 pub mod pause;
+pub mod preflight;
 pub mod provision;
 pub mod removal;
 pub mod resolve;

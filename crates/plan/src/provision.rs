@@ -25,7 +25,7 @@ use tenon_kmod::release::KernelRelease;
 use crate::condition;
 use crate::resolve::{self, Resolved};
 
-/// A kernel that some node of a Module runs.
+/// A kernel that a Module may need an image for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Target {
     /// The release.
@@ -34,27 +34,41 @@ pub struct Target {
     pub architecture: String,
 }
 
+/// Why a kernel's image is needed; of several reasons the last of these counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Need {
+    /// A preflight asks whether it is there. It is looked for and not made.
+    Look,
+    /// A preflight asks to have it made.
+    Foreseen,
+    /// Some node of the Module runs the kernel.
+    Node,
+}
+
 /// What is to be done with a Module's images.
 #[derive(Debug, Default, PartialEq)]
 pub struct Images {
     /// Made or changed.
     pub apply: Vec<ModuleImage>,
-    /// Needed by no node any more.
+    /// Needed by nobody any more.
     pub delete: Vec<ModuleImage>,
 }
 
 /// Compares the images that `module` needs for `targets` with those it has.
 ///
-/// An image whose kernel has left the cluster goes; one whose kernel does not resolve any more (its mapping was
-/// removed) goes too, for nothing will be loaded from it.
-pub fn images(module: &Module, targets: &BTreeSet<Target>, existing: &[&ModuleImage]) -> Images {
-    let mut wanted: BTreeMap<String, ModuleImage> = targets
+/// An image whose kernel has left the cluster, and that no preflight asks for, goes; one whose kernel does not resolve any more
+/// (its mapping was removed) goes too, for nothing will be loaded from it.
+pub fn images(module: &Module, targets: &BTreeMap<Target, Need>, existing: &[&ModuleImage]) -> Images {
+    let mut needed: Vec<(Need, ModuleImage)> = targets
         .iter()
         .filter(|_| module.metadata.deletion_timestamp.is_none())
-        .filter_map(|target| resolve::resolve(module, &target.kernel).ok().map(|resolved| (target, resolved)))
-        .map(|(target, resolved)| image(module, target, resolved))
-        .map(|image| (image.name_any(), image))
+        .filter_map(|(target, need)| {
+            let resolved = resolve::resolve(module, &target.kernel).ok()?;
+            Some((*need, image(module, target, resolved)))
+        })
         .collect();
+    only_look(&mut needed);
+    let mut wanted = needed.into_iter().map(|(_, image)| (image.name_any(), image)).collect();
     share_files(&mut wanted);
     let current = |name: &str| existing.iter().find(|image| image.name_any() == name);
     Images {
@@ -76,6 +90,22 @@ pub fn images(module: &Module, targets: &BTreeSet<Target>, existing: &[&ModuleIm
                 image
             })
             .collect(),
+    }
+}
+
+/// What a preflight asks for is made only where it asks for that, and nothing that nodes use depends on it: an image that they
+/// share would become another, for a kernel that they do not run.
+fn only_look(needed: &mut [(Need, ModuleImage)]) {
+    let of_nodes: BTreeSet<String> = needed
+        .iter()
+        .filter(|(need, _)| *need == Need::Node)
+        .map(|(_, image)| image.spec.image.clone())
+        .collect();
+    for (need, ModuleImage { spec, .. }) in needed {
+        let is_foreign = *need == Need::Foreseen && of_nodes.contains(&spec.image);
+        if *need == Need::Look || is_foreign {
+            (spec.build, spec.sign) = (None, None);
+        }
     }
 }
 

@@ -118,6 +118,7 @@ const TABLE: &[(&str, State, &str)] = &[
     ("DepotFull", TROUBLE, "enlarge the volume of the operator's --cache-dir, or lower --cache-limit"),
     ("SecretMissing", TROUBLE, "create the Secret that the message names, in namespace {namespace}; work goes on by itself"),
     ("SecretMalformed", TROUBLE, "correct the Secret that the message names; work goes on by itself"),
+    ("NotTried", TROUBLE, "have it made: kubectl tenon preflight {kernel} --push-built-image; or publish the image"),
     ("ConfigMapMissing", TROUBLE, "create the ConfigMap that the message names, with the entry dockerfile; work goes on by itself"),
     ("BuildFailed", TROUBLE, "read the whole log (kubectl tenon logs {module} -n {namespace}), correct what is built; kubectl tenon retry {module} -n {namespace} has it built again at once"),
     ("BuilderConfined", TROUBLE, "build on other nodes (build.selector), or change the settings that the message names"),

@@ -3,9 +3,12 @@ use rstest::rstest;
 use super::*;
 use crate::fixture::{KERNEL, default_image, minimal_module, module};
 
-fn targets(kernels: &[&str]) -> BTreeSet<Target> {
-    let target = |kernel: &&str| Target { kernel: kernel.parse().unwrap(), architecture: "amd64".to_owned() };
-    kernels.iter().map(target).collect()
+fn target(kernel: &str) -> Target {
+    Target { kernel: kernel.parse().unwrap(), architecture: "amd64".to_owned() }
+}
+
+fn targets(kernels: &[&str]) -> BTreeMap<Target, Need> {
+    kernels.iter().map(|kernel| (target(kernel), Need::Node)).collect()
 }
 
 fn missing(reason: &'static str, retry_after: Option<Duration>) -> Finding {
@@ -52,6 +55,26 @@ fn a_deleted_module_needs_no_image() {
     let made = images(&module, &targets(&[KERNEL]), &[]).apply;
     module.metadata.deletion_timestamp = Some(serde_json::from_str("\"2026-01-01T00:00:00Z\"").unwrap());
     assert_eq!(images(&module, &targets(&[KERNEL]), &made.iter().collect::<Vec<_>>()).delete.len(), 1);
+}
+
+#[rstest]
+#[case::only_looked_for(Need::Look, "${KERNEL_FULL_VERSION}", false)]
+#[case::to_be_made(Need::Foreseen, "${KERNEL_FULL_VERSION}", true)]
+#[case::to_be_made_but_shared_with_nodes(Need::Foreseen, "v1", false)]
+#[case::run_by_a_node(Need::Node, "v1", true)]
+fn what_a_preflight_asks_for_is_made_only_where_it_says_so_and_nodes_do_not_share_it(
+    #[case] need: Need,
+    #[case] tag: &str,
+    #[case] made: bool,
+) {
+    let module = module(&format!(
+        "modprobe: {{moduleName: gauge}}\nkernelMappings: [{{regexp: '^.+$'}}]\ncontainerImage: 'registry.test/gauge:{tag}'\nbuild: {{dockerfile: FROM scratch}}"
+    ));
+    let targets = [(target(KERNEL), Need::Node), (target("7.2.0"), need)].into();
+    let images = images(&module, &targets, &[]).apply;
+    let of = |kernel: &str| images.iter().find(|image| image.spec.kernel == kernel).unwrap();
+    assert!(of(KERNEL).spec.build.is_some());
+    assert_eq!(of("7.2.0").spec.build.is_some(), made);
 }
 
 #[rstest]
