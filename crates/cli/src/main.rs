@@ -12,6 +12,7 @@ mod failure;
 mod image;
 mod logs;
 mod pause;
+mod preflight;
 mod retry;
 mod seen;
 mod sign;
@@ -50,6 +51,8 @@ enum Command {
     Explain(explain::Args),
     /// Show what the Jobs say that make a Module's images
     Logs(logs::Args),
+    /// Say whether all drivers will be there on a kernel that no node runs yet
+    Preflight(preflight::Args),
     /// Try again what failed
     Retry(retry::Args),
     /// Leave nodes as they are: as far as a Module goes, or one node altogether
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Command::Resume(args) => pause::run(&args, pause::Wish::Resume)
             .map(|()| ExitCode::SUCCESS)
             .map_err(pause::PauseError::into_failure),
+        Command::Preflight(args) => preflight::run(&args).map_err(preflight::PreflightError::into_failure),
         Command::Retry(args) => {
             retry::run(&args).map(|()| ExitCode::SUCCESS).map_err(retry::RetryError::into_failure)
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tenon_api::node_modules_config::NodeModulesConfig;
-use tenon_api::{Module, ModuleImage};
+use tenon_api::{Module, ModuleImage, PreflightValidation};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{Instrument, debug, info, info_span, warn};
@@ -22,7 +22,7 @@ use crate::run::Context;
 use crate::world::{
     Kind, Listed, Node, World, catch_up, follow, follow_facts, follow_jobs, follow_pods, follow_sets,
 };
-use crate::{facts_images, made, modules, nodes, status, workloads};
+use crate::{facts_images, made, modules, nodes, preflight, status, workloads};
 
 /// How often the depth of the queues is read.
 const DEPTHS: Duration = Duration::from_secs(15);
@@ -128,6 +128,7 @@ pub async fn run(context: Context) -> Result<(), Error> {
         watch_kind::<Module>(&mut tasks, &context, &world),
         watch_kind::<ModuleImage>(&mut tasks, &context, &world),
         watch_kind::<NodeModulesConfig>(&mut tasks, &context, &world),
+        watch_kind::<PreflightValidation>(&mut tasks, &context, &world),
         watch_facts(&mut tasks, &context, &world),
         watch_pods(&mut tasks, &context, &world),
         watch_sets(&mut tasks, &context, &world),
@@ -173,7 +174,7 @@ fn watch_sets(tasks: &mut JoinSet<()>, context: &Context, world: &Arc<World>) ->
     listed
 }
 
-async fn start(context: Context, world: Arc<World>, listed: [Listed; 7]) {
+async fn start(context: Context, world: Arc<World>, listed: [Listed; 8]) {
     let shutdown = context.shutdown.clone();
     let ready = async {
         for mut kind in listed {
@@ -209,6 +210,7 @@ async fn start(context: Context, world: Arc<World>, listed: [Listed; 7]) {
         work(&mut tasks, &context, &world, &Arc::new(nodes::Nodes::default()));
         work(&mut tasks, &context, &world, &Arc::new(status::Status));
         work(&mut tasks, &context, &world, &Arc::new(workloads::Workloads::default()));
+        work(&mut tasks, &context, &world, &Arc::new(preflight::Preflights));
         tasks.spawn(made::follow(context.clone(), world.clone()));
         if !context.args.facts_images.is_empty() {
             tasks.spawn(facts_images::follow(context.clone(), world.clone()));
@@ -285,6 +287,8 @@ async fn report_depths(context: Context, world: Arc<World>) {
         context.metrics.queued(Controller::Nodes, queues.nodes.depth());
         context.metrics.queued(Controller::Status, queues.status.depth());
         context.metrics.queued(Controller::Workloads, queues.workloads.depth());
+        context.metrics.queued(Controller::Preflights, queues.preflights.depth());
         context.metrics.kmm.modules.set(i64::try_from(world.read().modules().count()).unwrap_or(i64::MAX));
+        preflight::count(&context, &world);
     }
 }

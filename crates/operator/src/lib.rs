@@ -28,6 +28,7 @@ pub mod metrics;
 pub mod mirrors;
 pub mod modules;
 pub mod nodes;
+pub mod preflight;
 pub mod queue;
 mod registries;
 pub mod run;

@@ -45,6 +45,8 @@ label! {
         Status = "status",
         /// Module → `DaemonSet` of its plugin, device classes.
         Workloads = "workloads",
+        /// PreflightValidation, Modules, `ModuleImage`s → its status.
+        Preflights = "preflights",
     }
 }
 
@@ -71,6 +73,8 @@ label! {
         NodeModulesConfig = "nodemodulesconfigs",
         /// Module, its status included.
         Module = "modules",
+        /// The status of a PreflightValidation.
+        PreflightValidation = "preflightvalidations",
         /// ModuleImage, its status included.
         ModuleImage = "moduleimages",
         /// Jobs that make images.

@@ -97,6 +97,8 @@ fn operator_rules() -> Vec<PolicyRule> {
         rule(KMM_GROUP, &["modules/status"], &["patch"]),
         // An owner reference that blocks the owner's deletion asks for this.
         rule(KMM_GROUP, &["modules/finalizers"], &["update"]),
+        rule(KMM_GROUP, &["preflightvalidations"], &["list", "watch"]),
+        rule(KMM_GROUP, &["preflightvalidations/status"], &["patch"]),
         // A node's object goes with its node, by its owner reference.
         rule(KMM_GROUP, &["nodemodulesconfigs"], &["get", "list", "watch", "create", "patch"]),
         rule(TENON_GROUP, &["moduleimages"], &["get", "list", "watch", "create", "patch", "delete"]),

@@ -2,7 +2,7 @@
 
 mod overview;
 mod print;
-mod table;
+pub(crate) mod table;
 mod watch;
 
 use std::process::ExitCode;

@@ -9,17 +9,17 @@ const GAP: &str = "   ";
 
 /// One cell: plain text, and its colour.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Cell {
+pub(crate) struct Cell {
     text: String,
     tone: Option<Tone>,
 }
 
 impl Cell {
-    pub(super) fn new(text: impl AsRef<str>) -> Self {
+    pub(crate) fn new(text: impl AsRef<str>) -> Self {
         Self { text: plain(text.as_ref()), tone: None }
     }
 
-    pub(super) fn toned(text: impl AsRef<str>, tone: Tone) -> Self {
+    pub(crate) fn toned(text: impl AsRef<str>, tone: Tone) -> Self {
         Self { tone: Some(tone), ..Self::new(text) }
     }
 
@@ -30,13 +30,13 @@ impl Cell {
 
 /// Rows that belong together, and a line below them that is no row.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Block {
-    pub(super) rows: Vec<Vec<Cell>>,
-    pub(super) note: Option<String>,
+pub(crate) struct Block {
+    pub(crate) rows: Vec<Vec<Cell>>,
+    pub(crate) note: Option<String>,
 }
 
 /// The heading, then each block, as text: columns are as wide as they must be.
-pub(super) fn render(headings: &[&str], blocks: &[Block], look: Look) -> Vec<String> {
+pub(crate) fn render(headings: &[&str], blocks: &[Block], look: Look) -> Vec<String> {
     let heading: Vec<_> = headings.iter().map(Cell::new).collect();
     let all = || std::iter::once(&heading).chain(blocks.iter().flat_map(|block| &block.rows));
     let widths: Vec<_> = (0..headings.len())

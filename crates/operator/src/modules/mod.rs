@@ -1,6 +1,6 @@
 //! One Module: its finalizer and its ModuleImages.
 //!
-//! Watches: Modules, their ModuleImages, the kernels of their nodes. Decides: [`tenon_plan::provision`] and
+//! Watches: Modules, their ModuleImages, the kernels of their nodes, PreflightValidations. Decides: [`tenon_plan::provision`] and
 //! [`tenon_plan::removal`]. Writes: the finalizer, the ModuleImages' specs.
 
 mod apply;

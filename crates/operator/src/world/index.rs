@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 use tenon_api::node_modules_config::{NodeModule, NodeModulesConfig};
-use tenon_api::{Module, ModuleImage};
+use tenon_api::{Module, ModuleImage, PreflightValidation};
 use tenon_order::{Digest, ModuleKey, NodeName};
 use tenon_plan::inspect;
 use tenon_plan::node::{NodeFacts, Selection, select};
@@ -23,6 +23,7 @@ pub struct Index {
     images: HashMap<ImageKey, Arc<ModuleImage>>,
     configs: HashMap<NodeName, Arc<NodeModulesConfig>>,
     facts: FactsIndex,
+    preflights: BTreeMap<String, Arc<PreflightValidation>>,
     images_of: HashMap<ModuleKey, BTreeSet<ImageKey>>,
     /// Nodes that a Module selects or whose object names it.
     nodes_of: HashMap<ModuleKey, BTreeSet<NodeName>>,
@@ -92,6 +93,28 @@ impl Index {
     /// All ModuleImages.
     pub fn images(&self) -> impl Iterator<Item = &Arc<ModuleImage>> {
         self.images.values()
+    }
+
+    /// The PreflightValidation.
+    pub fn preflight(&self, name: &str) -> Option<&Arc<PreflightValidation>> {
+        self.preflights.get(name)
+    }
+
+    /// All PreflightValidations.
+    pub fn preflights(&self) -> impl Iterator<Item = &Arc<PreflightValidation>> {
+        self.preflights.values()
+    }
+
+    pub(super) fn set_preflight(&mut self, name: &str, preflight: Option<Arc<PreflightValidation>>) {
+        let _ = match preflight {
+            Some(preflight) => self.preflights.insert(name.to_owned(), preflight),
+            None => self.preflights.remove(name),
+        };
+    }
+
+    /// The architectures of all nodes.
+    pub fn architectures(&self) -> BTreeSet<String> {
+        self.nodes.values().map(|node| node.architecture.clone()).collect()
     }
 
     /// Which kernels there are facts about.

@@ -12,6 +12,7 @@ mod flight;
 mod index;
 mod jobs;
 mod node;
+mod preflights;
 mod takeover;
 mod watch;
 mod workloads;
@@ -89,6 +90,8 @@ pub struct Queues {
     pub status: Queue<ModuleKey>,
     /// Modules whose plugins may have to change.
     pub workloads: Queue<ModuleKey>,
+    /// PreflightValidations whose status may have to change.
+    pub preflights: Queue<String>,
 }
 
 impl Queues {
@@ -99,6 +102,7 @@ impl Queues {
             nodes: Queue::with_clock(clock),
             status: Queue::with_clock(clock),
             workloads: Queue::with_clock(clock),
+            preflights: Queue::with_clock(clock),
         }
     }
 }
@@ -207,7 +211,9 @@ impl World {
 
     /// A node was seen, or is gone.
     pub fn node(&self, name: &NodeName, facts: Option<NodeFacts>) {
+        let before = self.architectures_in_question();
         let touched = self.write().set_node(name, facts, self.steady());
+        self.look_at_architectures_again(before.as_ref(), &touched.targets);
         self.see_kernel(name);
         self.pass_turns_on(&touched.modules);
         self.touch(Some(name), touched.modules, touched.targets);
@@ -224,6 +230,7 @@ impl World {
     /// A Module was seen, or is gone.
     pub fn module(&self, key: &ModuleKey, module: Option<Module>) {
         let nodes = self.write().set_module(key, module.map(Arc::new), self.steady());
+        self.look_at_preflights_again();
         // How modules are loaded is part of what is predicted.
         let images: Vec<_> = self.read().images_of(key).map(|image| ImageKey::of(image)).collect();
         for image in images {
@@ -291,6 +298,7 @@ impl World {
         self.kernels_changed.notify_one();
         self.images_changed.notify_one();
         self.queues.images.add(key.clone());
+        self.look_at_preflights_again();
         for module in touched.modules {
             self.queues.modules.add_within(module.clone(), PROVISION_WITHIN);
             self.roll_up(module);

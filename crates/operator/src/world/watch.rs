@@ -12,7 +12,7 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use tenon_api::labels::annotation;
 use tenon_api::node_modules_config::NodeModulesConfig;
-use tenon_api::{Guarded, Module, ModuleImage};
+use tenon_api::{Guarded, Module, ModuleImage, PreflightValidation};
 use tenon_order::{ModuleKey, NodeName};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -142,6 +142,26 @@ impl Kind for NodeModulesConfig {
 
     fn gone(key: &NodeName, version: Option<u64>, world: &World) {
         world.config_gone(key, version);
+    }
+}
+
+impl Kind for PreflightValidation {
+    type Key = String;
+
+    fn key(metadata: &kube::core::ObjectMeta) -> Option<String> {
+        metadata.name.clone()
+    }
+
+    fn seen(self, key: &String, world: &World) {
+        world.preflight(key, Some(self));
+    }
+
+    fn is_outdated(&self, key: &String, world: &World) -> bool {
+        world.read().preflight(key).is_some_and(|known| is_older(self, &**known))
+    }
+
+    fn gone(key: &String, _: Option<u64>, world: &World) {
+        world.preflight(key, None);
     }
 }
 
