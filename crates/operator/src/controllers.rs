@@ -289,6 +289,6 @@ async fn report_depths(context: Context, world: Arc<World>) {
         context.metrics.queued(Controller::Workloads, queues.workloads.depth());
         context.metrics.queued(Controller::Preflights, queues.preflights.depth());
         context.metrics.kmm.modules.set(i64::try_from(world.read().modules().count()).unwrap_or(i64::MAX));
-        preflight::count(&context, &world);
+        preflight::count(&context.metrics, &world);
     }
 }

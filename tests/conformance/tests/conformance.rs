@@ -20,3 +20,9 @@ mod s2_8_dra;
 #[cfg(test)]
 #[path = "conformance/s2_9_version_labels.rs"]
 mod s2_9_version_labels;
+#[path = "conformance/s1_5_preflight.rs"]
+mod s1_5_preflight;
+
+#[cfg(test)]
+#[path = "conformance/s2_11_preflight.rs"]
+mod s2_11_preflight;

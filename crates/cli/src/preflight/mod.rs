@@ -6,9 +6,11 @@ mod asked;
 #[cfg(test)]
 mod tests;
 
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use futures::future::{Either, select};
 use tenon_api::PreflightValidationStatus;
 use tenon_api::preflight_validation::PreflightValidationSpec;
 use tokio::time::Instant;
@@ -121,9 +123,9 @@ async fn preflight(args: &Args) -> Result<ExitCode, PreflightError> {
         architecture: args.architecture.clone(),
     };
     let asked = Asked::create(client, spec).await?;
-    let outcome = tokio::select! {
-        outcome = wait(&asked, args.timeout) => outcome,
-        _ = tokio::signal::ctrl_c() => Err(PreflightError::Stopped),
+    let outcome = match select(pin!(wait(&asked, args.timeout)), pin!(tokio::signal::ctrl_c())).await {
+        Either::Left((outcome, _)) => outcome,
+        Either::Right(_) => Err(PreflightError::Stopped),
     };
     let removed = if args.keep { Ok(()) } else { asked.remove().await };
     let answer = Answer::new(&args.kernel, args.keep.then(|| asked.name().to_owned()), &outcome?);
@@ -169,13 +171,11 @@ async fn wait(asked: &Asked, timeout: Duration) -> Result<PreflightValidationSta
 
 fn progress(status: &PreflightValidationStatus) -> String {
     let decided = status.total - status.in_progress;
-    let mut line = format!("{decided} of {} Modules decided", status.total);
+    let line = format!("{decided} of {} Modules decided", status.total);
     let open = status.modules.iter().find(|module| {
         module.verification_status == tenon_api::preflight_validation::VerificationStatus::InProgress
     });
-    if let Some(module) = open {
-        let why = module.status_reason.as_ref().map(|why| why.as_str()).unwrap_or_default();
-        line.push_str(&format!("; {}/{}: {why}", module.namespace, module.name));
-    }
-    line
+    let Some(module) = open else { return line };
+    let why = module.status_reason.as_ref().map(tenon_api::ShortMessage::as_str).unwrap_or_default();
+    format!("{line}; {}/{}: {why}", module.namespace, module.name)
 }

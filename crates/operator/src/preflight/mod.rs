@@ -11,7 +11,7 @@ mod observe;
 use tenon_plan::preflight;
 
 use crate::controllers::{Done, Reconciler, WriteError};
-use crate::metrics::Controller;
+use crate::metrics::{Controller, Metrics};
 use crate::queue::Queue;
 use crate::run::Context;
 use crate::world::World;
@@ -19,9 +19,9 @@ use crate::world::World;
 pub use observe::{Preflight, wants};
 
 /// How many there are, for the metrics.
-pub fn count(context: &Context, world: &World) {
+pub fn count(metrics: &Metrics, world: &World) {
     let count = world.read().preflights().count();
-    context.metrics.kmm.preflights.set(i64::try_from(count).unwrap_or(i64::MAX));
+    metrics.kmm.preflights.set(i64::try_from(count).unwrap_or(i64::MAX));
 }
 
 /// The controller of one PreflightValidation's status.
@@ -40,7 +40,7 @@ impl Reconciler for Preflights {
     }
 
     async fn reconcile(&self, context: &Context, world: &World, key: String) -> Result<Done, WriteError> {
-        count(context, world);
+        count(&context.metrics, world);
         let Some(observed) = Preflight::of(&world.read(), &key) else {
             return Ok(Done::settled(false));
         };
@@ -50,5 +50,27 @@ impl Reconciler for Preflights {
         }
         apply::apply(context, world, &observed.preflight, status).await?;
         Ok(Done::settled(true))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tenon_api::PreflightValidation;
+    use tenon_api::preflight_validation::PreflightValidationSpec;
+
+    use super::*;
+    use crate::depot::Assignments;
+
+    /// Defect 20 of KMM: its gauge is 1 from the first one on, for ever.
+    #[test]
+    fn the_gauge_tells_how_many_there_are() {
+        let (world, metrics) = (World::new(Assignments::default()), Metrics::new());
+        let shown = || metrics.kmm.preflights.get();
+        for (name, is_there, expected) in [("a", true, 1), ("b", true, 2), ("a", false, 1), ("b", false, 0)] {
+            let object = PreflightValidation::new(name, PreflightValidationSpec::default());
+            world.preflight(name, is_there.then_some(object));
+            count(&metrics, &world);
+            assert_eq!(shown(), expected);
+        }
     }
 }

@@ -1,0 +1,310 @@
+//! §2.11: what PreflightValidations come to, with the operator at work; and defects 2, 3 and 19 of §2.15.
+
+use std::path::Path;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::{Value, json};
+use tenon_api::kernel_facts::{ARCHITECTURE, DATA_KEY, LABEL, RELEASE, SOURCE};
+use tenon_api::preflight_validation::{
+    OldStage, OldStatus, PreflightModule, PreflightValidationSpec, VerificationStage, VerificationStatus,
+};
+use tenon_api::task::Report;
+use tenon_api::{PreflightValidation, PreflightValidationStatus, reasons};
+use tenon_image::manifest::OCI_LAYER_GZIP;
+use tenon_image::testing::{TestLayout, layer};
+use tenon_kmod::ModuleObject;
+use tenon_kmod::facts::{KernelFacts, KernelSymbol, Namespace};
+use tenon_lab::claim::{Broken, comes_true_within};
+use tenon_lab::control_plane::Mark;
+use tenon_lab::jobs;
+use tenon_lab::programs::{Program, program};
+use tenon_test_api::cluster::{Cluster, SOON, condition};
+
+const NODE: &str = "oak";
+/// What the node runs. The driver's kernel is the next one, which no node runs.
+const OLD_KERNEL: &str = "5.10.0-1-amd64";
+const OPERATOR: &str = "system:serviceaccount:tenon-system:tenon-operator";
+
+fn preflights(cluster: &Cluster) -> Api<PreflightValidation> {
+    Api::all(cluster.client.clone())
+}
+
+async fn ask(cluster: &Cluster, name: &str, push: bool) {
+    let spec = PreflightValidationSpec {
+        kernel_version: cluster.kernel.clone(),
+        push_built_image: push,
+        architecture: Some("amd64".to_owned()),
+    };
+    let object = PreflightValidation::new(name, spec);
+    preflights(cluster).create(&PostParams::default(), &object).await.expect("a PreflightValidation");
+}
+
+async fn status_where(
+    cluster: &Cluster,
+    name: &str,
+    what: &str,
+    holds: impl Fn(&PreflightValidationStatus) -> bool,
+) -> PreflightValidationStatus {
+    comes_true_within(SOON, what, async || {
+        let object = preflights(cluster).get(name).await.map_err(|error| error.to_string())?;
+        let status = object.status.unwrap_or_default();
+        if holds(&status) { Ok(status) } else { Err(format!("{status:#?}")) }
+    })
+    .await
+    .unwrap_or_else(|late: Broken| panic!("{late}"))
+}
+
+/// What is said of one Module, once it is said with this reason.
+async fn told(cluster: &Cluster, name: &str, module: &str, reason: &str) -> PreflightModule {
+    let is_it = |told: &PreflightModule| told.name == module && told.reason.as_deref() == Some(reason);
+    let what = format!("{name} says {reason} of {module}");
+    let status = status_where(cluster, name, &what, |status| status.modules.iter().any(is_it)).await;
+    status.modules.into_iter().find(is_it).expect("the Module")
+}
+
+fn words(told: &PreflightModule) -> &str {
+    told.status_reason.as_ref().map(|words| words.as_str()).unwrap_or_default()
+}
+
+/// A Module of this spec, as it stands.
+async fn apply_spec(cluster: &Cluster, name: &str, spec: Value) {
+    let manifest = json!({
+        "apiVersion": "kmm.sigs.x-k8s.io/v1beta1", "kind": "Module", "metadata": { "name": name }, "spec": spec,
+    });
+    let params = PatchParams::apply("a-user").force();
+    cluster.modules().patch(name, &params, &Patch::Apply(manifest)).await.expect("a Module");
+}
+
+async fn apply_plugin_only(cluster: &Cluster) {
+    let plugin = json!({ "container": { "image": "registry.test/plugin:1" } });
+    apply_spec(cluster, "plug", json!({ "selector": { "hall": "b" }, "devicePlugin": plugin })).await;
+}
+
+/// A Module whose image is built where it does not exist.
+async fn apply_to_build(cluster: &Cluster) {
+    let build = json!({ "build": { "dockerfile": "ARG KERNEL_VERSION\nFROM scratch\nADD x /" } });
+    cluster
+        .apply_module(
+            "mouse",
+            "built:1",
+            json!({ "spec": {
+                "selector": { "kubernetes.io/os": "none" }, "moduleLoader": { "container": build },
+            }}),
+        )
+        .await;
+}
+
+/// An administrator says what the next kernel offers: what the driver needs, or something else.
+async fn say_facts(cluster: &Cluster, fits: bool) {
+    let driver = ModuleObject::parse(cluster.driver()).expect("a module");
+    let mut facts = KernelFacts::new(cluster.kernel.parse().expect("a release"), driver.architecture);
+    facts.vermagic = driver.info.vermagic();
+    facts.this_module_size = Some(driver.this_module_size);
+    facts.modversions = Some(true);
+    facts.complete = true;
+    facts.policy.force_load = Some(false);
+    let symbol = |crc: u32| KernelSymbol {
+        crc: Some(if fits { crc } else { crc ^ 1 }),
+        gpl_only: Some(false),
+        namespace: Namespace::named(""),
+        provider: None,
+    };
+    let versions = driver.versions.expect("checksums").crcs;
+    facts.exports = versions.into_iter().map(|(name, crc)| (name, symbol(crc))).collect();
+    let mut map: ConfigMap = serde_json::from_value(json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "kernel-facts-next", "labels": {LABEL: "true"}, "annotations": {
+            RELEASE: cluster.kernel, ARCHITECTURE: "amd64", SOURCE: "admin",
+        }},
+    }))
+    .expect("a ConfigMap");
+    map.binary_data = Some([(DATA_KEY.to_owned(), ByteString(facts.encode()))].into());
+    let maps: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), "tenon-system");
+    let params = PatchParams::apply("an-administrator").force();
+    maps.patch("kernel-facts-next", &params, &Patch::Apply(map)).await.expect("facts");
+}
+
+/// The kernels that the Module has images for.
+async fn kernels_of(cluster: &Cluster, module: &str) -> Result<Vec<String>, String> {
+    let images = cluster.images().list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+    let of_it = images.items.into_iter().filter(|image| image.spec.module == module);
+    Ok(of_it.map(|image| image.spec.kernel).collect())
+}
+
+async fn until_kernels(cluster: &Cluster, module: &str, expected: &[&str]) {
+    comes_true_within(SOON, format!("{module} has images for {expected:?}"), async || {
+        let kernels = kernels_of(cluster, module).await?;
+        if kernels == expected { Ok(()) } else { Err(format!("{kernels:?}")) }
+    })
+    .await
+    .unwrap_or_else(|late: Broken| panic!("{late}"));
+}
+
+/// What the operator has written since, by resource.
+fn written(cluster: &Cluster, since: Mark) -> Vec<(String, u64)> {
+    let writes = cluster.plane.audit().writes_since(since).expect("the audit log");
+    let by_it = writes.into_iter().filter(|(write, _)| write.user == OPERATOR);
+    by_it.map(|(write, count)| (write.resource, count)).collect()
+}
+
+/// What the plugin says and its exit code.
+async fn plugin(cluster: &Cluster, args: &[&str]) -> (i32, String, String) {
+    let path = tokio::task::spawn_blocking(|| program(Program::Cli)).await.expect("no panic");
+    let mut command = tokio::process::Command::new(path.expect("the plugin"));
+    command.args(args).arg("--kubeconfig").arg(cluster.plane.kubeconfig()).kill_on_drop(true);
+    let output = command.output().await.expect("the plugin runs");
+    let [said, aside] =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    println!("$ kubectl tenon {}\n{aside}{said}", args.join(" "));
+    (output.status.code().expect("an exit code"), said, aside)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preflight_says_what_a_node_with_that_kernel_would_get_and_touches_none() {
+    let cluster = Cluster::start().await;
+    cluster.add_node_with(NODE, OLD_KERNEL).await;
+    cluster.push_driver("gauge:v1", "one");
+    cluster.apply_module("gauge", "gauge:v1", Value::Null).await;
+    let no_module = |module: &tenon_api::Module| {
+        condition(module, "Degraded").is_some_and(|(status, ..)| status == "True")
+    };
+    cluster.module_where("gauge", "the image has nothing for the node's kernel", no_module).await;
+    let mark = cluster.plane.audit().mark();
+
+    // The image is there, and nobody knows the kernel: that is said, and not that all is well.
+    ask(&cluster, "next", false).await;
+    let gauge = told(&cluster, "next", "gauge", reasons::NOT_PREDICTED).await;
+    assert_eq!(gauge.verification_status, VerificationStatus::Success);
+    assert!(
+        words(&gauge).starts_with("verified image exists; ") && words(&gauge).contains("unknown"),
+        "{gauge:?}"
+    );
+    // Facts decide.
+    say_facts(&cluster, false).await;
+    let gauge = told(&cluster, "next", "gauge", reasons::WILL_NOT_LOAD).await;
+    assert_eq!(gauge.verification_status, VerificationStatus::Failure);
+    assert!(!gauge.verdict.is_empty() && words(&gauge).contains("the kernel will refuse it"), "{gauge:?}");
+    say_facts(&cluster, true).await;
+    let gauge = told(&cluster, "next", "gauge", reasons::WILL_LOAD).await;
+    assert_eq!(words(&gauge), "verified image exists, and the kernel will load it");
+
+    // As a program of the other version reads it.
+    let status =
+        status_where(&cluster, "next", "both forms", |status| status.cr_statuses.contains_key("hall/gauge"))
+            .await;
+    let old = &status.cr_statuses["hall/gauge"];
+    assert_eq!((old.verification_status, old.verification_stage), (OldStatus::True, OldStage::Done));
+    assert_eq!(status.result, Some(VerificationStatus::Success));
+
+    // From a terminal.
+    let (code, said, _) = plugin(&cluster, &["preflight", &cluster.kernel]).await;
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("hall/gauge") && said.contains("Loads"), "{said}");
+    let narrow =
+        json!({ "kernelMappings": [{ "literal": "5.4.0-none", "containerImage": "registry.test/x:1" }] });
+    let narrow = json!({ "spec": { "selector": { "hall": "b" }, "moduleLoader": { "container": narrow } } });
+    cluster.apply_module("narrow", "x:1", narrow).await;
+    let missing = told(&cluster, "next", "narrow", reasons::NO_MAPPING).await;
+    assert!(words(&missing).starts_with("mapping not found"), "{missing:?}");
+    let (code, said, _) = plugin(&cluster, &["preflight", &cluster.kernel]).await;
+    let next = format!("next: add a literal or a regexp for kernel {}", cluster.kernel);
+    assert!(code == 1 && said.contains("Lost") && said.contains(&next), "{code}: {said}");
+    let (code, said, _) = plugin(&cluster, &["preflight", &cluster.kernel, "-o", "json"]).await;
+    let answer: Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!(
+        (code, &answer["result"], &answer["modules"][1]["name"]),
+        (1, &json!("Failure"), &json!("narrow"))
+    );
+    let (code, _, aside) = plugin(&cluster, &["preflight", "6.1"]).await;
+    assert!(code == 2 && aside.contains("at least three parts"), "{code}: {aside}");
+    let left = preflights(&cluster).list(&ListParams::default()).await.expect("a list");
+    assert_eq!(left.iter().map(PreflightValidation::name_any).collect::<Vec<_>>(), ["next"]);
+
+    // What only it has wanted goes with it; what a node wants stays.
+    assert_eq!(kernels_of(&cluster, "gauge").await.expect("images").len(), 2);
+    preflights(&cluster).delete("next", &DeleteParams::default()).await.expect("a deletion");
+    until_kernels(&cluster, "gauge", &[OLD_KERNEL]).await;
+    let written = written(&cluster, mark);
+    let of = |resource: &str| -> u64 {
+        written.iter().filter(|(written, _)| written == resource).map(|(_, count)| count).sum()
+    };
+    assert!(of("preflightvalidations") > 0, "the log tells of the operator: {written:?}");
+    assert_eq!((of("nodes"), of("nodemodulesconfigs")), (0, 0), "{written:?}");
+}
+
+/// KMM's controller panics at the first Module without `moduleLoader`, at every look, and no other Module is verified.
+#[tokio::test(flavor = "multi_thread")]
+async fn defect_02_a_module_without_module_loader_keeps_no_preflight_from_its_work() {
+    let cluster = Cluster::start().await;
+    apply_plugin_only(&cluster).await;
+    cluster.push_driver("gauge:v1", "one");
+    cluster.apply_module("gauge", "gauge:v1", Value::Null).await;
+    ask(&cluster, "next", false).await;
+    let plug = told(&cluster, "next", "plug", reasons::NO_MODULE_LOADER).await;
+    assert_eq!(
+        (plug.verification_status, plug.verification_stage),
+        (VerificationStatus::Success, VerificationStage::Done)
+    );
+    assert_eq!(words(&plug), "nothing to verify: the Module has no moduleLoader");
+    told(&cluster, "next", "gauge", reasons::NOT_PREDICTED).await;
+    assert_eq!(kernels_of(&cluster, "plug").await.expect("images"), Vec::<String>::new());
+}
+
+/// KMM's preflight waits for ever where nothing makes a missing image, and two preflights write the same object in turns. Its
+/// builds are given the name of a helping object for the Module's (defect 19).
+#[tokio::test(flavor = "multi_thread")]
+async fn defect_03_what_is_missing_fails_and_any_number_may_ask_at_once() {
+    let cluster = Cluster::start().await;
+    let selector = json!({ "spec": { "selector": { "hall": "b" } } });
+    cluster.apply_module("absent", "absent:1", selector).await;
+    apply_to_build(&cluster).await;
+    ask(&cluster, "look", false).await;
+    let absent = told(&cluster, "look", "absent", reasons::IMAGE_ABSENT).await;
+    assert_eq!(absent.verification_status, VerificationStatus::Failure);
+    assert!(words(&absent).starts_with("verified image does not exist"), "{absent:?}");
+    let mouse = told(&cluster, "look", "mouse", reasons::NOT_TRIED).await;
+    assert_eq!(mouse.verification_status, VerificationStatus::Failure);
+    assert!(words(&mouse).contains("would be built"), "{mouse:?}");
+    let jobs: Api<Job> = Api::namespaced(cluster.client.clone(), "hall");
+    let made = jobs.list(&ListParams::default()).await.expect("a list");
+    assert!(made.items.is_empty(), "nothing was to be pushed");
+    assert!(cluster.registry.manifest("built", "1").is_none());
+
+    // Another asks to have it made, while the first still asks; and a third of the same kind as the first.
+    ask(&cluster, "make", true).await;
+    ask(&cluster, "look-too", false).await;
+    let building = told(&cluster, "make", "mouse", reasons::BUILDING).await;
+    assert_eq!(building.verification_status, VerificationStatus::InProgress);
+    assert!(words(&building).starts_with("verification is not finished yet"), "{building:?}");
+    let made = jobs.list(&ListParams::default()).await.expect("a list");
+    let [job] = made.items.as_slice() else { panic!("one Job: {made:?}") };
+    let pod = job.spec.as_ref().and_then(|spec| spec.template.spec.clone()).expect("a pod");
+    let given = pod.init_containers.unwrap_or_default().remove(0).args.unwrap_or_default();
+    assert!(given.iter().any(|given| given == "--build-arg=MOD_NAME=mouse"), "{given:?}");
+    let pod = jobs::pod_of(&cluster.client, &job.name_any(), SOON).await.expect("a pod");
+    let file = format!("opt/lib/modules/{}/extra/simple-kmod.ko", cluster.kernel);
+    let files = [(file.as_str(), cluster.driver())];
+    let leave = |work: &Path| -> std::io::Result<()> {
+        let layout = TestLayout::create(&work.join("image"))?;
+        let image = layout.put_image("amd64", &[(OCI_LAYER_GZIP, layer(&files))])?;
+        layout.put_index(&[image])
+    };
+    let report = jobs::run_after(&cluster.client, &pod, leave).await.expect("a pod's end");
+    assert!(matches!(report, Report::Made { .. }), "{report:?}");
+    for name in ["look", "make", "look-too"] {
+        let mouse = told(&cluster, name, "mouse", reasons::NOT_PREDICTED).await;
+        assert!(words(&mouse).starts_with("verified image exists"), "{mouse:?}");
+    }
+
+    // Each wants it on its own.
+    preflights(&cluster).delete("make", &DeleteParams::default()).await.expect("a deletion");
+    preflights(&cluster).delete("look-too", &DeleteParams::default()).await.expect("a deletion");
+    told(&cluster, "look", "mouse", reasons::NOT_PREDICTED).await;
+    until_kernels(&cluster, "mouse", &[cluster.kernel.as_str()]).await;
+    preflights(&cluster).delete("look", &DeleteParams::default()).await.expect("a deletion");
+    until_kernels(&cluster, "mouse", &[]).await;
+}
