@@ -18,32 +18,46 @@ use crate::world::Index;
 pub struct Preflight {
     /// The object.
     pub preflight: Arc<PreflightValidation>,
-    modules: Vec<(Arc<Module>, Vec<Arc<ModuleImage>>, BTreeSet<String>)>,
+    modules: Vec<Known>,
+}
+
+/// What is known of one Module.
+#[derive(Debug)]
+struct Known {
+    module: Arc<Module>,
+    images: Vec<Arc<ModuleImage>>,
+    architectures: BTreeSet<String>,
 }
 
 impl Preflight {
     /// `None` when there is no such object, or it is going.
     pub fn of(index: &Index, name: &str) -> Option<Self> {
         let preflight = index.preflight(name).filter(|preflight| preflight::is_live(preflight))?.clone();
-        let view = |module: &Arc<Module>| {
+        let known = |module: &Arc<Module>| {
             let key = Index::key_of(module)?;
-            let images = index.images_of(&key).cloned().collect();
-            Some((module.clone(), images, architectures(index, &key, module, &preflight)))
+            Some(Known {
+                images: index.images_of(&key).cloned().collect(),
+                architectures: architectures(index, &key, module, &preflight),
+                module: module.clone(),
+            })
         };
-        let modules = index.modules().filter_map(view).collect();
+        let modules = index.modules().filter_map(known).collect();
         Some(Self { preflight, modules })
     }
 
     /// The same, as the decision takes it.
     pub fn views(&self) -> Vec<View<'_>> {
-        self.modules
-            .iter()
-            .map(|(module, images, architectures)| View {
-                module,
-                images: images.iter().map(AsRef::as_ref).collect(),
-                architectures: architectures.clone(),
-            })
-            .collect()
+        self.modules.iter().map(Known::view).collect()
+    }
+}
+
+impl Known {
+    fn view(&self) -> View<'_> {
+        View {
+            module: &self.module,
+            images: self.images.iter().map(AsRef::as_ref).collect(),
+            architectures: self.architectures.clone(),
+        }
     }
 }
 

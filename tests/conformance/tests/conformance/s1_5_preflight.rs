@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use tenon_lab::ControlPlane;
 use tenon_test_api::setup::plane_with_definitions;
 
+const EXAMPLE: &str = include_str!("../../../../examples/preflight.yaml");
+
 fn api(plane: &ControlPlane, version: &str) -> Api<DynamicObject> {
     let kind = GroupVersionKind::gvk("kmm.sigs.x-k8s.io", version, "PreflightValidation");
     Api::all_with(plane.client(), &ApiResource::from_gvk(&kind))
@@ -72,6 +74,7 @@ async fn both_versions_are_served_and_nothing_is_lost_between_them() {
 #[tokio::test]
 async fn a_kernel_has_at_least_three_parts() {
     let plane = plane_with_definitions().await;
+    plane.apply(EXAMPLE).await.expect("the example");
     let cases = [
         ("6.1.0-57-amd64", None),
         ("5.14.0-570.el9.x86_64+debug", None),

@@ -13,7 +13,7 @@ use tenon_api::preflight_validation::{
     OldStage, OldStatus, PreflightModule, PreflightValidationSpec, VerificationStage, VerificationStatus,
 };
 use tenon_api::task::Report;
-use tenon_api::{PreflightValidation, PreflightValidationStatus, reasons};
+use tenon_api::{PreflightValidation, PreflightValidationStatus, ShortMessage, reasons};
 use tenon_image::manifest::OCI_LAYER_GZIP;
 use tenon_image::testing::{TestLayout, layer};
 use tenon_kmod::ModuleObject;
@@ -67,7 +67,7 @@ async fn told(cluster: &Cluster, name: &str, module: &str, reason: &str) -> Pref
 }
 
 fn words(told: &PreflightModule) -> &str {
-    told.status_reason.as_ref().map(|words| words.as_str()).unwrap_or_default()
+    told.status_reason.as_ref().map(ShortMessage::as_str).unwrap_or_default()
 }
 
 /// A Module of this spec, as it stands.
