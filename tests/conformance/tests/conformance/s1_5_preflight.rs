@@ -25,6 +25,12 @@ fn manifest(version: &str, name: &str, spec: &Value) -> DynamicObject {
 #[tokio::test]
 async fn both_versions_are_served_and_nothing_is_lost_between_them() {
     let plane = plane_with_definitions().await;
+    serves_both(&plane).await;
+    loses_nothing(&plane).await;
+    wants_three_parts(&plane).await;
+}
+
+async fn serves_both(plane: &ControlPlane) {
     for version in ["v1beta1", "v1beta2"] {
         let group = format!("kmm.sigs.x-k8s.io/{version}");
         let served = plane.client().list_api_group_resources(&group).await.expect("the group").resources;
@@ -33,10 +39,12 @@ async fn both_versions_are_served_and_nothing_is_lost_between_them() {
         assert_eq!(found.short_names, Some(vec!["pfv".to_owned()]));
         assert!(served.iter().any(|one| one.name == "preflightvalidations/status"));
     }
+}
 
-    // Made by a program of one version, answered in the words of both, read by programs of either.
+/// Made by a program of one version, answered in the words of both, read by programs of either.
+async fn loses_nothing(plane: &ControlPlane) {
     let spec = json!({ "kernelVersion": "5.14.0-570.el9.x86_64", "pushBuiltImage": true });
-    let old = api(&plane, "v1beta1");
+    let old = api(plane, "v1beta1");
     old.create(&PostParams::default(), &manifest("v1beta1", "next", &spec)).await.expect("an object");
     let time = "2026-01-01T00:00:00Z";
     let status = json!({
@@ -49,7 +57,7 @@ async fn both_versions_are_served_and_nothing_is_lost_between_them() {
             "lastTransitionTime": time,
         }},
     });
-    let new = api(&plane, "v1beta2");
+    let new = api(plane, "v1beta2");
     let patch = Patch::Apply(json!({
         "apiVersion": "kmm.sigs.x-k8s.io/v1beta2", "kind": "PreflightValidation", "status": status,
     }));
@@ -71,9 +79,7 @@ async fn both_versions_are_served_and_nothing_is_lost_between_them() {
     );
 }
 
-#[tokio::test]
-async fn a_kernel_has_at_least_three_parts() {
-    let plane = plane_with_definitions().await;
+async fn wants_three_parts(plane: &ControlPlane) {
     plane.apply(EXAMPLE).await.expect("the example");
     let cases = [
         ("6.1.0-57-amd64", None),
@@ -90,7 +96,7 @@ async fn a_kernel_has_at_least_three_parts() {
         for (kernel, refused) in cases {
             let object = manifest(version, "asked", &json!({ "kernelVersion": kernel }));
             let params = PostParams { dry_run: true, ..PostParams::default() };
-            let answer = api(&plane, version).create(&params, &object).await;
+            let answer = api(plane, version).create(&params, &object).await;
             match (answer, refused) {
                 (Ok(_), None) => {}
                 (Err(kube::Error::Api(status)), Some(words)) => {
