@@ -205,7 +205,7 @@ async fn start(context: Context, world: Arc<World>, listed: [Listed; 8]) {
     };
     if shutdown.run_until_cancelled(lead).await.is_some() {
         info!("this replica leads: its controllers start");
-        work(&mut tasks, &context, &world, &Arc::new(modules::Modules));
+        work(&mut tasks, &context, &world, &Arc::new(modules::Modules::default()));
         work(&mut tasks, &context, &world, &images);
         work(&mut tasks, &context, &world, &Arc::new(nodes::Nodes::default()));
         work(&mut tasks, &context, &world, &Arc::new(status::Status));

@@ -75,6 +75,8 @@ label! {
         Module = "modules",
         /// The status of a PreflightValidation.
         PreflightValidation = "preflightvalidations",
+        /// Namespace, of which only a label is written.
+        Namespace = "namespaces",
         /// ModuleImage, its status included.
         ModuleImage = "moduleimages",
         /// Jobs that make images.

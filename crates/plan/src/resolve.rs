@@ -13,6 +13,7 @@ use tenon_order::{KmodName, NameError};
 
 use crate::modprobe::{self, ArgumentError, Arguments};
 use crate::template::{self, TemplateError, Variables};
+pub use pattern::PatternError;
 
 /// What one kernel gets.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,7 +68,7 @@ pub enum ResolveError {
         /// Which mapping.
         index: usize,
         /// What is wrong with it.
-        source: regex::Error,
+        source: PatternError,
     },
     /// Neither the mapping nor the container names an image.
     #[error(

@@ -1,5 +1,5 @@
 //! What RBAC cannot say: an agent writes only its own node's status, only the operator writes what nodes should do, and which images
-//! it has made.
+//! it has made; a namespace with Modules is not deleted, and of a namespace the operator changes one label alone.
 //!
 //! All are admission policies that the API server evaluates itself; when one cannot be evaluated, the write is refused.
 
@@ -9,6 +9,7 @@ use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicyBinding, ValidatingAdmissionPolicyBindingSpec, ValidatingAdmissionPolicySpec,
     Validation,
 };
+use tenon_api::labels::CONTAINS_MODULES;
 use tenon_api::node_pod::SERVICE_ACCOUNT as AGENT;
 
 use super::{OPERATOR, rbac, yaml};
@@ -23,6 +24,8 @@ pub(super) fn file() -> Result<String> {
         agents_report_on_their_own_node(),
         only_the_operator_writes_specs(),
         only_the_operator_remembers_images(),
+        namespaces_with_modules_stay(),
+        the_operator_labels_namespaces_only(),
     ];
     for policy in policies {
         let name = policy.metadata.name.clone().unwrap_or_default();
@@ -92,6 +95,71 @@ fn only_the_operator_remembers_images() -> ValidatingAdmissionPolicy {
              && (!has(object.status) || object.status == oldObject.status)",
             "only Tenon's operator writes down which images it has made: delete the object to have the image kept",
         )],
+    )
+}
+
+/// With a namespace its Modules would go, and with these the drivers from nodes. One that is on its way out already is
+/// left alone: whatever comes then is the cluster's own work.
+fn namespaces_with_modules_stay() -> ValidatingAdmissionPolicy {
+    let label = format!("'{CONTAINS_MODULES}'");
+    let mut stays = refuse(
+        &format!(
+            "!has(oldObject.metadata.labels) || !({label} in oldObject.metadata.labels) || \
+             oldObject.metadata.labels[{label}] != ''"
+        ),
+        "the namespace has Modules: delete them first",
+    );
+    stays.message_expression = Some(format!(
+        "'namespace ' + request.name + ' has Modules, and their drivers would be unloaded with it: delete them first, with \
+         kubectl delete modules.kmm.sigs.x-k8s.io --all --namespace ' + request.name + \
+         '. If nothing looks after its Modules any more, take the label away, with \
+         kubectl label namespace ' + request.name + ' {CONTAINS_MODULES}-'"
+    ));
+    policy(
+        "tenon-namespaces-with-modules-stay",
+        rules("", &["namespaces"], &["DELETE"]),
+        ("is-not-going-already", "!has(oldObject.metadata.deletionTimestamp)".to_owned()),
+        vec![stays],
+    )
+}
+
+/// RBAC lets the operator patch namespaces, for one label's sake.
+fn the_operator_labels_namespaces_only() -> ValidatingAdmissionPolicy {
+    let same = |field: &str| {
+        format!(
+            "has(object.metadata.{field}) == has(oldObject.metadata.{field}) && \
+             (!has(object.metadata.{field}) || object.metadata.{field} == oldObject.metadata.{field})"
+        )
+    };
+    let kept_in = |one: &str, other: &str| {
+        format!(
+            "(!has({one}.metadata.labels) || {one}.metadata.labels.all(key, key == '{CONTAINS_MODULES}' || \
+             (has({other}.metadata.labels) && key in {other}.metadata.labels && \
+             {other}.metadata.labels[key] == {one}.metadata.labels[key])))"
+        )
+    };
+    let message = format!("Tenon's operator changes nothing of a namespace but the label {CONTAINS_MODULES}");
+    let same_spec =
+        "has(object.spec) == has(oldObject.spec) && (!has(object.spec) || object.spec == oldObject.spec)";
+    policy(
+        "tenon-the-operator-labels-namespaces-only",
+        rules("", &["namespaces", "namespaces/*"], &["*"]),
+        ("is-the-operator", format!("request.userInfo.username == '{}'", rbac::username(OPERATOR))),
+        vec![
+            refuse(
+                "request.operation == 'UPDATE' && !(has(request.subResource) && request.subResource != '')",
+                &message,
+            ),
+            refuse(
+                &format!("{} && {}", kept_in("object", "oldObject"), kept_in("oldObject", "object")),
+                &message,
+            ),
+            refuse(
+                &[same("annotations"), same("finalizers"), same("ownerReferences"), same_spec.to_owned()]
+                    .join(" && "),
+                &message,
+            ),
+        ],
     )
 }
 

@@ -108,6 +108,8 @@ fn operator_rules() -> Vec<PolicyRule> {
         rule(TENON_GROUP, &["madeimages/status"], &["patch"]),
         // Labels only; never a node's status.
         rule(NO_GROUP, &["nodes"], &["get", "list", "watch", "patch"]),
+        // One label only, and an admission policy sees to that: it says that a namespace has Modules.
+        rule(NO_GROUP, &["namespaces"], &["get", "patch"]),
         // Dockerfiles, each by the name that a Module gives.
         rule(NO_GROUP, &["configmaps"], &["get"]),
         // What makes images, each in the namespace of its Module, and what their pods say when they have ended.

@@ -12,6 +12,7 @@ use tenon_plan::provision::Images;
 use tenon_plan::removal::{self, Finalizer};
 use tracing::{debug, info};
 
+use super::namespaces::Namespaces;
 use super::observe::Provision;
 use crate::client::readable;
 use crate::controllers::{Failure, WriteError};
@@ -29,6 +30,15 @@ pub enum ApplyError {
     /// The finalizer.
     #[error("change the finalizer of Module {module}")]
     Finalizer {
+        /// The Module.
+        module: ModuleKey,
+        /// Why not.
+        #[source]
+        source: WriteError,
+    },
+    /// Its namespace's label.
+    #[error("change the label of the namespace of Module {module}")]
+    Namespace {
         /// The Module.
         module: ModuleKey,
         /// Why not.
@@ -69,28 +79,40 @@ pub enum ApplyError {
 impl Failure for ApplyError {
     fn is_conflict(&self) -> bool {
         match self {
-            Self::Finalizer { source, .. } | Self::Image { source, .. } => source.is_conflict(),
+            Self::Finalizer { source, .. } | Self::Namespace { source, .. } | Self::Image { source, .. } => {
+                source.is_conflict()
+            }
             Self::List { .. } | Self::ListClasses { .. } => false,
         }
     }
 
     fn is_not_leader(&self) -> bool {
-        matches!(self, Self::Finalizer { source, .. } | Self::Image { source, .. } if source.is_not_leader())
+        match self {
+            Self::Finalizer { source, .. } | Self::Namespace { source, .. } | Self::Image { source, .. } => {
+                source.is_not_leader()
+            }
+            Self::List { .. } => false,
+        }
     }
 }
 
-/// Writes; returns whether there was anything to write. The finalizer comes before the images: nothing is made for a
+/// Writes; returns whether there was anything to write. The namespace's label comes before the finalizer, the finalizer comes before the images: nothing is made for a
 /// Module that could vanish unseen.
 pub(super) async fn apply(
     context: &Context,
     world: &World,
     key: &ModuleKey,
     observed: &Provision,
+    namespaces: &Namespaces,
     finalizer: Finalizer,
     images: Images,
 ) -> Result<bool, ApplyError> {
     let Images { apply, delete } = images;
     let mut changed = !apply.is_empty() || !delete.is_empty();
+    if observed.module.metadata.deletion_timestamp.is_none() {
+        let failed = |source| ApplyError::Namespace { module: key.clone(), source };
+        changed |= namespaces.mark(context, key.namespace()).await.map_err(failed)?;
+    }
     if finalizer == Finalizer::Add {
         changed = true;
         write_finalizers(context, &observed.module, true)
@@ -110,12 +132,24 @@ pub(super) async fn apply(
         && !are_classes_left(context, key, &observed.module).await?
     {
         changed = true;
+        leave_namespace(context, world, key, namespaces).await?;
         write_finalizers(context, &observed.module, false)
             .await
             .map_err(|source| ApplyError::Finalizer { module: key.clone(), source })?;
         info!(module = %key, "nothing is left on any node; the Module may go");
     }
     Ok(changed)
+}
+
+/// Takes the label from the Module's namespace if no other Module is in there.
+pub(super) async fn leave_namespace(
+    context: &Context,
+    world: &World,
+    key: &ModuleKey,
+    namespaces: &Namespaces,
+) -> Result<bool, ApplyError> {
+    let left = namespaces.unmark_after(context, world, key).await;
+    left.map_err(|source| ApplyError::Namespace { module: key.clone(), source })
 }
 
 /// Puts our finalizer on or takes it off; fails when the Module has changed since it was seen.

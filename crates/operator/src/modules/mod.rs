@@ -1,9 +1,10 @@
-//! One Module: its finalizer and its ModuleImages.
+//! One Module: its finalizer, its ModuleImages, and its namespace's label.
 //!
 //! Watches: Modules, their ModuleImages, the kernels of their nodes, PreflightValidations. Decides: [`tenon_plan::provision`] and
-//! [`tenon_plan::removal`]. Writes: the finalizer, the ModuleImages' specs.
+//! [`tenon_plan::removal`]. Writes: the finalizer, the ModuleImages' specs, the label.
 
 mod apply;
+mod namespaces;
 mod observe;
 
 use std::time::Duration;
@@ -18,6 +19,8 @@ use crate::metrics::Controller;
 use crate::queue::{Next, Queue};
 use crate::run::Context;
 use crate::world::World;
+
+use namespaces::Namespaces;
 
 pub use apply::ApplyError;
 pub use observe::Provision;
@@ -36,8 +39,10 @@ pub fn is_known_to_be_held(
 }
 
 /// The controller of one Module's finalizer and images.
-#[derive(Debug)]
-pub struct Modules;
+#[derive(Debug, Default)]
+pub struct Modules {
+    namespaces: Namespaces,
+}
 
 impl Reconciler for Modules {
     type Key = ModuleKey;
@@ -51,14 +56,18 @@ impl Reconciler for Modules {
     }
 
     async fn reconcile(&self, context: &Context, world: &World, key: ModuleKey) -> Result<Done, ApplyError> {
-        let Some(observed) = Provision::of(&world.read(), &key) else {
-            return Ok(Done::settled(false));
+        let observed = Provision::of(&world.read(), &key);
+        let Some(observed) = observed else {
+            // Whoever took its finalizer away, its namespace may be free now.
+            let changed = apply::leave_namespace(context, world, &key, &self.namespaces).await?;
+            return Ok(Done::settled(changed));
         };
         let finalizer = removal::finalizer(&observed.module);
         let images: Vec<_> = observed.images.iter().map(AsRef::as_ref).collect();
         let images = provision::images(&observed.module, &observed.targets, &images);
         let leaving = finalizer == Finalizer::RemoveIfGone;
-        let changed = apply::apply(context, world, &key, &observed, finalizer, images).await?;
+        let changed =
+            apply::apply(context, world, &key, &observed, &self.namespaces, finalizer, images).await?;
         let settled = Done::settled(changed);
         // Most of what a deleted Module waits for comes as an event; what does not (a node's object that is collected
         // after its node) is looked for.
