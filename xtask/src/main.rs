@@ -2,6 +2,7 @@
 
 mod bench;
 mod ci;
+mod conformance;
 mod dependencies;
 mod fuzz;
 mod generate;

@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
 use crate::ci::TestResults;
+use crate::conformance::Ledger;
 use crate::{ci, dependencies, generate, repository};
 
 /// What tests need, which decides when they run.
@@ -92,10 +93,12 @@ pub(crate) fn run() -> Result<String> {
     let programs = test_programs()?;
     let mut lines = Vec::new();
     let mut failed = 0;
+    let mut ledger = Ledger::default();
     for tier in Tier::ALL {
         heading(&format!("tier {}", tier as u8 + 1), tier.title());
         let begin = Instant::now();
-        let (results, success) = run_tier(tier, programs.get(&tier).map_or(&[], Vec::as_slice), &folder)?;
+        let programs: &[String] = programs.get(&tier).map_or(&[], Vec::as_slice);
+        let (results, success) = run_tier(tier, programs, &folder, &mut ledger)?;
         failed += usize::from(!success);
         lines.push(format!(
             "tier {} ({}): {} passed, {} failed in {} programs, {} s",
@@ -107,7 +110,7 @@ pub(crate) fn run() -> Result<String> {
             begin.elapsed().as_secs(),
         ));
     }
-    println!("\n{}", lines.join("\n"));
+    println!("\n{}\n\n{}", ledger.table(), lines.join("\n"));
     if failed > 0 {
         bail!("{failed} of {} tiers failed after {} s", Tier::ALL.len(), begin.elapsed().as_secs());
     }
@@ -178,9 +181,14 @@ fn test_programs() -> Result<BTreeMap<Tier, Vec<String>>> {
     Ok(programs)
 }
 
-fn run_tier(tier: Tier, programs: &[String], folder: &Path) -> Result<(TestResults, bool)> {
+fn run_tier(
+    tier: Tier,
+    programs: &[String],
+    folder: &Path,
+    ledger: &mut Ledger,
+) -> Result<(TestResults, bool)> {
     if tier == Tier::EndToEnd {
-        return run_in_lanes(tier, programs, folder);
+        return run_in_lanes(tier, programs, folder, ledger);
     }
     if tier != Tier::Units && programs.is_empty() {
         bail!("tier {} has no test program", tier as u8 + 1);
@@ -190,12 +198,18 @@ fn run_tier(tier: Tier, programs: &[String], folder: &Path) -> Result<(TestResul
         let is_fine = line.ends_with(" ... ok") || line.is_empty() || line.starts_with("running ");
         if tier == Tier::Units && is_fine { Ok(()) } else { writeln!(std::io::stdout(), "{line}") }
     })?;
+    ledger.read(&ended.output);
     checked(tier, &ended.output, ended.success)
 }
 
 /// Two lanes at once: what waits for the node on the host and what is built there, and what keeps guests busy. What a program
 /// says is shown when it ends, whole.
-fn run_in_lanes(tier: Tier, programs: &[String], folder: &Path) -> Result<(TestResults, bool)> {
+fn run_in_lanes(
+    tier: Tier,
+    programs: &[String],
+    folder: &Path,
+    ledger: &mut Ledger,
+) -> Result<(TestResults, bool)> {
     let (host, guests): (Vec<_>, Vec<_>) =
         programs.iter().cloned().partition(|name| ON_THE_HOST.contains(&name.as_str()));
     let run_lane = |lane: &[String]| -> Result<Vec<Ended>> {
@@ -213,6 +227,7 @@ fn run_in_lanes(tier: Tier, programs: &[String], folder: &Path) -> Result<(TestR
     let Ok(host) = host else { bail!("a lane of tier {} ended in a panic", tier as u8 + 1) };
     let ended: Vec<_> = host?.into_iter().chain(guests?).collect();
     let output: String = ended.iter().map(|program| program.output.as_str()).collect();
+    ledger.read(&output);
     checked(tier, &output, ended.iter().all(|program| program.success))
 }
 

@@ -23,8 +23,12 @@ pub mod condition {
     pub const ROLLOUT_PAUSED: &str = "RolloutPaused";
     /// The Module is paused by its annotation, and nodes stay as they are; only there when it is so.
     pub const PAUSED: &str = "Paused";
+    /// Another Module is in this one's way on nodes of both; only there when it is so.
+    pub const CONFLICT: &str = "Conflict";
 }
 
+/// Another Module loads the same kernel module, or one of the two removes what the other loads.
+pub const KERNEL_MODULE_CONFLICT: &str = "KernelModuleConflict";
 /// The module is loaded on every node that should have it.
 pub const LOADED: &str = "Loaded";
 /// Some nodes are still to load the module; nothing is wrong.

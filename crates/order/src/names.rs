@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_spells_dashes_as_underscores() {
+    fn defect_25_the_kernel_spells_dashes_as_underscores() {
         let name: KmodName = "snd-hda-intel".parse().unwrap();
         assert_eq!(name.kernel_name(), "snd_hda_intel");
         assert_eq!(name.to_string(), "snd-hda-intel");

@@ -23,6 +23,7 @@ pub mod provision;
 pub mod removal;
 pub mod resolve;
 pub mod retry;
+pub mod rivals;
 pub mod rollout;
 pub mod rollup;
 pub mod template;

@@ -29,6 +29,7 @@ use crate::node::{self, NodeFacts, Selection};
 use crate::pause::{Pause, is_on_hold, is_paused};
 use crate::provision;
 use crate::retry::{self, Retry};
+use crate::rivals::{self, Rival};
 use crate::rollout::{self, Standing};
 use crate::workload::{Problem, Role};
 
@@ -47,6 +48,8 @@ pub struct Observed<'a> {
     pub images: Vec<&'a ModuleImage>,
     /// Why its plugin is not there as wished.
     pub plugin_problem: Option<&'a Problem>,
+    /// Other Modules that may be in its way.
+    pub rivals: Vec<Rival<'a>>,
     /// Now.
     pub now: Time,
 }
@@ -357,6 +360,10 @@ fn conditions(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStatu
     }
     if let Some(why) = stuck(observed, tally) {
         conditions.push(condition(reasons::condition::ROLLOUT_PAUSED, true, why));
+    }
+    if let Some(message) = rivals::conflict(module, &observed.rivals) {
+        let why = (reasons::KERNEL_MODULE_CONFLICT.to_owned(), message);
+        conditions.push(condition(reasons::condition::CONFLICT, true, why));
     }
     let ignored = without_effect(module);
     if !ignored.is_empty() {

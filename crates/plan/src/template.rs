@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_without_a_value_is_named() {
+    fn defect_16_a_variable_without_a_value_is_named() {
         let error = expand("a:${KERNEL_RHEL_VERSION}", &variables()).unwrap_err().to_string();
         assert!(
             error.contains("KERNEL_RHEL_VERSION") && error.contains("KERNEL_VERSION, KERNEL_X"),

@@ -122,7 +122,7 @@ fn arguments(job: &Job) -> Vec<String> {
 
 /// Defect 12 of KMM: neither a changed ConfigMap nor a failed build is noticed by itself there.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_built_is_what_the_config_map_says_now() {
+async fn defect_12_19_what_is_built_is_what_the_config_map_says_now() {
     let cluster = start(&["--look-again=1"]).await;
     let base = format!("{}/base:1", cluster.registry.host());
     apply(&cluster, "gauge", "built:1", by_recipe()).await;
@@ -312,7 +312,7 @@ async fn builds_wait_for_their_turn() {
 
 /// Defects 9, 13, 15 and 16 of KMM.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_built_is_signed_before_anybody_sees_it_and_where_the_module_says() {
+async fn defect_09_13_15_16_what_is_built_is_signed_before_anybody_sees_it_and_where_the_module_says() {
     let cluster = start(&[]).await;
     let build_here = json!({ "dockerfile": "FROM scratch\nADD x /", "selector": { "disk": "ssd" } });
     // Without a key there is nothing to be seen.

@@ -244,7 +244,7 @@ async fn a_pull_secret_that_is_missing_or_malformed_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failing_node_shows_in_the_modules_status() {
+async fn defect_26_a_failing_node_shows_in_the_modules_status() {
     let mut cluster = Cluster::start().await;
     cluster.add_node("fir").await;
     cluster.add_node("yew").await;

@@ -37,7 +37,7 @@ async fn looked_at(cluster: &Cluster, node: &str, witness: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cordon_a_taint_a_silent_api_server_and_a_lost_discovery_label_unload_nothing() {
+async fn defect_04_a_cordon_a_taint_a_silent_api_server_and_a_lost_discovery_label_unload_nothing() {
     const FOUND: &str = "feature.node.kubernetes.io/pci-10de.present";
     let mut cluster = Cluster::start().await;
     cluster.push_driver("gauge:v1", "one");

@@ -177,7 +177,7 @@ async fn what_a_pod_brings_is_packed_and_a_restart_at_any_step_converges() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_is_stuck_is_named_and_cleared_away_and_tried_again() {
+async fn defect_10_a_pod_that_is_stuck_is_named_and_cleared_away_and_tried_again() {
     let mut cluster = start().await;
     let job = job_but(&cluster, "").await;
     let stuck = pod(&cluster, &job).await;

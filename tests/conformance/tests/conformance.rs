@@ -2,15 +2,38 @@
 //! each of its defects (`defect_01_…`), in which what happens is right.
 
 #[cfg(test)]
-#[path = "conformance/s1_api.rs"]
-mod s1_api;
-
-#[cfg(test)]
 #[path = "conformance/plugins.rs"]
 mod plugins;
 #[cfg(test)]
+#[path = "conformance/s10_user_reports.rs"]
+mod s10_user_reports;
+#[cfg(test)]
+#[path = "conformance/s1_1_module.rs"]
+mod s1_1_module;
+#[cfg(test)]
+#[path = "conformance/s1_2_node_modules_config.rs"]
+mod s1_2_node_modules_config;
+#[cfg(test)]
+#[path = "conformance/s1_5_preflight.rs"]
+mod s1_5_preflight;
+#[cfg(test)]
+#[path = "conformance/s1_8_admission.rs"]
+mod s1_8_admission;
+#[cfg(test)]
+#[path = "conformance/s1_api.rs"]
+mod s1_api;
+#[cfg(test)]
 #[path = "conformance/s2_10_pod_labels.rs"]
 mod s2_10_pod_labels;
+#[cfg(test)]
+#[path = "conformance/s2_11_preflight.rs"]
+mod s2_11_preflight;
+#[cfg(test)]
+#[path = "conformance/s2_15_defects.rs"]
+mod s2_15_defects;
+#[cfg(test)]
+#[path = "conformance/s2_1_module_reconciler.rs"]
+mod s2_1_module_reconciler;
 #[cfg(test)]
 #[path = "conformance/s2_7_device_plugin.rs"]
 mod s2_7_device_plugin;
@@ -20,9 +43,9 @@ mod s2_8_dra;
 #[cfg(test)]
 #[path = "conformance/s2_9_version_labels.rs"]
 mod s2_9_version_labels;
-#[path = "conformance/s1_5_preflight.rs"]
-mod s1_5_preflight;
-
 #[cfg(test)]
-#[path = "conformance/s2_11_preflight.rs"]
-mod s2_11_preflight;
+#[path = "conformance/s3_exact_strings.rs"]
+mod s3_exact_strings;
+#[cfg(test)]
+#[path = "conformance/s4_mapping_and_templates.rs"]
+mod s4_mapping_and_templates;

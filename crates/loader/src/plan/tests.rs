@@ -238,7 +238,7 @@ fn an_in_tree_module_in_use_stays() {
 }
 
 #[test]
-fn an_in_tree_module_without_a_file_to_come_back_from_stays() {
+fn defect_25_an_in_tree_module_without_a_file_to_come_back_from_stays() {
     let wanted = Target { in_tree_to_remove: [name("old")].into(), ..target(vec![bundled("nic", 1)]) };
     let (old, mut module) = loaded(&hosted("old"), &[], 0);
     let found = kernel(vec![(old.clone(), module.clone())]);
@@ -402,7 +402,7 @@ fn nothing_of_another_boot_is_ours() {
 }
 
 #[test]
-fn firmware_is_there_before_the_module_and_gone_after_it() {
+fn defect_17_firmware_is_there_before_the_module_and_gone_after_it() {
     let nic = bundled("nic", 1);
     let (a, b) = (Digest::of(b"a"), Digest::of(b"b"));
     let wanted = Target { firmware: [("nic/a.bin".to_owned(), a)].into(), ..target(vec![nic.clone()]) };

@@ -9,6 +9,7 @@ use tenon_api::module_image::ModuleImage;
 use tenon_api::node_modules_config::NodeModulesConfig;
 use tenon_order::ModuleKey;
 use tenon_plan::node::NodeFacts;
+use tenon_plan::rivals::Rival;
 use tenon_plan::rollup::{NodeView, Observed};
 use tenon_plan::workload::Problem;
 
@@ -22,14 +23,17 @@ pub struct Rollup {
     nodes: Vec<(Arc<NodeFacts>, Option<Arc<NodeModulesConfig>>)>,
     images: Vec<Arc<ModuleImage>>,
     plugin_problem: Option<Problem>,
+    rivals: Vec<(Arc<Module>, Vec<Arc<NodeFacts>>)>,
 }
 
 impl Rollup {
     /// `None` when there is no such Module.
     pub fn of(index: &Index, key: &ModuleKey) -> Option<Self> {
         let node = |name| Some((index.node(name)?.clone(), index.config(name).cloned()));
+        let module = index.module(key)?.clone();
         Some(Self {
-            module: index.module(key)?.clone(),
+            rivals: rivals(index, key, &module),
+            module,
             nodes: index.nodes_of(key).filter_map(node).collect(),
             images: index.images_of(key).cloned().collect(),
             plugin_problem: index.plugin_problem(key).cloned(),
@@ -48,7 +52,23 @@ impl Rollup {
                 .collect(),
             images: self.images.iter().map(AsRef::as_ref).collect(),
             plugin_problem: self.plugin_problem.as_ref(),
+            rivals: self
+                .rivals
+                .iter()
+                .map(|(module, nodes)| Rival { module, nodes: nodes.iter().map(AsRef::as_ref).collect() })
+                .collect(),
             now: Time(Timestamp::from_second(second).unwrap_or_default()),
         }
     }
+}
+
+/// Modules that may be in this one's way, with the nodes of both.
+fn rivals(index: &Index, key: &ModuleKey, module: &Module) -> Vec<(Arc<Module>, Vec<Arc<NodeFacts>>)> {
+    let touching = index.modules_touching(key, module);
+    let with_nodes = touching.into_iter().filter_map(|(other, rival)| {
+        let both = index.nodes_of(key).filter(|node| index.modules_of(node).any(|module| *module == other));
+        let nodes: Vec<_> = both.filter_map(|node| index.node(node).cloned()).collect();
+        (!nodes.is_empty()).then_some((rival, nodes))
+    });
+    with_nodes.collect()
 }

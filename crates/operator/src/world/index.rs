@@ -10,6 +10,7 @@ use tenon_order::{Digest, ModuleKey, NodeName};
 use tenon_plan::inspect;
 use tenon_plan::node::{NodeFacts, Selection, select};
 use tenon_plan::provision;
+use tenon_plan::rivals::Claims;
 use tenon_plan::rollout::{self, Turn, Turns};
 use tenon_plan::workload::Problem;
 
@@ -83,6 +84,14 @@ impl Index {
             None => self.plugin_problems.remove(key),
         };
         is_new
+    }
+
+    /// Other Modules that load or remove what this one does, by what both say.
+    pub fn modules_touching(&self, key: &ModuleKey, module: &Module) -> Vec<(ModuleKey, Arc<Module>)> {
+        let own = Claims::of(module);
+        let others =
+            self.modules.iter().filter(|(other, rival)| *other != key && own.touch(&Claims::of(rival)));
+        others.map(|(other, rival)| (other.clone(), rival.clone())).collect()
     }
 
     /// The ModuleImage.

@@ -229,8 +229,13 @@ impl World {
 
     /// A Module was seen, or is gone.
     pub fn module(&self, key: &ModuleKey, module: Option<Module>) {
+        let mut rivals = self.rivals(key);
         let nodes = self.write().set_module(key, module.map(Arc::new), self.steady());
         self.look_at_preflights_again();
+        rivals.extend(self.rivals(key));
+        for rival in rivals {
+            self.roll_up(rival);
+        }
         // How modules are loaded is part of what is predicted.
         let images: Vec<_> = self.read().images_of(key).map(|image| ImageKey::of(image)).collect();
         for image in images {
@@ -242,6 +247,13 @@ impl World {
         for node in nodes {
             self.queues.nodes.add(node);
         }
+    }
+
+    /// The Modules whose status names this one, or may come to.
+    fn rivals(&self, key: &ModuleKey) -> BTreeSet<ModuleKey> {
+        let index = self.read();
+        let touching = index.module(key).map(|module| index.modules_touching(key, module));
+        touching.into_iter().flatten().map(|(other, _)| other).collect()
     }
 
     /// A Module was seen whose status or labels alone differ: they are kept, and a status that is not the one that is known

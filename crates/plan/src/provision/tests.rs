@@ -26,7 +26,7 @@ fn each_kernel_gets_an_image_of_its_own() {
 }
 
 #[test]
-fn a_second_look_changes_nothing_and_a_kernel_that_left_takes_its_image_along() {
+fn defect_11_a_second_look_changes_nothing_and_a_kernel_that_left_takes_its_image_along() {
     let module = minimal_module();
     let made = images(&module, &targets(&[KERNEL, "7.2.0"]), &[]).apply;
     let existing: Vec<_> = made.iter().collect();

@@ -73,14 +73,14 @@ fn what_does_not_resolve_says_where_and_why(#[case] rest: &str, #[case] reason: 
 }
 
 #[test]
-fn a_kernel_with_a_trailing_plus_fits_a_mapping_without_it() {
+fn defect_18_a_kernel_with_a_trailing_plus_fits_a_mapping_without_it() {
     let container =
         "modprobe: {moduleName: gauge}\ncontainerImage: 'a:b'\nkernelMappings: [{literal: 5.4.1}]";
     assert_eq!(image(container, "5.4.1+").as_deref(), Ok("a:b"));
 }
 
 #[test]
-fn a_tag_has_no_plus_and_a_path_has_the_kernels_own_name() {
+fn defect_18_a_tag_has_no_plus_and_a_path_has_the_kernels_own_name() {
     let module = module(
         "modprobe: {moduleName: gauge}
 containerImage: 'a:${KERNEL_FULL_VERSION}'
@@ -99,7 +99,7 @@ kernelMappings: [{regexp: '.'}]",
 }
 
 #[test]
-fn a_mappings_build_is_merged_field_by_field() {
+fn defect_14_a_mappings_build_is_merged_field_by_field() {
     let resolved = resolve(
         &module(
             "modprobe: {moduleName: gauge}
@@ -132,7 +132,7 @@ kernelMappings:
 }
 
 #[test]
-fn a_mappings_signing_is_merged_and_its_templates_expanded() {
+fn defect_14_a_mappings_signing_is_merged_and_its_templates_expanded() {
     let resolved = resolve(
         &module(
             "modprobe: {moduleName: gauge}

@@ -17,6 +17,7 @@ fn rolled_up(module: &Module, plays: &[&Play]) -> ModuleStatus {
             .collect(),
         images: plays.iter().filter_map(|play| play.image.as_ref()).take(1).collect(),
         plugin_problem: None,
+        rivals: Vec::new(),
         now: time("2026-01-01T00:00:00Z"),
     })
 }
@@ -47,6 +48,7 @@ fn a_loaded_module_is_ready_and_says_so_once() {
         nodes: vec![NodeView { facts: &play.node, config: play.config.as_ref() }],
         images: play.image.iter().collect(),
         plugin_problem: None,
+        rivals: Vec::new(),
         now: time("2027-01-01T00:00:00Z"),
     });
     assert_eq!(later, first, "the time of a change is not the time of looking");
@@ -230,6 +232,7 @@ fn a_status_is_bounded_however_many_nodes_fail() {
         nodes: nodes.iter().map(|facts| NodeView { facts, config: play.config.as_ref() }).collect(),
         images: Vec::new(),
         plugin_problem: None,
+        rivals: Vec::new(),
         now: time("2026-01-01T00:00:00Z"),
     });
     assert_eq!((status.kernels.len(), status.failures.len()), (MAX_KERNELS, MAX_FAILURES));

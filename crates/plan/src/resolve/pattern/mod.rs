@@ -6,7 +6,7 @@ mod re2;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use regex_automata::meta::{BuildError, Regex};
+use regex_automata::meta::Regex;
 use regex_automata::nfa::thompson::WhichCaptures;
 use regex_syntax::hir::Hir;
 
@@ -30,8 +30,8 @@ pub(super) fn is_match(pattern: &str, text: &str) -> Result<bool, PatternError> 
             return Ok(known.is_match(text));
         }
         let expression = re2::parse(pattern)?;
-        let Ok(small) = compile(&expression, MOST) else {
-            let large = compile(&expression, LARGEST).map_err(|_| PatternError::Size)?;
+        let Some(small) = compile(&expression, MOST) else {
+            let large = compile(&expression, LARGEST).ok_or(PatternError::Size)?;
             return Ok(large.is_match(text));
         };
         let fits = small.is_match(text);
@@ -43,13 +43,14 @@ pub(super) fn is_match(pattern: &str, text: &str) -> Result<bool, PatternError> 
     })
 }
 
-fn compile(expression: &Hir, most: usize) -> Result<Regex, BuildError> {
+/// `None` where it takes more: nothing else can be wrong with what was parsed.
+fn compile(expression: &Hir, most: usize) -> Option<Regex> {
     let limits = Regex::config()
         .nfa_size_limit(Some(most))
         .hybrid_cache_capacity(most)
         .onepass_size_limit(Some(most))
         .which_captures(WhichCaptures::None);
-    Regex::builder().configure(limits).build_from_hir(expression)
+    Regex::builder().configure(limits).build_from_hir(expression).ok()
 }
 
 #[cfg(test)]

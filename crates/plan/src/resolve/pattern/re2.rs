@@ -255,13 +255,13 @@ impl Parser<'_> {
             Some('*') => (0, None),
             Some('+') => (1, None),
             Some('?') => (0, Some(1)),
-            _ => match self.counts() {
-                Some(bounds) => bounds,
-                None => {
+            _ => {
+                let Some(counts) = self.counts() else {
                     self.at = start + 1;
                     return Ok(None);
-                }
-            },
+                };
+                counts
+            }
         };
         let (min, max) = bounds;
         if min > MOST_REPEATED || max.is_some_and(|max| max > MOST_REPEATED || max < min) {
@@ -530,12 +530,13 @@ fn named(name: &str) -> Option<ClassUnicode> {
     Some(ranges(pairs))
 }
 
-/// A category or script of Unicode's.
+/// A category or script of Unicode's; RE2 knows no other properties.
 fn property(name: &str) -> Option<ClassUnicode> {
     if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
         return None;
     }
-    let hir = regex_syntax::parse(&format!(r"\p{{{name}}}")).ok()?;
+    let of = |kind: &str| regex_syntax::parse(&format!(r"\p{{{kind}={name}}}")).ok();
+    let hir = of("gc").or_else(|| of("sc"))?;
     match hir.into_kind() {
         HirKind::Class(Class::Unicode(class)) => Some(class),
         // A class of one character.
