@@ -294,7 +294,7 @@ fn toleration_rules() -> Vec<Rule> {
         rule(
             "!has(self.key) || self.key == '' || \
              (self.key.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?\
-             [A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$') && size(self.key.split('/')[size(self.key.split('/')) - 1]) <= 63)",
+             [A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$') && size(self.key.split('/')[0]) <= 253 && size(self.key.split('/')[size(self.key.split('/')) - 1]) <= 63)",
             "key must be a label key: [<DNS subdomain>/]<name of at most 63 letters, digits, '-', '_' and '.'>",
         )
         .field_path(".key"),

@@ -129,6 +129,13 @@ async fn every_field_is_kept_as_it_was_said_and_no_other_is_asked_for() {
         }
     }
 
+    // Directories of the host are meant as the kernel would go to them.
+    for path in ["/dev", "/dev/", "//sys//bus", "/./var/./run/a", "/opt/..a", "/run/a b"] {
+        let mut spec = json!({"selector": {}, "devicePlugin": plugin()});
+        spec["devicePlugin"]["volumes"][0]["hostPath"]["path"] = json!(path);
+        as_stored(&plane, &module(&spec)).await.unwrap_or_else(|why| panic!("{path}: {why}"));
+    }
+
     let unknown = least_with_unknown(&specs[5]);
     let refusal = as_stored(&plane, &module(&unknown)).await.expect_err("a field that is not known");
     assert!(refusal.contains("modprobe.moduelName"), "{refusal}");

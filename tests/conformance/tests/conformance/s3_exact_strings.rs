@@ -76,7 +76,7 @@ async fn labels_finalizers_owners_and_events_are_those_of_kmm() {
     cluster.delete_module("gauge").await;
     cluster
         .node_where("pine", "no label is left", |node| {
-            !node.labels().keys().any(|key| key.contains("hall.gauge"))
+            !node.labels().keys().any(|key| key.starts_with("kmm.node.kubernetes.io/hall.gauge"))
         })
         .await;
     let removal = |config: &tenon_api::NodeModulesConfig| config.spec.modules.is_empty();
