@@ -22,10 +22,8 @@ use crate::run::Context;
 use crate::world::{
     Kind, Listed, Node, World, catch_up, follow, follow_facts, follow_jobs, follow_pods, follow_sets,
 };
-use crate::{facts_images, made, modules, nodes, preflight, status, workloads};
+use crate::{census, facts_images, made, modules, nodes, preflight, status, workloads};
 
-/// How often the depth of the queues is read.
-const DEPTHS: Duration = Duration::from_secs(15);
 
 /// A controller cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -196,7 +194,8 @@ async fn start(context: Context, world: Arc<World>, listed: [Listed; 8]) {
     let mut tasks = JoinSet::new();
     // Every replica makes again what its own depot lacks.
     tasks.spawn(images.clone().supply(context.clone(), world.clone()));
-    tasks.spawn(report_depths(context.clone(), world.clone()));
+    tasks.spawn(census::follow(context.clone(), world.clone()));
+    tasks.spawn(census::count_terms(context.clone()));
     tasks.spawn(follow_keys(context.clone(), world.clone()));
     let mut claim = context.claim.clone();
     let lead = async {
@@ -229,7 +228,8 @@ fn work<R: Reconciler>(tasks: &mut JoinSet<()>, context: &Context, world: &Arc<W
 /// Works on one key after the other until the end; work that has begun is finished.
 async fn worker<R: Reconciler>(context: Context, world: Arc<World>, reconciler: Arc<R>) {
     let queue = R::queue(&world);
-    while let Some(key) = context.shutdown.run_until_cancelled(queue.next()).await {
+    while let Some((key, waited)) = context.shutdown.run_until_cancelled(queue.next_and_wait()).await {
+        context.metrics.waited(R::CONTROLLER, waited.as_secs_f64());
         let span = info_span!("reconcile", controller = R::CONTROLLER.as_str(), key = %key);
         let next = attempt(&context, &world, &*reconciler, key.clone()).instrument(span).await;
         queue.done(&key, next);
@@ -275,20 +275,5 @@ async fn follow_keys(context: Context, world: Arc<World>) {
         for key in deleted {
             world.queues.modules.add(key);
         }
-    }
-}
-
-async fn report_depths(context: Context, world: Arc<World>) {
-    let mut ticks = tokio::time::interval(DEPTHS);
-    while context.shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-        let queues = &world.queues;
-        context.metrics.queued(Controller::Modules, queues.modules.depth());
-        context.metrics.queued(Controller::Images, queues.images.depth());
-        context.metrics.queued(Controller::Nodes, queues.nodes.depth());
-        context.metrics.queued(Controller::Status, queues.status.depth());
-        context.metrics.queued(Controller::Workloads, queues.workloads.depth());
-        context.metrics.queued(Controller::Preflights, queues.preflights.depth());
-        context.metrics.kmm.modules.set(i64::try_from(world.read().modules().count()).unwrap_or(i64::MAX));
-        preflight::count(&context.metrics, &world);
     }
 }

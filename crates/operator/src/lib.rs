@@ -11,6 +11,7 @@
 pub mod admin;
 pub mod args;
 pub mod budget;
+mod census;
 pub mod client;
 pub mod controllers;
 pub mod deadline;

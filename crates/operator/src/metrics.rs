@@ -1,14 +1,24 @@
 //! What the operator counts. Every label is a bounded enum: no series ever carries an object's name, but for the two
 //! that KMM defined so.
+//!
+//! Each metric has its line in docs/metrics.md; a test compares the two.
 
+use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::{Metric, Registry, Unit};
+
+use tenon_api::ModuleImage;
+
+use crate::census::Census;
+use crate::world::ImageKey;
 
 /// An enum whose variants are the values of a label.
 macro_rules! label {
@@ -230,6 +240,58 @@ label! {
     }
 }
 
+label! {
+    /// A stretch of the way from a wish to a loaded module.
+    Stage {
+        /// An image is looked for in its registry, read and packed.
+        Find = "find",
+        /// A Job builds an image, and signs it if need be.
+        Build = "build",
+        /// A Job signs an image's modules.
+        Sign = "sign",
+        /// Whether a kernel will load a driver is decided.
+        Inspect = "inspect",
+        /// From a node's being told to have a driver until it has it.
+        Load = "load",
+    }
+}
+
+label! {
+    /// A certificate that the operator looks after.
+    Certificate {
+        /// What the depot serves with.
+        Depot = "depot",
+        /// What issues it.
+        Authority = "authority",
+    }
+}
+
+impl Stage {
+    /// In which an image is made.
+    pub fn of(image: &ModuleImage) -> Self {
+        if image.spec.build.is_some() { Self::Build } else { Self::Sign }
+    }
+}
+
+/// Label of times that stages take.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StageLabel {
+    stage: Stage,
+}
+
+/// Labels of failures. The reason is one of the API's own: never a node's word, which may be anything.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabels {
+    stage: Stage,
+    reason: &'static str,
+}
+
+/// Label of certificates.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CertificateLabel {
+    certificate: Certificate,
+}
+
 /// Labels of reconciles.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReconcileLabels {
@@ -280,28 +342,22 @@ struct MadeLabel {
     state: MadeState,
 }
 
-/// KMM's own gauges under KMM's names, for the dashboards that people have.
-#[derive(Clone, Debug, Default)]
-pub struct KmmGauges {
-    /// Modules in the cluster.
-    pub modules: Gauge,
-    /// Modules that are built in the cluster.
-    pub in_cluster_builds: Gauge,
-    /// Modules that are signed in the cluster.
-    pub in_cluster_signs: Gauge,
-    /// Modules with a device plugin.
-    pub device_plugins: Gauge,
-    /// Preflight validations.
-    pub preflights: Gauge,
-}
-
 /// All that is counted. Cheap to share: hold it in an `Arc`.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// The metrics' names, as they are shown.
+    #[cfg(test)]
+    names: Vec<String>,
     reconciles: Family<ReconcileLabels, Counter>,
     reconcile_time: Family<ControllerLabel, Histogram, fn() -> Histogram>,
     queued: Family<ControllerLabel, Gauge>,
+    queue_wait: Family<ControllerLabel, Histogram, fn() -> Histogram>,
+    stages: Family<StageLabel, Histogram, fn() -> Histogram>,
+    failures: Family<FailureLabels, Counter>,
+    certificates: Family<CertificateLabel, Gauge>,
+    /// Since when Jobs make images.
+    making: Mutex<HashMap<ImageKey, Instant>>,
     writes: Family<WriteLabels, Counter>,
     rejections: Family<RejectionLabel, Counter>,
     transfers: Family<TransferLabel, Counter>,
@@ -324,12 +380,20 @@ pub struct Metrics {
     pub dropped_events: Counter,
     /// 1 while this replica leads.
     pub leader: Gauge,
-    /// KMM's gauges.
-    pub kmm: KmmGauges,
+    /// Times that this replica came to lead.
+    pub terms: Counter,
+    /// Preflight validations, under KMM's name.
+    pub preflights: Gauge,
+    /// The cluster's state, as the leader sees it.
+    pub census: Census,
 }
 
 /// Upper bounds of the buckets of reconcile times, in seconds.
 const RECONCILE_SECONDS: [f64; 8] = [0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0];
+/// The same of stages: a module loads in a fraction of a second, a kernel's driver is built in an hour.
+const STAGE_SECONDS: [f64; 10] = [0.1, 0.5, 2.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0];
+/// Images whose making is timed at once: those of deleted Modules may never end.
+const MOST_TIMED: usize = 4096;
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -342,9 +406,16 @@ impl Metrics {
     pub fn new() -> Self {
         let mut metrics = Metrics {
             registry: Registry::default(),
+            #[cfg(test)]
+            names: Vec::new(),
             reconciles: Family::default(),
             reconcile_time: Family::new_with_constructor(|| Histogram::new(RECONCILE_SECONDS)),
             queued: Family::default(),
+            queue_wait: Family::new_with_constructor(|| Histogram::new(RECONCILE_SECONDS)),
+            stages: Family::new_with_constructor(|| Histogram::new(STAGE_SECONDS)),
+            failures: Family::default(),
+            certificates: Family::default(),
+            making: Mutex::default(),
             writes: Family::default(),
             rejections: Family::default(),
             transfers: Family::default(),
@@ -359,80 +430,129 @@ impl Metrics {
             evictions: Counter::default(),
             dropped_events: Counter::default(),
             leader: Gauge::default(),
-            kmm: KmmGauges::default(),
+            terms: Counter::default(),
+            preflights: Gauge::default(),
+            census: Census::default(),
         };
         metrics.register();
         metrics
     }
 
     fn register(&mut self) {
-        let tenon = self.registry.sub_registry_with_prefix("tenon");
-        tenon.register("reconciles", "Reconciles by controller and outcome", self.reconciles.clone());
-        tenon.register_with_unit(
-            "reconcile_time",
+        self.register_work();
+        self.register_images();
+        self.register_depot();
+        self.add("kmm_preflight_num", "Number of preflight validations", None, self.preflights.clone());
+        self.registry.register_collector(Box::new(self.census.clone()));
+    }
+
+    fn add(&mut self, name: &str, help: &str, unit: Option<Unit>, metric: impl Metric) {
+        #[cfg(test)]
+        {
+            let unit = unit.as_ref().map(|unit| format!("_{}", unit.as_str())).unwrap_or_default();
+            let total = if metric.metric_type().as_str() == "counter" { "_total" } else { "" };
+            self.names.push(format!("{name}{unit}{total}"));
+        }
+        match unit {
+            Some(unit) => self.registry.register_with_unit(name, help, unit, metric),
+            None => self.registry.register(name, help, metric),
+        }
+    }
+
+    fn register_work(&mut self) {
+        self.add("tenon_reconciles", "Reconciles by controller and outcome", None, self.reconciles.clone());
+        self.add(
+            "tenon_reconcile_time",
             "Time that reconciles take",
-            Unit::Seconds,
+            Some(Unit::Seconds),
             self.reconcile_time.clone(),
         );
-        tenon.register("queue_depth", "Objects that wait to be reconciled", self.queued.clone());
-        tenon.register("api_writes", "Writes to the API server", self.writes.clone());
-        tenon.register(
-            "registry_requests",
-            "Requests to registries by outcome",
-            self.registry_requests.clone(),
+        self.add("tenon_queue_depth", "Objects that wait to be reconciled", None, self.queued.clone());
+        self.add(
+            "tenon_queue_wait",
+            "Time that objects wait to be reconciled",
+            Some(Unit::Seconds),
+            self.queue_wait.clone(),
         );
-        tenon.register(
-            "facts_images",
-            "Kernels by what the image came to that should tell what they are",
-            self.facts_images.clone(),
+        self.add(
+            "tenon_stage_time",
+            "Time that each stage takes from a wish to a loaded module",
+            Some(Unit::Seconds),
+            self.stages.clone(),
         );
-        tenon.register(
-            "made_images",
-            "Images that were made in the cluster, by whether anything needs them",
-            self.made_images.clone(),
-        );
-        tenon.register(
-            "deleted_images",
-            "Images that nothing needed and that were deleted from their registries",
-            self.deleted_images.clone(),
-        );
-        tenon.register(
-            "dropped_events",
+        self.add("tenon_failures", "Failures by stage and reason", None, self.failures.clone());
+        self.add("tenon_api_writes", "Writes to the API server", None, self.writes.clone());
+        self.add(
+            "tenon_dropped_events",
             "Events dropped because too many came at once",
+            None,
             self.dropped_events.clone(),
         );
-        tenon.register("leader", "1 while this replica leads", self.leader.clone());
-        let depot = tenon.sub_registry_with_prefix("depot");
-        depot.register("transfers", "Transfers of bundles that ended", self.transfers.clone());
-        depot.register(
-            "transfers_running",
+        self.add("tenon_leader", "1 while this replica leads", None, self.leader.clone());
+        self.add("tenon_terms", "Times that this replica came to lead", None, self.terms.clone());
+        self.add(
+            "tenon_certificate_expiry_timestamp",
+            "When a certificate expires, in seconds since 1970",
+            Some(Unit::Seconds),
+            self.certificates.clone(),
+        );
+    }
+
+    fn register_images(&mut self) {
+        self.add(
+            "tenon_registry_requests",
+            "Requests to registries by outcome",
+            None,
+            self.registry_requests.clone(),
+        );
+        self.add(
+            "tenon_facts_images",
+            "Kernels by what the image came to that should tell what they are",
+            None,
+            self.facts_images.clone(),
+        );
+        self.add(
+            "tenon_made_images",
+            "Images that were made in the cluster, by whether anything needs them",
+            None,
+            self.made_images.clone(),
+        );
+        self.add(
+            "tenon_deleted_images",
+            "Images that nothing needed and that were deleted from their registries",
+            None,
+            self.deleted_images.clone(),
+        );
+    }
+
+    fn register_depot(&mut self) {
+        self.add("tenon_depot_transfers", "Transfers of bundles that ended", None, self.transfers.clone());
+        self.add(
+            "tenon_depot_transfers_running",
             "Transfers of bundles that are running",
+            None,
             self.transferring.clone(),
         );
-        depot.register_with_unit("sent", "Bytes of bundles that went out", Unit::Bytes, self.sent.clone());
-        depot.register("rejections", "Requests that were not served, by reason", self.rejections.clone());
-        depot.register_with_unit(
-            "cached",
+        self.add("tenon_depot_sent", "Bytes of bundles that went out", Some(Unit::Bytes), self.sent.clone());
+        self.add(
+            "tenon_depot_rejections",
+            "Requests that were not served, by reason",
+            None,
+            self.rejections.clone(),
+        );
+        self.add(
+            "tenon_depot_cached",
             "Bytes of bundles on disk",
-            Unit::Bytes,
+            Some(Unit::Bytes),
             self.cached_bytes.clone(),
         );
-        depot.register("cached_bundles", "Bundles on disk", self.cached_bundles.clone());
-        depot.register("evictions", "Bundles that had to make room for others", self.evictions.clone());
-        let kmm = self.registry.sub_registry_with_prefix("kmm");
-        kmm.register("module_num", "Number of Modules", self.kmm.modules.clone());
-        kmm.register(
-            "in_cluster_build_num",
-            "Number of in-cluster builds",
-            self.kmm.in_cluster_builds.clone(),
+        self.add("tenon_depot_cached_bundles", "Bundles on disk", None, self.cached_bundles.clone());
+        self.add(
+            "tenon_depot_evictions",
+            "Bundles that had to make room for others",
+            None,
+            self.evictions.clone(),
         );
-        kmm.register(
-            "in_cluster_sign_num",
-            "Number of in-cluster signings",
-            self.kmm.in_cluster_signs.clone(),
-        );
-        kmm.register("device_plugin_num", "Number of device plugins", self.kmm.device_plugins.clone());
-        kmm.register("preflight_num", "Number of preflight validations", self.kmm.preflights.clone());
     }
 
     /// A reconcile ended after `seconds`.
@@ -445,6 +565,42 @@ impl Metrics {
     pub fn queued(&self, controller: Controller, depth: usize) {
         let depth = i64::try_from(depth).unwrap_or(i64::MAX);
         self.queued.get_or_create(&ControllerLabel { controller }).set(depth);
+    }
+
+    /// An object has waited for the controller for so many seconds.
+    pub fn waited(&self, controller: Controller, seconds: f64) {
+        self.queue_wait.get_or_create(&ControllerLabel { controller }).observe(seconds);
+    }
+
+    /// A stage took so many seconds, however it ended.
+    pub fn took(&self, stage: Stage, seconds: f64) {
+        self.stages.get_or_create(&StageLabel { stage }).observe(seconds);
+    }
+
+    /// A Job begins to make an image.
+    pub fn making_began(&self, image: ImageKey) {
+        let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if making.len() < MOST_TIMED {
+            making.insert(image, Instant::now());
+        }
+    }
+
+    /// It has ended, well or badly. One that was begun by another process is not timed.
+    pub fn making_ended(&self, stage: Stage, image: &ImageKey) {
+        let began = self.making.lock().unwrap_or_else(PoisonError::into_inner).remove(image);
+        if let Some(began) = began {
+            self.took(stage, began.elapsed().as_secs_f64());
+        }
+    }
+
+    /// A stage failed, for one of the API's reasons.
+    pub fn failed(&self, stage: Stage, reason: &'static str) {
+        self.failures.get_or_create(&FailureLabels { stage, reason }).inc();
+    }
+
+    /// A certificate expires then, in seconds since 1970.
+    pub fn expires(&self, certificate: Certificate, at: i64) {
+        self.certificates.get_or_create(&CertificateLabel { certificate }).set(at);
     }
 
     /// A write goes to the API server.
@@ -508,7 +664,10 @@ mod tests {
         metrics.rejected(Rejection::TokenAudience);
         metrics.queued(Controller::Images, 3);
         metrics.sent.inc_by(17);
-        metrics.kmm.modules.set(2);
+        metrics.took(Stage::Load, 0.3);
+        metrics.failed(Stage::Build, tenon_api::reasons::BUILD_FAILED);
+        metrics.waited(Controller::Nodes, 0.01);
+        metrics.expires(Certificate::Depot, 1_800_000_000);
         metrics.made_images([MadeState::Stuck]);
         let text = metrics.encode().unwrap();
         for line in [
@@ -517,10 +676,30 @@ mod tests {
             r#"tenon_depot_rejections_total{reason="token-audience"} 1"#,
             r#"tenon_queue_depth{controller="images"} 3"#,
             "tenon_depot_sent_bytes_total 17",
-            "kmm_module_num 2",
+            r#"tenon_stage_time_seconds_bucket{le="0.5",stage="load"} 1"#,
+            r#"tenon_failures_total{stage="build",reason="BuildFailed"} 1"#,
+            r#"tenon_queue_wait_seconds_count{controller="nodes"} 1"#,
+            r#"tenon_certificate_expiry_timestamp_seconds{certificate="depot"} 1800000000"#,
+            "kmm_preflight_num 0",
             r#"tenon_made_images{state="stuck"} 1"#,
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line} is missing in\n{text}");
         }
+    }
+
+    /// The names that a page explains: what stands in the first column of its tables, without labels.
+    fn explained(page: &str) -> std::collections::BTreeSet<String> {
+        let first = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once(" |"));
+        let named = first.flat_map(|(column, _)| column.split(", "));
+        named.map(|name| name.trim_matches('`').split('{').next().unwrap_or_default().to_owned()).collect()
+    }
+
+    #[test]
+    fn every_metric_is_explained_and_nothing_else() {
+        let page =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md")).unwrap();
+        let own = Metrics::new().names;
+        let all = own.into_iter().chain(crate::census::DESCRIBED.map(|(name, _)| name.to_owned()));
+        assert_eq!(explained(&page), all.collect());
     }
 }

@@ -38,7 +38,8 @@ pub struct Queue<K> {
 
 #[derive(Debug)]
 struct Inner<K> {
-    ready: VecDeque<K>,
+    /// Each with the time since which it waits.
+    ready: VecDeque<(K, Instant)>,
     /// The same keys as in `ready`.
     queued: HashSet<K>,
     running: HashSet<K>,
@@ -76,7 +77,7 @@ impl<K: Clone + Ord + Hash> Queue<K> {
 
     /// Asks for `key` to be worked on now.
     pub fn add(&self, key: K) {
-        if self.lock().add(key) {
+        if self.lock().add(key, (self.clock)()) {
             self.wake.notify_one();
         }
     }
@@ -101,13 +102,19 @@ impl<K: Clone + Ord + Hash> Queue<K> {
 
     /// The next key to work on; it must be given back with [`done`](Self::done).
     pub async fn next(&self) -> K {
+        self.next_and_wait().await.0
+    }
+
+    /// As [`next`](Self::next), with the time for which the key has waited.
+    pub async fn next_and_wait(&self) -> (K, Duration) {
         loop {
-            let wake = self.wake.notified();
-            let due = match self.try_next() {
-                Ok(key) => {
+            let (wake, now) = (self.wake.notified(), (self.clock)());
+            let taken = self.lock().take(now);
+            let due = match taken {
+                Ok((key, since)) => {
                     // One notification may stand for several keys: pass it on.
                     self.wake.notify_one();
-                    return key;
+                    return (key, now.saturating_duration_since(since));
                 }
                 Err(due) => due,
             };
@@ -120,7 +127,7 @@ impl<K: Clone + Ord + Hash> Queue<K> {
 
     /// As [`next`](Self::next), without waiting: else when the next key is due, if any is.
     pub fn try_next(&self) -> Result<K, Option<Instant>> {
-        self.lock().take((self.clock)())
+        self.lock().take((self.clock)()).map(|(key, _)| key)
     }
 
     /// Gives `key` back with what is to happen next.
@@ -143,7 +150,7 @@ impl<K: Clone + Ord + Hash> Queue<K> {
         let changed = match (next, asked_again) {
             // An event does not shorten the wait after a failure: a hot loop of failures is worse than a late retry.
             (Next::Backoff, _) => inner.add_at(key.clone(), now + backoff(failures)),
-            (_, Some(None)) => inner.add(key.clone()),
+            (_, Some(None)) => inner.add(key.clone(), now),
             (Next::After(delay), asked) => {
                 let planned = now + delay;
                 inner.add_at(key.clone(), asked.flatten().map_or(planned, |asked| asked.min(planned)))
@@ -165,7 +172,7 @@ impl<K: Clone + Ord + Hash> Queue<K> {
 
 impl<K: Clone + Ord + Hash> Inner<K> {
     /// Whether somebody should be woken.
-    fn add(&mut self, key: K) -> bool {
+    fn add(&mut self, key: K, now: Instant) -> bool {
         if self.running.contains(&key) {
             self.again.insert(key, None);
             return false;
@@ -179,7 +186,7 @@ impl<K: Clone + Ord + Hash> Inner<K> {
         }
         let new = self.queued.insert(key.clone());
         if new {
-            self.ready.push_back(key);
+            self.ready.push_back((key, now));
         }
         new
     }
@@ -200,8 +207,8 @@ impl<K: Clone + Ord + Hash> Inner<K> {
         true
     }
 
-    /// A key to work on, or when the next one is due.
-    fn take(&mut self, now: Instant) -> Result<K, Option<Instant>> {
+    /// A key to work on and since when it has waited, or when the next one is due.
+    fn take(&mut self, now: Instant) -> Result<(K, Instant), Option<Instant>> {
         while let Some((due, key)) = self.later.first().cloned() {
             if due > now {
                 break;
@@ -209,15 +216,15 @@ impl<K: Clone + Ord + Hash> Inner<K> {
             self.later.remove(&(due, key.clone()));
             self.due.remove(&key);
             if self.queued.insert(key.clone()) {
-                self.ready.push_back(key);
+                self.ready.push_back((key, due));
             }
         }
-        let Some(key) = self.ready.pop_front() else {
+        let Some((key, since)) = self.ready.pop_front() else {
             return Err(self.later.first().map(|(due, _)| *due));
         };
         self.queued.remove(&key);
         self.running.insert(key.clone());
-        Ok(key)
+        Ok((key, since))
     }
 }
 
@@ -230,7 +237,7 @@ mod tests {
     use super::*;
 
     fn ready(queue: &Queue<&'static str>) -> Option<&'static str> {
-        queue.lock().take(Instant::now()).ok()
+        queue.lock().take(Instant::now()).ok().map(|(key, _)| key)
     }
 
     #[tokio::test(start_paused = true)]
@@ -272,6 +279,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_key_waits_from_when_it_may_be_worked_on() {
+        let queue = Queue::default();
+        queue.add("a");
+        queue.add_within("b", Duration::from_secs(3));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let taken = [queue.next_and_wait().await, queue.next_and_wait().await];
+        assert_eq!(taken, [("a", Duration::from_secs(5)), ("b", Duration::from_secs(2))]);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_earliest_time_counts_and_an_event_comes_before_it() {
         let queue = Queue::default();
         queue.add_within("a", Duration::from_mins(1));
@@ -302,7 +319,7 @@ mod tests {
             waits.push(start.elapsed());
             queue.lock().running.clear();
             queue.lock().queued.insert("a");
-            queue.lock().ready.push_back("a");
+            queue.lock().ready.push_back(("a", Instant::now()));
         }
         assert!(waits.is_sorted(), "{waits:?}");
         assert_eq!(waits.first().unwrap().as_millis() / 10, 20);

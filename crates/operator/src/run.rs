@@ -252,6 +252,7 @@ impl Work {
             readiness: context.readiness.clone(),
             keys,
             certificate,
+            metrics: context.metrics.clone(),
         };
         work.spawn("the care for keys and certificates", finish(owner.run(shutdown.clone())));
         work.spawn("the sending of events", finish(publisher.run(client, identity, shutdown.clone())));

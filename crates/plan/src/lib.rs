@@ -10,6 +10,7 @@
 //! ```
 
 pub mod assign;
+pub mod census;
 pub mod condition;
 pub mod facts_image;
 pub mod inspect;

@@ -64,21 +64,21 @@ pub struct NodeView<'a> {
 }
 
 impl<'a> NodeView<'a> {
-    fn entry(&self, module: &Module) -> Option<&'a NodeModule> {
+    pub(crate) fn entry(&self, module: &Module) -> Option<&'a NodeModule> {
         let is_it = |entry: &&NodeModule| names(module) == (Some(&entry.namespace), Some(&entry.name));
         self.config?.spec.modules.iter().find(is_it)
     }
 
-    fn reported(&self, module: &Module) -> Option<&'a NodeModuleStatus> {
+    pub(crate) fn reported(&self, module: &Module) -> Option<&'a NodeModuleStatus> {
         let is_it = |entry: &&NodeModuleStatus| names(module) == (Some(&entry.namespace), Some(&entry.name));
         self.config?.status.as_ref()?.modules.iter().find(is_it)
     }
 
-    fn status(&self) -> Option<&'a NodeModulesConfigStatus> {
+    pub(crate) fn status(&self) -> Option<&'a NodeModulesConfigStatus> {
         self.config?.status.as_ref()
     }
 
-    fn is_registered(&self) -> bool {
+    pub(crate) fn is_registered(&self) -> bool {
         self.status().is_some_and(|status| status.store_id.is_some())
     }
 }

@@ -47,6 +47,13 @@ pub struct Pair {
     pub key: String,
 }
 
+impl Pair {
+    /// Until when the certificate is valid.
+    pub fn expires(&self) -> Result<UnixSeconds, CertificateError> {
+        Ok(Facts::of(&self.certificate)?.expires)
+    }
+}
+
 impl std::fmt::Debug for Pair {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Pair")

@@ -17,6 +17,7 @@ use crate::admin::{Part, Readiness};
 use crate::args::DepotUrl;
 use crate::budget::Writes;
 use crate::lease::{Claim, Leadership};
+use crate::metrics::{Certificate, Metrics};
 
 pub mod authority;
 pub mod object;
@@ -52,6 +53,8 @@ pub struct Identity {
     pub keys: watch::Sender<Option<Arc<OrderKeys>>>,
     /// Where the certificate goes.
     pub certificate: Arc<ServingCertificate>,
+    /// Where it is told until when certificates last.
+    pub metrics: Arc<Metrics>,
 }
 
 impl std::fmt::Debug for Identity {
@@ -136,6 +139,13 @@ impl Identity {
         self.certificate
             .set(&serving.leaf)
             .map_err(|source| ServingError::Key { namespace: self.namespace.clone(), source })?;
+        for (certificate, pair) in
+            [(Certificate::Depot, &serving.leaf), (Certificate::Authority, &serving.authority)]
+        {
+            if let Ok(at) = pair.expires() {
+                self.metrics.expires(certificate, at);
+            }
+        }
         Ok(())
     }
 }

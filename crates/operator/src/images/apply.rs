@@ -18,9 +18,9 @@ use super::pull::is_under_way;
 use crate::client::readable;
 use crate::controllers::WriteError;
 use crate::events::{Notice, Severity};
-use crate::metrics::{Resource, Verb};
+use crate::metrics::{Resource, Stage, Verb};
 use crate::run::Context;
-use crate::world::World;
+use crate::world::{ImageKey, World};
 
 /// The time as statuses hold it: whole seconds.
 pub(super) fn now() -> Time {
@@ -58,6 +58,7 @@ pub(super) async fn apply(
                 _ => None,
             };
             if let Some((what, event)) = made {
+                context.metrics.making_ended(Stage::of(image), &ImageKey::of(image));
                 let note = format!("{what} succeeded for kernel {}: {image_digest}", image.spec.kernel);
                 tell(context, image, Severity::Normal, event, note);
             }
@@ -69,6 +70,7 @@ pub(super) async fn apply(
                 info!(image = image.spec.image, reason, message, "not to be had");
                 // A failed Job is told of when it is noted.
                 if status.making.is_none() && !is_under_way(reason) {
+                    context.metrics.failed(Stage::Find, reason);
                     announce(context, image, reason, message);
                 }
             }

@@ -14,11 +14,13 @@ use tenon_image::registry::{Proxies, Transport};
 use tenon_image::{ImagePath, ImageReference, Retry};
 use tenon_plan::provision::{Finding, making};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::inspect::inspect;
 use super::make::{self, Toolkits, Unwanted, Wanted};
 use crate::depot::BundleCache;
+use crate::metrics::Stage;
 use crate::registries::{self, aside, chain, depot_failed};
 use crate::run::Context;
 use crate::world::World;
@@ -58,10 +60,14 @@ impl Finder {
         is_outdated: IsOutdated,
     ) -> Finding {
         let (finder, image, cache) = (self.clone(), image.clone(), context.cache.clone());
+        let (metrics, begin) = (context.metrics.clone(), Instant::now());
         let (context, digest) = (context.clone(), digest.map(str::to_owned));
         let found =
             aside(async move || finder.try_find(&context, &image, digest.as_deref(), &is_outdated).await);
         let found = found.await.flatten().unwrap_or_else(|finding| finding);
+        if matches!(found, Finding::Packed { .. }) {
+            metrics.took(Stage::Find, begin.elapsed().as_secs_f64());
+        }
         make_room(&cache, &found).await;
         found
     }

@@ -19,7 +19,9 @@ use tenon_plan::inspect::verdict::Driver;
 use tenon_plan::inspect::{Question, Surroundings, verdict};
 use tenon_plan::resolve::{LoadSettings, resolve};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
+use crate::metrics::Stage;
 use crate::registries::chain;
 use crate::run::Context;
 use crate::signatures::NodeSignatures;
@@ -133,6 +135,7 @@ impl Foresight {
         if wanted.facts.is_empty() {
             return Some(Vec::new());
         }
+        let begin = Instant::now();
         let file = context.cache.get(&bundle).await.ok().flatten()?.file;
         let reading = self.reading.clone().acquire_owned().await.ok()?;
         let nodes = context.signatures.clone();
@@ -154,6 +157,7 @@ impl Foresight {
                 &wanted.around,
             ));
         }
+        context.metrics.took(Stage::Inspect, begin.elapsed().as_secs_f64());
         Some(verdicts)
     }
 

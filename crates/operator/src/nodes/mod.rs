@@ -5,6 +5,7 @@
 //! then the node's NodeModulesConfig with its signed order.
 
 mod apply;
+mod loads;
 mod news;
 mod observe;
 
@@ -20,6 +21,7 @@ use crate::queue::{Next, Queue};
 use crate::run::Context;
 use crate::world::World;
 
+use loads::Loads;
 use news::News;
 
 pub use apply::ApplyError;
@@ -44,6 +46,7 @@ pub fn decide(world: &World, node: &Node) -> (Assignment, Option<Duration>) {
 #[derive(Debug, Default)]
 pub struct Nodes {
     news: News,
+    loads: Loads,
 }
 
 impl Reconciler for Nodes {
@@ -71,9 +74,11 @@ impl Reconciler for Nodes {
         let Some(observed) = Node::of(world, &key, |order| keys.read_own(order)) else {
             debug!("no such node, or not one for modules");
             self.news.forget(&key);
+            self.loads.forget(&key);
             return Ok(Done::settled(false));
         };
         self.news.tell(context, &observed);
+        self.loads.look(&context.metrics, &observed);
         let (assignment, given_back) = decide(world, &observed);
         for (module, waiting) in &assignment.waiting {
             debug!(%module, reason = %waiting.reason, message = waiting.message, "not on the node as wished");

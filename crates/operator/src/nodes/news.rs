@@ -5,12 +5,14 @@ use std::sync::{Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use tenon_api::node_modules_config::{NodeModuleStatus, NodeModulesConfigStatus};
+use tenon_api::reasons::event;
 use tenon_order::NodeName;
 use tenon_plan::news::{self, Piece};
 
 use super::apply::reference;
 use super::observe::Node;
 use crate::events::{Notice, Severity};
+use crate::metrics::Stage;
 use crate::run::Context;
 
 /// What every node has said last. What it said before this process came to lead is no news.
@@ -34,6 +36,9 @@ impl News {
         };
         let Some(before) = before.filter(|before| *before != after) else { return };
         for piece in news::pieces(&before, &after) {
+            if piece.reason != event::MODULE_RELOADED {
+                context.metrics.failed(Stage::Load, piece.reason);
+            }
             publish(context, node, &piece);
         }
     }

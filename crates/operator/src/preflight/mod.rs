@@ -21,7 +21,7 @@ pub use observe::{Preflight, wants};
 /// How many there are, for the metrics.
 pub fn count(metrics: &Metrics, world: &World) {
     let count = world.read().preflights().count();
-    metrics.kmm.preflights.set(i64::try_from(count).unwrap_or(i64::MAX));
+    metrics.preflights.set(i64::try_from(count).unwrap_or(i64::MAX));
 }
 
 /// The controller of one PreflightValidation's status.

@@ -17,9 +17,9 @@ use super::Words;
 use crate::controllers::WriteError;
 use crate::events::Severity;
 use crate::images::apply;
-use crate::metrics::{Resource, Verb};
+use crate::metrics::{Resource, Stage, Verb};
 use crate::run::Context;
-use crate::world::World;
+use crate::world::{ImageKey, World};
 
 /// Deletes a Job, and its pod before it: what runs must have ended before another begins.
 pub(super) async fn clear(context: &Context, image: &ModuleImage, job: &JobSeen) -> Result<(), WriteError> {
@@ -64,6 +64,9 @@ pub(super) async fn note(
     let failures = known.failures.saturating_add(1);
     let retry_at = making::later(now, making::again_after(failures, needs_change));
     warn!(image = image.spec.image, job = job.name, reason, message, failures, "an image was not made");
+    let stage = Stage::of(image);
+    context.metrics.making_ended(stage, &ImageKey::of(image));
+    context.metrics.failed(stage, reason);
     let note = format!("kernel {}: {message}", image.spec.kernel);
     apply::tell(context, image, Severity::Warning, words.failed_event, note);
     Look {

@@ -21,7 +21,7 @@ use crate::images::apply;
 use crate::metrics::{Resource, Verb};
 use crate::registries::{self, failed};
 use crate::run::Context;
-use crate::world::{KnownJob, World};
+use crate::world::{ImageKey, KnownJob, World};
 
 /// What a Job's programs are to know of the way out of the cluster.
 const PROXIES: [&str; 3] = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
@@ -60,6 +60,7 @@ pub(super) async fn start(
         Ok(made) => {
             info!(image = image.spec.image, job = made.name_any(), "a Job makes it");
             world.job(&namespace, &made.name_any(), KnownJob::of(&made));
+            context.metrics.making_began(ImageKey::of(image));
             let (kernel, job) = (&image.spec.kernel, made.name_any());
             let note = format!("{} started for kernel {kernel}: Job {job}", words.work);
             apply::tell(context, image, Severity::Normal, words.created, note);
