@@ -33,6 +33,7 @@ mod node_settings;
 pub mod pods;
 pub mod program_images;
 pub mod programs;
+pub mod prometheus;
 pub mod registry;
 pub mod scale;
 pub mod session;

@@ -16,6 +16,7 @@ use crate::drivers::{self, Driver, DriverError};
 use crate::guest::firmware::{FirmwareError, FirmwareSupplies};
 use crate::host_node::{self, HostNodeError};
 use crate::kernel::{Kernel, KernelError, Origin};
+use crate::prometheus::{self, PrometheusError};
 use crate::worker::{self, root_disk::WorkerDiskError};
 
 /// Programs that must be installed, for they come with libraries.
@@ -105,6 +106,9 @@ pub enum SetupError {
     /// The images of builds.
     #[error(transparent)]
     BuildImage(#[from] BuildImageError),
+    /// What alerts are tried on.
+    #[error("get Prometheus")]
+    Prometheus(#[from] Box<PrometheusError>),
     /// The example drivers.
     #[error(transparent)]
     Driver(#[from] DriverError),
@@ -231,6 +235,8 @@ pub fn setup(progress: &mut dyn FnMut(&str)) -> Result<Supplies, SetupError> {
             drivers::build(kernel, driver.into())?;
         }
     }
+    progress("Prometheus, to try alerts on");
+    prometheus::Programs::get().map_err(Box::new)?;
     progress("control plane (seven minutes when it is built for the first time)");
     Binaries::get()?;
     progress(

@@ -12,7 +12,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use tenon_api::module_image::ImagePhase;
-use tenon_api::reasons::condition;
+use tenon_api::reasons::{self, condition};
 use tenon_api::{Module, ModuleImage};
 use tenon_order::{ModuleKey, NodeName};
 use tenon_plan::census::{self, Standing};
@@ -24,7 +24,7 @@ use crate::run::Context;
 use crate::world::{Index, World};
 
 /// How often the cluster is counted.
-const EVERY: Duration = Duration::from_secs(15);
+const EVERY: Duration = Duration::from_secs(10);
 /// The most Modules whose arguments are shown: a series each.
 const MOST_SERIES: usize = 1000;
 
@@ -79,6 +79,39 @@ const PHASES: [(ImagePhase, &str); 5] = [
     (ImagePhase::Failed, "failed"),
 ];
 
+/// Why images are as they are: what no version of ours has said is shown as [`OTHER`].
+const REASONS: [&str; 28] = [
+    reasons::IMAGE_EXISTS,
+    reasons::IMAGE_ABSENT,
+    reasons::REGISTRY_DENIED,
+    reasons::REGISTRY_UNREACHABLE,
+    reasons::PULLING,
+    reasons::PULL_FAILED,
+    reasons::PULL_POD_FAILED,
+    reasons::NO_NODE_TO_PULL,
+    reasons::FILES_UNREADABLE,
+    reasons::NO_MODULE_FOR_KERNEL,
+    reasons::IMAGE_INVALID,
+    reasons::SPEC_INVALID,
+    reasons::REFERENCE_INVALID,
+    reasons::DEPOT_FAILED,
+    reasons::DEPOT_FULL,
+    reasons::SECRET_MISSING,
+    reasons::SECRET_MALFORMED,
+    reasons::BUILDING,
+    reasons::BUILD_FAILED,
+    reasons::BUILDER_CONFINED,
+    reasons::QUEUED,
+    reasons::CONFIG_MAP_MISSING,
+    reasons::TOOLKIT_UNKNOWN,
+    reasons::SOURCE_INVALID,
+    reasons::WAITING_FOR_MODULE,
+    reasons::SIGNING,
+    reasons::SIGN_FAILED,
+    reasons::RESOLVING,
+];
+const OTHER: &str = "Other";
+
 /// What was counted last. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Census(Arc<Mutex<Option<Counted>>>);
@@ -104,7 +137,8 @@ struct Counted {
     raw_arguments: Vec<Arguments>,
     standings: BTreeMap<Standing, usize>,
     conditions: BTreeMap<&'static str, usize>,
-    images: BTreeMap<&'static str, usize>,
+    /// By phase and reason.
+    images: BTreeMap<(&'static str, &'static str), usize>,
     /// In milliseconds.
     without: u64,
     silent: u64,
@@ -191,8 +225,11 @@ impl Counted {
 
     fn add_image(&mut self, image: &ModuleImage) {
         let phase = image.status.as_ref().and_then(|status| status.phase).unwrap_or_default();
-        if let Some((_, word)) = PHASES.iter().find(|(known, _)| *known == phase) {
-            *self.images.entry(word).or_default() += 1;
+        let said =
+            image.status.as_ref().and_then(|status| status.reason.as_deref()).unwrap_or(reasons::RESOLVING);
+        let reason = REASONS.into_iter().find(|known| *known == said).unwrap_or(OTHER);
+        if let Some((_, word)) = PHASES.into_iter().find(|(known, _)| *known == phase) {
+            *self.images.entry((word, reason)).or_default() += 1;
         }
     }
 
@@ -225,8 +262,10 @@ impl Counted {
         let conditions =
             CONDITIONS_SHOWN.map(|shown| ([("condition", shown)], count(self.conditions.get(shown))));
         family(encoder, CONDITIONS, conditions.into_iter())?;
-        let images = PHASES.map(|(_, word)| ([("phase", word)], count(self.images.get(word))));
-        family(encoder, IMAGES, images.into_iter())
+        let images = self.images.iter();
+        let images =
+            images.map(|((phase, reason), count)| ([("phase", *phase), ("reason", *reason)], *count));
+        family(encoder, IMAGES, images)
     }
 }
 
@@ -348,7 +387,6 @@ mod tests {
             r#"tenon_modules{condition="Degraded"} 1"#,
             r#"tenon_modules{condition="Ready"} 0"#,
             r#"tenon_module_nodes{phase="crash-suspected"} 0"#,
-            r#"tenon_module_images{phase="failed"} 0"#,
         ] {
             assert!(has(&text, line), "{line} is missing in\n{text}");
         }

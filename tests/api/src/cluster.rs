@@ -54,6 +54,13 @@ pub struct Cluster {
     pub cache: tempfile::TempDir,
     /// Where the depot listens, across restarts of the operator.
     depot: SocketAddr,
+    /// Where the operator tells of itself, likewise.
+    pub admin: SocketAddr,
+}
+
+/// An address of this machine that nobody listens at.
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port")
 }
 
 /// The kernel that the driver is for.
@@ -102,7 +109,8 @@ impl Cluster {
             operator: None,
             flags: Vec::new(),
             cache: tempfile::tempdir().expect("a folder"),
-            depot: TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port"),
+            depot: free_address(),
+            admin: free_address(),
         };
         cluster.start_operator().await;
         cluster
@@ -121,7 +129,7 @@ impl Cluster {
             flag("cache-dir", path(self.cache.path().join("bundles"))),
             flag("listen-depot", self.depot.to_string()),
             flag("advertise", format!("https://{}", self.depot)),
-            flag("listen-admin", "127.0.0.1:0".to_owned()),
+            flag("listen-admin", self.admin.to_string()),
             flag("leader-election", "off".to_owned()),
             flag("registry", format!("{},plain-http", self.registry.host())),
         ];

@@ -2,6 +2,7 @@
 
 mod admission;
 mod flow;
+mod monitoring;
 mod node;
 mod operator;
 mod rbac;
@@ -29,6 +30,10 @@ pub(crate) fn files() -> Result<BTreeMap<String, String>> {
         files.insert(format!("crds/{name}.yaml"), yaml::documents([&crd])?);
     }
     files.insert("flow-schemas.yaml".into(), flow::file()?);
+    files.insert("monitoring/dashboard.json".into(), monitoring::dashboard_file()?);
+    files.insert("monitoring/plain/rules.yaml".into(), monitoring::plain_rules_file()?);
+    files.insert("monitoring/prometheus-rules.yaml".into(), monitoring::rules_file()?);
+    files.insert("monitoring/service-monitor.yaml".into(), monitoring::service_monitor_file()?);
     files.insert("namespace.yaml".into(), operator::namespace_file()?);
     files.insert("node.yaml".into(), node::file()?);
     files.insert("openshift.yaml".into(), rbac::openshift_file()?);
@@ -78,7 +83,7 @@ fn differences(wanted: &BTreeMap<String, String>, found: &BTreeMap<String, Strin
     wrong.chain(stale).collect()
 }
 
-/// The YAML files below a folder, by relative path.
+/// The YAML and JSON files below a folder, by relative path.
 fn present(folder: &Path) -> Result<BTreeMap<String, String>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
@@ -87,7 +92,7 @@ fn present(folder: &Path) -> Result<BTreeMap<String, String>> {
             let path = entry.with_context(|| format!("list {}", next.display()))?.path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "yaml") {
+            } else if path.extension().is_some_and(|extension| extension == "yaml" || extension == "json") {
                 let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
                 let relative = path.strip_prefix(folder).unwrap_or(&path);
                 files.insert(relative.to_string_lossy().into_owned(), text);

@@ -16,7 +16,8 @@ use super::{OPERATOR, rbac, yaml};
 /// The Service through which agents reach the depot.
 const DEPOT_SERVICE: &str = "tenon-depot";
 const DEPOT_PORT: i32 = 8443;
-const ADMIN_PORT: i32 = 8080;
+pub(super) const ADMIN_PORT: i32 = 8080;
+pub(super) const ADMIN_PORT_NAME: &str = "admin";
 const CACHE_DIR: &str = "/var/cache/tenon";
 const API_TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -157,7 +158,7 @@ fn container() -> core::Container {
         env: Some(
             [("TENON_MAKER_IMAGE", "maker"), ("TENON_BUILDER_IMAGE", "builder")].map(variable).to_vec(),
         ),
-        ports: Some(vec![port("depot", DEPOT_PORT), port("admin", ADMIN_PORT)]),
+        ports: Some(vec![port("depot", DEPOT_PORT), port(ADMIN_PORT_NAME, ADMIN_PORT)]),
         liveness_probe: Some(probe("/healthz")),
         readiness_probe: Some(probe("/readyz")),
         resources: Some(core::ResourceRequirements {
@@ -204,7 +205,7 @@ fn probe(path: &str) -> core::Probe {
     core::Probe {
         http_get: Some(core::HTTPGetAction {
             path: Some(path.to_owned()),
-            port: IntOrString::String("admin".to_owned()),
+            port: IntOrString::String(ADMIN_PORT_NAME.to_owned()),
             ..core::HTTPGetAction::default()
         }),
         // A node that is short of processor time is no reason to start the operator anew.
@@ -213,7 +214,7 @@ fn probe(path: &str) -> core::Probe {
     }
 }
 
-fn pod_labels() -> BTreeMap<String, String> {
+pub(super) fn pod_labels() -> BTreeMap<String, String> {
     [(labels::APP_NAME, labels::PRODUCT), (labels::COMPONENT, "operator")]
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into()
