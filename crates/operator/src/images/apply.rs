@@ -17,7 +17,7 @@ use tracing::info;
 use super::pull::is_under_way;
 use crate::client::readable;
 use crate::controllers::WriteError;
-use crate::events::{Notice, Severity};
+use crate::events::{Annotations, Notice, Severity};
 use crate::metrics::{Resource, Stage, Verb};
 use crate::run::Context;
 use crate::world::{ImageKey, World};
@@ -53,13 +53,13 @@ pub(super) async fn apply(
                 "packed"
             );
             let made = match image.status.as_ref().and_then(|status| status.reason.as_deref()) {
-                Some(reasons::BUILDING) => Some(("build", reasons::event::BUILD_SUCCEEDED)),
-                Some(reasons::SIGNING) => Some(("signing", reasons::event::SIGN_SUCCEEDED)),
+                Some(reasons::BUILDING) => Some(("Build", reasons::event::BUILD_SUCCEEDED)),
+                Some(reasons::SIGNING) => Some(("Sign", reasons::event::SIGN_SUCCEEDED)),
                 _ => None,
             };
             if let Some((what, event)) = made {
                 context.metrics.making_ended(Stage::of(image), &ImageKey::of(image));
-                let note = format!("{what} succeeded for kernel {}: {image_digest}", image.spec.kernel);
+                let note = format!("{what} job succeeded for kernel {}: {image_digest}", image.spec.kernel);
                 tell(context, image, Severity::Normal, event, note);
             }
         }
@@ -144,7 +144,7 @@ pub(super) fn tell(
     note: String,
 ) {
     let Some(module) = image.owner_references().iter().find(|owner| owner.kind == "Module") else { return };
-    context.events.publish(Notice {
+    let notice = Notice {
         regarding: ObjectReference {
             api_version: Some(module.api_version.clone()),
             kind: Some(module.kind.clone()),
@@ -157,5 +157,14 @@ pub(super) fn tell(
         reason,
         action: "Provision",
         note,
-    });
+    };
+    context.events.publish_with(notice, annotations(image));
+}
+
+/// What KMM's events tell programs: the kernel. Of a pod they tell as well; ours is its Job's, which is named.
+fn annotations(image: &ModuleImage) -> Annotations {
+    let mut annotations = Annotations::from([("kernel-version".to_owned(), image.spec.kernel.clone())]);
+    let making = image.status.as_ref().and_then(|status| status.making.as_ref());
+    annotations.extend(making.map(|making| ("job-name".to_owned(), making.job.clone())));
+    annotations
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tenon_api::Module;
+use tenon_api::labels::{LabelKind, ModuleLabel};
 use tenon_api::module_image::ModuleImage;
 use tenon_api::node_modules_config::NodeModulesConfig;
 use tenon_order::{KeyId, ModuleKey, NodeName, Order, read_unverified};
@@ -83,6 +84,16 @@ impl Node {
     /// A Module that bears on the node.
     pub fn module(&self, key: &ModuleKey) -> Option<&Module> {
         self.candidates.iter().find(|held| held.key == *key)?.module.as_deref()
+    }
+
+    /// The Module whose ready label this is.
+    pub fn module_of(&self, label: &str) -> Option<ModuleKey> {
+        let is_its = |key: &&ModuleKey| LabelKind::Ready.key(key.namespace(), key.name()) == label;
+        let known = self.candidates.iter().map(|held| &held.key).find(is_its).cloned();
+        known.or_else(|| {
+            let label = ModuleLabel::parse(label).filter(|label| label.kind == LabelKind::Ready)?;
+            ModuleKey::new(&label.namespace, &label.name).ok()
+        })
     }
 
     /// On which version of the Node these labels may be written; `None`: on any. What is taken away goes whatever has

@@ -327,7 +327,7 @@ impl<'s> Life<'s> {
             // The names of these are hashes.
             let name = if kind == "MadeImage" { "*".to_owned() } else { name };
             let ours = name.starts_with(&self.name) || about.namespace.as_deref() == Some(self.name.as_str());
-            let by_us = event.reporting_controller.as_deref() == Some("tenon-operator");
+            let by_us = matches!(event.reporting_controller.as_deref(), Some("tenon-operator" | "kmm"));
             if ours && by_us {
                 let key = format!("{kind} {name}: {}", event.reason.unwrap_or_default());
                 let times = event.series.map_or(1, |series| u64::try_from(series.count).unwrap_or(1));

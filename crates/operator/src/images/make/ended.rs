@@ -67,7 +67,7 @@ pub(super) async fn note(
     let stage = Stage::of(image);
     context.metrics.making_ended(stage, &ImageKey::of(image));
     context.metrics.failed(stage, reason);
-    let note = format!("kernel {}: {message}", image.spec.kernel);
+    let note = format!("{} job failed for kernel {}: {message}", words.work, image.spec.kernel);
     apply::tell(context, image, Severity::Warning, words.failed_event, note);
     Look {
         finding: Finding::Missing { reason, message, needs_change, retry_after: None },

@@ -220,13 +220,13 @@ struct Words {
 impl Words {
     fn of(image: &ModuleImage) -> &'static Self {
         const BUILD: Words = Words {
-            work: "build",
+            work: "Build",
             created: reasons::event::BUILD_CREATED,
             failed: reasons::BUILD_FAILED,
             failed_event: reasons::event::BUILD_FAILED,
         };
         const SIGN: Words = Words {
-            work: "signing",
+            work: "Sign",
             created: reasons::event::SIGN_CREATED,
             failed: reasons::SIGN_FAILED,
             failed_event: reasons::event::SIGN_FAILED,

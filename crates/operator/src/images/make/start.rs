@@ -62,7 +62,7 @@ pub(super) async fn start(
             world.job(&namespace, &made.name_any(), KnownJob::of(&made));
             context.metrics.making_began(ImageKey::of(image));
             let (kernel, job) = (&image.spec.kernel, made.name_any());
-            let note = format!("{} started for kernel {kernel}: Job {job}", words.work);
+            let note = format!("{} created for kernel {kernel}: Job {job}", words.work);
             apply::tell(context, image, Severity::Normal, words.created, note);
             Ok(Ok(()))
         }
