@@ -35,6 +35,12 @@ mod s2_15_defects;
 #[path = "conformance/s2_1_module_reconciler.rs"]
 mod s2_1_module_reconciler;
 #[cfg(test)]
+#[path = "conformance/s2_4_build_sign_events.rs"]
+mod s2_4_build_sign_events;
+#[cfg(test)]
+#[path = "conformance/s2_6_node_events.rs"]
+mod s2_6_node_events;
+#[cfg(test)]
 #[path = "conformance/s2_7_device_plugin.rs"]
 mod s2_7_device_plugin;
 #[cfg(test)]
@@ -49,3 +55,6 @@ mod s3_exact_strings;
 #[cfg(test)]
 #[path = "conformance/s4_mapping_and_templates.rs"]
 mod s4_mapping_and_templates;
+#[cfg(test)]
+#[path = "conformance/s8_metrics.rs"]
+mod s8_metrics;
