@@ -8,6 +8,7 @@ mod fuzz;
 mod generate;
 mod matrix;
 mod repository;
+mod rights;
 mod test;
 
 use std::path::PathBuf;
@@ -30,6 +31,11 @@ enum Chore {
     Ci,
     /// Every tier of tests, with what they need set up first
     Test,
+    /// What tests left in a folder of what was asked of API servers, against the rights that deploy/rbac gives
+    Rights {
+        /// The value of `TENON_LAB_ACCESSES` while they ran
+        folder: PathBuf,
+    },
     /// What takes too long for every change: every prediction against every kernel, and the like
     Matrix,
     /// Thousands of simulated nodes, counted and timed with optimized programs; arguments go to `tenon-lab bench`
@@ -60,6 +66,7 @@ fn main() -> ExitCode {
         Chore::Generate => generate::write(),
         Chore::Ci => ci::run(),
         Chore::Test => test::run(),
+        Chore::Rights { folder } => rights::report(&folder),
         Chore::Matrix => matrix::run(),
         Chore::Bench { arguments } => bench::run(&arguments),
         Chore::Fuzz { seconds, corpus, targets } => fuzz::run(seconds, &corpus, &targets),

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::ci::TestResults;
 use crate::conformance::Ledger;
-use crate::{ci, dependencies, generate, repository};
+use crate::{ci, dependencies, generate, repository, rights};
 
 /// What tests need, which decides when they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,6 +91,7 @@ pub(crate) fn run() -> Result<String> {
     heading("build", "everything once");
     ci::succeed(&mut repository::cargo(["test", "--locked", "--workspace", "--no-run", "--quiet"]))?;
     let programs = test_programs()?;
+    rights::begin()?;
     let mut lines = Vec::new();
     let mut failed = 0;
     let mut ledger = Ledger::default();
@@ -111,6 +112,7 @@ pub(crate) fn run() -> Result<String> {
         ));
     }
     println!("\n{}\n\n{}", ledger.table(), lines.join("\n"));
+    println!("{}", rights::report(&rights::folder())?);
     if failed > 0 {
         bail!("{failed} of {} tiers failed after {} s", Tier::ALL.len(), begin.elapsed().as_secs());
     }
@@ -255,7 +257,7 @@ fn run_programs(
     }
     command.args(programs.iter().flat_map(|name| ["--test", name.as_str()]));
     // So that no test builds anything.
-    command.env("TENON_LAB_PROGRAMS", folder);
+    command.env("TENON_LAB_PROGRAMS", folder).env(rights::FOLDER, rights::folder());
     if let Some(threads) = tier.threads() {
         command.env("RUST_TEST_THREADS", threads);
     }

@@ -8,13 +8,16 @@ use std::path::PathBuf;
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 
-/// Every request once, when it is answered, without bodies.
+/// Every request once, when it is answered, without bodies; watches also when they begin, for one may outlive the server.
 pub(super) const POLICY: &str = "\
 apiVersion: audit.k8s.io/v1
 kind: Policy
-omitStages: [RequestReceived, ResponseStarted]
 rules:
 - level: Metadata
+  verbs: [watch]
+  omitStages: [RequestReceived]
+- level: Metadata
+  omitStages: [RequestReceived, ResponseStarted]
 ";
 
 /// One kind of write: equal writes are counted together.
@@ -58,13 +61,16 @@ impl Request {
     }
 }
 
+/// The stage of a watch that is told when it begins: it is counted when it ends.
+const BEGUN: &str = "ResponseStarted";
+
 /// The verbs that change something.
 const WRITES: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];
 
 /// A log on disk.
 #[derive(Debug, Clone)]
 pub struct AuditLog {
-    path: PathBuf,
+    pub(super) path: PathBuf,
 }
 
 /// A moment in a log: what the API server was asked for before it is not counted.
@@ -137,7 +143,7 @@ impl AuditLog {
                 line: number,
                 source,
             })?;
-            if event.request_received_timestamp >= mark.0 {
+            if event.request_received_timestamp >= mark.0 && event.stage != BEGUN {
                 *requests.entry(event.into_request()).or_default() += 1;
             }
             line.clear();
@@ -180,6 +186,8 @@ pub fn count(text: &str, since: Mark) -> Result<BTreeMap<Write, u64>, (usize, se
 struct Event {
     #[serde(default)]
     request_received_timestamp: Timestamp,
+    #[serde(default)]
+    stage: String,
     verb: String,
     user: User,
     #[serde(default)]

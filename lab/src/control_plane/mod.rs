@@ -1,6 +1,7 @@
 //! A real control plane on loopback: etcd, kube-apiserver, kube-controller-manager, kube-scheduler.
 
 mod access;
+pub mod accesses;
 pub mod audit;
 mod backup;
 pub mod binaries;
@@ -318,6 +319,10 @@ impl Drop for ControlPlane {
     fn drop(&mut self) {
         // Those that ask before those that answer.
         while self.children.pop().is_some() {}
+        // Nothing is asked any more.
+        if let Err(error) = accesses::leave(&self.audit()) {
+            eprintln!("what was asked of the API server is not kept: {}", crate::chain(&error));
+        }
     }
 }
 

@@ -16,6 +16,8 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::repository;
 
+pub(crate) use rbac::{Granted, granted};
+
 /// The folder that is generated as a whole.
 const FOLDER: &str = "deploy";
 

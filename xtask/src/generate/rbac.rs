@@ -29,18 +29,27 @@ const SERVING_SECRET: &str = "tenon-serving-cert";
 
 /// `rbac/agent.yaml`.
 pub(super) fn agent_file() -> Result<String> {
-    let rules = vec![
+    let objects = [
+        yaml::value(account(AGENT))?,
+        yaml::value(cluster_role(AGENT, agent_rules()))?,
+        yaml::value(binding(AGENT))?,
+    ];
+    yaml::documents(&objects)
+}
+
+/// What every agent may do.
+fn agent_rules() -> Vec<PolicyRule> {
+    vec![
         // The API server cannot narrow reads to one object per node, so there is nothing secret in these objects; an
         // admission policy narrows the writes.
         rule(KMM_GROUP, &["nodemodulesconfigs"], &["get", "list", "watch"]),
         rule(KMM_GROUP, &["nodemodulesconfigs/status"], &["patch"]),
-    ];
-    let objects = [
-        yaml::value(account(AGENT))?,
-        yaml::value(cluster_role(AGENT, rules))?,
-        yaml::value(binding(AGENT))?,
-    ];
-    yaml::documents(&objects)
+    ]
+}
+
+/// The Secrets that Modules name, each by its name.
+fn secret_rules() -> Vec<PolicyRule> {
+    vec![rule(NO_GROUP, &["secrets"], &["get"])]
 }
 
 /// `rbac/puller.yaml`: of pods that take drivers out of images. There is no rule: it may do nothing.
@@ -60,7 +69,7 @@ pub(super) fn operator_file() -> Result<String> {
         ))?,
         // Pull secrets, each by the name that a Module gives. Never listed, never watched, never cached. Apart, so that an
         // administrator may bind it in some namespaces alone.
-        yaml::value(cluster_role(SECRETS, vec![rule(NO_GROUP, &["secrets"], &["get"])]))?,
+        yaml::value(cluster_role(SECRETS, secret_rules()))?,
         yaml::value(binding_to(SECRETS, SECRETS))?,
         yaml::value(Role { metadata: namespaced(OPERATOR), rules: Some(own_rules()) })?,
         yaml::value(RoleBinding {
@@ -88,6 +97,27 @@ pub(super) fn openshift_file() -> Result<String> {
         })?,
     ];
     yaml::documents(&objects)
+}
+
+/// What an account may do.
+pub(crate) struct Granted {
+    /// Its name.
+    pub(crate) account: &'static str,
+    /// Where; nothing: everywhere.
+    pub(crate) namespace: Option<&'static str>,
+    /// What.
+    pub(crate) rules: Vec<PolicyRule>,
+}
+
+/// All that `rbac/` gives to anybody.
+pub(crate) fn granted() -> Vec<Granted> {
+    let given = |account, namespace, rules| Granted { account, namespace, rules };
+    vec![
+        given(AGENT, None, agent_rules()),
+        given(OPERATOR, None, operator_rules()),
+        given(OPERATOR, None, secret_rules()),
+        given(OPERATOR, Some(NAMESPACE), own_rules()),
+    ]
 }
 
 /// What the operator may do in the whole cluster.
