@@ -1,6 +1,7 @@
 //! Which cluster, which namespace, and as whom: kubectl's own flags, and what they default to.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
@@ -17,6 +18,37 @@ pub(crate) struct ClusterArgs {
     /// The kubeconfig's context
     #[arg(long)]
     context: Option<String>,
+    /// The kubeconfig's cluster, in place of the context's
+    #[arg(long)]
+    cluster: Option<String>,
+    /// The kubeconfig's user, in place of the context's
+    #[arg(long)]
+    user: Option<String>,
+    /// Ask as somebody else
+    #[arg(long = "as", value_name = "USER")]
+    impersonate: Option<String>,
+    /// Ask as a member of this group; may be given several times, with --as
+    #[arg(long = "as-group", value_name = "GROUP", requires = "impersonate")]
+    groups: Vec<String>,
+    /// For how long an answer is waited for: 500ms, 30s, 2m, 1h, or seconds; 0 is for ever
+    #[arg(long, value_name = "DURATION", value_parser = timeout)]
+    request_timeout: Option<Duration>,
+}
+
+/// As kubectl reads it: one number with its unit, or without one of seconds.
+fn timeout(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no duration: give 500ms, 30s, 2m, 1h, or seconds");
+    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u32 = number.parse().map_err(|_| wrong())?;
+    let unit = match unit {
+        "ms" => Duration::from_millis(1),
+        "" | "s" => Duration::from_secs(1),
+        "m" => Duration::from_mins(1),
+        "h" => Duration::from_hours(1),
+        _ => return Err(wrong()),
+    };
+    Ok(unit.saturating_mul(number))
 }
 
 /// Why there is no cluster to ask.
@@ -48,9 +80,22 @@ impl ClusterArgs {
             Some(path) => Kubeconfig::read_from(path),
             None => Kubeconfig::read(),
         };
-        let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
-        let config =
+        let options = KubeConfigOptions {
+            context: self.context.clone(),
+            cluster: self.cluster.clone(),
+            user: self.user.clone(),
+        };
+        let mut config =
             Config::from_custom_kubeconfig(kubeconfig.map_err(failed)?, &options).await.map_err(failed)?;
+        if let Some(user) = &self.impersonate {
+            config.auth_info.impersonate = Some(user.clone());
+            config.auth_info.impersonate_groups =
+                Some(self.groups.clone()).filter(|groups| !groups.is_empty());
+        }
+        if let Some(timeout) = self.request_timeout {
+            let timeout = Some(timeout).filter(|timeout| !timeout.is_zero());
+            (config.connect_timeout, config.read_timeout, config.write_timeout) = (timeout, timeout, timeout);
+        }
         let namespace = self.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let client = Client::try_from(config).map_err(|source| ClusterError::Client(Box::new(source)))?;
         Ok((client, namespace))
@@ -68,5 +113,22 @@ pub(crate) fn is_silent(error: &kube::Error) -> bool {
     match error {
         kube::Error::Api(status) => status.code == 429 || status.code >= 500,
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_kubectl_reads_them() {
+        for (text, millis) in
+            [("0", 0), ("5", 5_000), ("500ms", 500), ("30s", 30_000), ("2m", 120_000), ("1h", 3_600_000)]
+        {
+            assert_eq!(timeout(text), Ok(Duration::from_millis(millis)));
+        }
+        for text in ["", "s", "5d", "-1s", "1m30s", "99999999999"] {
+            assert!(timeout(text).is_err(), "{text}");
+        }
     }
 }

@@ -6,9 +6,11 @@
 mod answer;
 mod check;
 mod cluster;
+mod completion;
 mod explain;
 mod facts;
 mod failure;
+mod gather;
 mod image;
 mod logs;
 mod pause;
@@ -59,6 +61,13 @@ enum Command {
     Pause(pause::Args),
     /// Go on with what was paused
     Resume(pause::Args),
+    /// Gather in one archive what helps somebody else to help you; never a Secret
+    Gather(gather::Args),
+    /// Print what a shell needs to complete commands
+    Completion(completion::Args),
+    /// What kubectl asks to complete commands
+    #[command(name = "__complete", hide = true)]
+    Complete(completion::Asked),
 }
 
 fn main() -> ExitCode {
@@ -83,6 +92,9 @@ fn main() -> ExitCode {
         Command::Retry(args) => {
             retry::run(&args).map(|()| ExitCode::SUCCESS).map_err(retry::RetryError::into_failure)
         }
+        Command::Gather(args) => gather::run(&args).map_err(gather::GatherError::into_failure),
+        Command::Completion(args) => completion::run(&args),
+        Command::Complete(asked) => completion::complete(&asked),
     };
     outcome.unwrap_or_else(|failure| failure.report())
 }

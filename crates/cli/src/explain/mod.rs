@@ -9,6 +9,7 @@ mod print;
 
 use std::process::ExitCode;
 
+use kube::Client;
 use tenon_api::Module;
 use tenon_order::{ModuleKey, NodeName};
 use tenon_plan::node::{self as plan_node, Selection};
@@ -79,9 +80,7 @@ async fn explanation(args: &Args) -> Result<Explanation, NoAnswer> {
     match &args.what {
         What::Module(name) => {
             let (client, key) = args.cluster.connect(name).await?;
-            let seen = read_module(Reader::new(client), &key).await?;
-            let module = seen.modules.first().ok_or_else(|| SeenError::NoModule(key.clone()))?;
-            Ok(Explanation::new(module::explain(&seen, module), seen.gaps.clone()))
+            Ok(of_module(client, &key).await?)
         }
         What::Node(name) => {
             let (client, _) = args.cluster.client().await?;
@@ -91,6 +90,17 @@ async fn explanation(args: &Args) -> Result<Explanation, NoAnswer> {
             Ok(Explanation::new(node::explain(&seen, node), seen.gaps.clone()))
         }
     }
+}
+
+async fn of_module(client: Client, key: &ModuleKey) -> Result<Explanation, SeenError> {
+    let seen = read_module(Reader::new(client), key).await?;
+    let module = seen.modules.first().ok_or_else(|| SeenError::NoModule(key.clone()))?;
+    Ok(Explanation::new(module::explain(&seen, module), seen.gaps.clone()))
+}
+
+/// What is said of a Module, for who is not at a terminal.
+pub(crate) async fn page(client: Client, key: &ModuleKey) -> Result<String, SeenError> {
+    Ok(print::text(&of_module(client, key).await?, Look::PLAIN))
 }
 
 /// All that bears on a Module.

@@ -1,0 +1,127 @@
+//! `kubectl tenon gather` on a cluster in which secrets lie about: none of them is in the archive, whatever else is.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::process::Command;
+
+use k8s_openapi::api::core::v1::{Event, Secret};
+use kube::Api;
+use kube::api::PostParams;
+use serde_json::{Value, json};
+use tenon_lab::programs::{Program, program};
+use tenon_test_api::cluster::{Cluster, condition};
+
+/// In every secret that must not be met; none of its forms may be.
+const CANARY: &str = "CANARY";
+
+async fn secret(cluster: &Cluster, name: &str, type_: &str, data: Value) {
+    let secret: Secret = serde_json::from_value(json!({
+        "metadata": { "name": name }, "type": type_, "stringData": data,
+    }))
+    .unwrap();
+    cluster.secrets().create(&PostParams::default(), &secret).await.unwrap();
+}
+
+/// Secrets in all the places where people have them.
+async fn plant(cluster: &Cluster) {
+    let auth = "am9lOkNBTkFSWS1wdWxs";
+    let config = json!({ "auths": { "registry.example": {
+        "username": "joe", "password": "CANARY-of-pulls", "auth": auth } } });
+    let pull = json!({ ".dockerconfigjson": config.to_string() });
+    secret(cluster, "pull", "kubernetes.io/dockerconfigjson", pull).await;
+    let key = "-----BEGIN PRIVATE KEY-----\nCANARY/line/one\nCANARY/line/two\n-----END PRIVATE KEY-----\n";
+    secret(cluster, "key", "Opaque", json!({ "key": key, "cert": "CANARY-certificate" })).await;
+
+    cluster.add_node("ash").await;
+    let more = json!({
+        "metadata": { "annotations": { "note": "see https://joe:CANARY-in-url@git.example/notes" } },
+        "spec": {
+            "imageRepoSecret": { "name": "pull" },
+            "moduleLoader": { "container": { "build": {
+                "dockerfileConfigMap": { "name": "recipe" },
+                "buildArgs": [{ "name": "LICENCE", "value": "CANARY-argument" }],
+            } } },
+        },
+    });
+    cluster.apply_module("gauge", "gauge:none", more).await;
+    // As an operator or a Job might say it: a token, and what stands in a Secret.
+    let events: Api<Event> = Api::namespaced(cluster.client.clone(), "hall");
+    let event: Event = serde_json::from_value(json!({
+        "metadata": { "name": "gauge.1" }, "reason": "Odd", "type": "Warning",
+        "involvedObject": { "kind": "Module", "namespace": "hall", "name": "gauge" },
+        "message": "push: Authorization: Bearer CANARY.token.x; login joe CANARY-of-pulls; key is CANARY/line/two; end of words",
+    }))
+    .unwrap();
+    events.create(&PostParams::default(), &event).await.unwrap();
+}
+
+async fn gather(cluster: &Cluster, to: &std::path::Path) -> std::process::Output {
+    let program = tokio::task::spawn_blocking(|| program(Program::Cli)).await.unwrap().unwrap();
+    let mut command = Command::new(program);
+    command.arg("gather").arg("--to").arg(to).arg("--kubeconfig").arg(cluster.plane.kubeconfig());
+    tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap()
+}
+
+/// The archive's files, by name; `gzip` and `tar` are the machine's own.
+fn files(archive: &std::path::Path) -> BTreeMap<String, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let unpacked =
+        Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(folder.path()).status().unwrap();
+    assert!(unpacked.success());
+    let (mut files, mut folders) = (BTreeMap::new(), vec![folder.path().join("tenon-gather")]);
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let mut text = String::new();
+            std::fs::File::open(&path).unwrap().read_to_string(&mut text).unwrap();
+            let name = path.strip_prefix(folder.path().join("tenon-gather")).unwrap();
+            files.insert(name.display().to_string(), text);
+        }
+    }
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_for_support_has_what_helps_and_no_secret() {
+    let cluster = Cluster::start().await;
+    plant(&cluster).await;
+    cluster
+        .module_where("gauge", "it says what is missing", |module| {
+            condition(module, "Ready").is_some_and(|(status, ..)| status == "False")
+        })
+        .await;
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("all.tar.gz");
+    let output = gather(&cluster, &to).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let files = files(&to);
+    // Base64 of the canary, wherever in three bytes it begins.
+    let forms = [CANARY, "Q0FOQVJZ", "NBTkFSW", "DQU5BUl"];
+    for (name, text) in &files {
+        for form in forms {
+            let place =
+                text.find(form).map(|at| text[at.saturating_sub(60)..].chars().take(90).collect::<String>());
+            assert_eq!(place, None, "{name} has {form}");
+        }
+    }
+    let read = |name: &str| -> Value { serde_json::from_str(&files[name]).unwrap() };
+    assert_eq!(read("objects/modules.json")[0]["metadata"]["name"], "gauge");
+    assert_eq!(read("objects/nodes.json")[0]["nodeInfo"]["kernelVersion"], cluster.kernel.as_str());
+    assert_eq!(read("objects/nodemodulesconfigs.json")[0]["metadata"]["name"], "ash");
+    assert_eq!(read("objects/moduleimages.json")[0]["spec"]["module"], "gauge");
+    let secrets = read("objects/secrets.json");
+    let key = secrets.as_array().unwrap().iter().find(|secret| secret["name"] == "key").unwrap();
+    assert_eq!((&key["namespace"], &key["entries"]), (&json!("hall"), &json!(["cert", "key"])));
+    assert!(files["objects/events.json"].contains("end of words"), "the rest of a message stays");
+    assert!(files["explain/hall.gauge.txt"].contains("hall/gauge"), "{}", files["explain/hall.gauge.txt"]);
+    assert!(files.contains_key("versions.json") && files.contains_key("gaps.txt"));
+
+    // What is there is not overwritten.
+    let again = gather(&cluster, &to).await;
+    assert!(!again.status.success(), "{}", String::from_utf8_lossy(&again.stdout));
+}
