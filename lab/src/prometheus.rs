@@ -1,5 +1,6 @@
 //! Debian's Prometheus, to try alerts on: its parser, its tests of rules, and itself, scraping what the operator tells.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -23,7 +24,7 @@ use crate::debian::{Archive, ArchiveError, Release};
 use crate::wait::{self, TimedOut};
 
 /// It listens within half a second on an idle machine.
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_mins(1);
 
 /// Its programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,8 +158,11 @@ impl Prometheus {
 
     /// The series that an expression gives now: labels and value of each.
     pub async fn query(&self, expression: &str) -> Result<Vec<Value>, PrometheusError> {
-        let encoded: String = expression.bytes().map(|byte| format!("%{byte:02x}")).collect();
-        let path = format!("/api/v1/query?query={encoded}");
+        let path = expression.bytes().fold("/api/v1/query?query=".to_owned(), |mut path, byte| {
+            // Writing to a string cannot go wrong.
+            let _ = write!(path, "%{byte:02x}");
+            path
+        });
         let (_, text) = get(self.address, &path).await?;
         let answer: Value = serde_json::from_str(&text).unwrap_or_default();
         match answer.pointer("/data/result") {

@@ -62,7 +62,7 @@ impl Right {
             (self.account.as_str(), self.verb.as_str(), self.resource.as_str())
                 == (*account, *verb, *resource)
         };
-        EXCUSED.iter().any(|excused| is_it(excused))
+        EXCUSED.iter().any(is_it)
     }
 }
 

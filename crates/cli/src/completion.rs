@@ -69,8 +69,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
 /// Answers kubectl.
 pub(crate) fn complete(asked: &Asked) -> Result<ExitCode, Failure> {
     let (candidates, files) = words(Cli::command(), &asked.words);
-    let lines: String = candidates.iter().map(|(word, about)| format!("{word}\t{about}\n")).collect();
-    say(&(lines + if files { FILES } else { NO_FILES }))
+    let lines: Vec<_> = candidates.iter().map(|(word, about)| format!("{word}\t{about}\n")).collect();
+    say(&(lines.concat() + if files { FILES } else { NO_FILES }))
 }
 
 fn say(text: &str) -> Result<ExitCode, Failure> {

@@ -1,5 +1,11 @@
 //! What `deploy/monitoring` holds, tried with Prometheus itself: its parser, its tests of rules, and an alert that rings because of a
 //! real operator.
+#![expect(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot be set up has failed"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -435,10 +435,10 @@ mod tests {
     fn explained() -> BTreeSet<String> {
         let page = page("metrics.md");
         let first = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once(" |"));
-        let named = first.flat_map(|(column, rest)| column.split(", ").map(move |name| (name, rest)));
+        let rows = first.flat_map(|(column, rest)| column.split(", ").map(move |cell| (cell, rest)));
         let mut names = BTreeSet::new();
-        for (name, rest) in named {
-            let name = name.trim_matches('`').split('{').next().unwrap_or_default();
+        for (cell, rest) in rows {
+            let name = cell.trim_matches('`').split('{').next().unwrap_or_default();
             names.insert(name.to_owned());
             if rest.contains("a histogram of") {
                 names.extend(["_bucket", "_sum", "_count"].map(|part| format!("{name}{part}")));

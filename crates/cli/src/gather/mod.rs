@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject, ListParams, LogParams};
 use kube::core::{GroupVersionKind, Request};
-use kube::{Api, Client, Resource as _, ResourceExt as _};
+use kube::{Api, Client, Resource as _, ResourceExt};
 use serde_json::{Value, json};
 use tenon_api::labels;
 use tenon_api::node_pod::NAMESPACE;
@@ -130,7 +130,7 @@ async fn gather(args: &Args, path: PathBuf) -> Result<String, GatherError> {
     let mut reading = Reading { client, gaps: Vec::new() };
     let modules = reading.objects(&GATHERED[0]).await;
     let namespaces: BTreeSet<_> =
-        modules.iter().filter_map(|module| module.namespace()).chain([NAMESPACE.to_owned()]).collect();
+        modules.iter().filter_map(ResourceExt::namespace).chain([NAMESPACE.to_owned()]).collect();
     let (secrets, known) = reading.secrets(&namespaces).await;
     let mut archive = Archive::create(path, Redactor::new(&known)?)?;
     archive.add_object("versions.json", reading.versions().await)?;
@@ -142,7 +142,7 @@ async fn gather(args: &Args, path: PathBuf) -> Result<String, GatherError> {
     }
     archive.add_object("objects/events.json", Value::Array(reading.events(&namespaces).await))?;
     for key in not_well(&modules) {
-        if let Some(page) = reading.explain(&key).await {
+        if let Some(page) = Box::pin(reading.explain(&key)).await {
             archive.add_text(&format!("explain/{}.{}.txt", key.namespace(), key.name()), &page)?;
         }
     }
@@ -374,13 +374,12 @@ impl Archive {
     }
 
     fn finish(mut self, gaps: &[String]) -> Result<String, GatherError> {
-        let lines: String = gaps.iter().map(|gap| format!("{gap}\n")).collect();
-        self.add_text("gaps.txt", &lines)?;
+        self.add_text("gaps.txt", &gaps.join("\n"))?;
         let ended = self.tar.into_inner().and_then(GzEncoder::finish).and_then(|file| file.sync_all());
         ended.map_err(|source| GatherError::Write { path: self.path.clone(), source })?;
         let left_out = match gaps.len() {
             0 => String::new(),
-            one if one == 1 => "; one thing could not be read (gaps.txt)".to_owned(),
+            1 => "; one thing could not be read (gaps.txt)".to_owned(),
             many => format!("; {many} things could not be read (gaps.txt)"),
         };
         Ok(format!(

@@ -304,12 +304,17 @@ fn announce(
             let mut modules = config.spec.modules.iter();
             modules.any(|entry| entry.namespace == module.namespace() && entry.name == module.name())
         });
-        let (reason, note) = match value {
+        let (reason, text) = match value {
             Some(_) => (event::MODULE_LOADED, format!("Module {module} loaded into the kernel")),
             None => (event::MODULE_UNLOADED, unloaded(&module, stays)),
         };
-        let notice =
-            Notice { regarding: reference(node), severity: Severity::Normal, reason, action: "Load", note };
+        let notice = Notice {
+            regarding: reference(node),
+            severity: Severity::Normal,
+            reason,
+            action: "Load",
+            note: text,
+        };
         context.events.publish_with(notice, [("module".to_owned(), module.to_string())].into());
     }
 }
