@@ -3,7 +3,8 @@ CARGO ?= cargo
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 # Built at once, as the lab does it itself: built one by one, what they share would be built for each.
-PROGRAMS = --bins --package tenon-lab --package tenon-operator --package tenon-agent --package tenon-loader --package tenon-maker --package kubectl-tenon
+PROGRAMS = --bins --package tenon-lab --package tenon-operator --package tenon-agent --package tenon-loader --package tenon-maker --package kubectl-tenon \
+	--package tenon-example-device-plugin --package tenon-example-dra-driver
 BUILT = $${CARGO_TARGET_DIR:-$(CURDIR)/target}/$$(rustc --print host-tuple)/debug
 LAB = TENON_LAB_PROGRAMS=$(BUILT) $(BUILT)/tenon-lab
 

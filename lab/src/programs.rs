@@ -24,10 +24,23 @@ pub enum Program {
     Maker,
     /// `kubectl tenon`.
     Cli,
+    /// `examples/device-plugin`.
+    DevicePlugin,
+    /// `examples/dra-driver`.
+    DraDriver,
 }
 
 impl Program {
-    const ALL: [Self; 6] = [Self::Init, Self::Operator, Self::Agent, Self::Loader, Self::Maker, Self::Cli];
+    const ALL: [Self; 8] = [
+        Self::Init,
+        Self::Operator,
+        Self::Agent,
+        Self::Loader,
+        Self::Maker,
+        Self::Cli,
+        Self::DevicePlugin,
+        Self::DraDriver,
+    ];
 
     fn package(self) -> &'static str {
         match self {
@@ -37,6 +50,8 @@ impl Program {
             Self::Loader => "tenon-loader",
             Self::Maker => "tenon-maker",
             Self::Cli => "kubectl-tenon",
+            Self::DevicePlugin => "tenon-example-device-plugin",
+            Self::DraDriver => "tenon-example-dra-driver",
         }
     }
 

@@ -29,6 +29,9 @@ const OWN: &[(&str, &[&str])] = &[
         "kubectl-tenon",
         &["tenon-plan", "tenon-image", "tenon-kmod", "tenon-api", "tenon-maker", "tenon-order", "tenon-sign"],
     ),
+    // Whoever begins with one of these copies its folder and nothing else.
+    ("tenon-example-device-plugin", &[]),
+    ("tenon-example-dra-driver", &[]),
 ];
 
 /// Packages that stand outside: they put the others to the test, or write what they say.

@@ -54,7 +54,9 @@ impl Tier {
             "tests/e2e" => Some(Self::EndToEnd),
             "tests/sim" => Some(Self::Faults),
             "xtask" => Some(Self::Units),
-            folder => folder.starts_with("crates/").then_some(Self::Units),
+            folder => {
+                ["crates/", "examples/"].iter().any(|place| folder.starts_with(place)).then_some(Self::Units)
+            }
         }
     }
 
@@ -127,7 +129,16 @@ pub(crate) fn heading(what: &str, why: &str) {
 /// with these the programs of other packages.
 pub(crate) fn programs(others: &[&str]) -> Result<PathBuf> {
     let mut build = repository::cargo(["build", "--locked", "--quiet", "--bins"]);
-    let own = ["tenon-lab", "tenon-operator", "tenon-agent", "tenon-loader", "tenon-maker", "kubectl-tenon"];
+    let own = [
+        "tenon-lab",
+        "tenon-operator",
+        "tenon-agent",
+        "tenon-loader",
+        "tenon-maker",
+        "kubectl-tenon",
+        "tenon-example-device-plugin",
+        "tenon-example-dra-driver",
+    ];
     for package in own.iter().chain(others) {
         build.args(["--package", package]);
     }

@@ -23,6 +23,8 @@ pub enum Release {
     Stable,
     /// Its backports.
     Backports,
+    /// The release after it.
+    Newer,
     /// The backports of the release after it.
     NewerBackports,
     /// What becomes a release some day.
@@ -34,6 +36,7 @@ impl Release {
         match self {
             Self::Stable => codename.to_owned(),
             Self::Backports => format!("{codename}-backports"),
+            Self::Newer => "trixie".to_owned(),
             Self::NewerBackports => "trixie-backports".to_owned(),
             Self::Unstable => "sid".to_owned(),
         }

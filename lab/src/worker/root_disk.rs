@@ -16,8 +16,10 @@ use crate::kernel::{DiskError, ext4_from};
 use crate::setup::Supplies;
 
 /// What runs on a node; what it depends on comes with it.
-const PACKAGES: [&str; 6] =
-    ["containerd", "containernetworking-plugins", "kmod", "mount", "nftables", "runc"];
+const PACKAGES: [&str; 5] = ["containernetworking-plugins", "kmod", "mount", "nftables", "runc"];
+/// From the release after Debian 12, whose own is too old to give containers devices by their CDI names. It needs nothing
+/// that is not among the others.
+const RUNTIME: (&str, Release) = ("containerd", Release::Newer);
 /// Needed by some of these, but not for what they do here: masquerading is one rule of nftables.
 const WITHOUT: [&str; 2] = ["debconf", "iptables"];
 /// What no worker looks at.
@@ -70,12 +72,16 @@ pub fn image(supplies: &Supplies) -> Result<PathBuf, WorkerDiskError> {
     let cache = Cache::open()?;
     let archive = Archive::open(&cache)?;
     let packages = archive.closure(&PACKAGES, &WITHOUT, Release::Stable)?;
+    let (runtime, release) = RUNTIME;
+    let newer = Archive::open_foreign(&cache, release)?;
+    let version = newer.version(runtime, release)?;
     let programs = NodePrograms::get()?;
-    let key = key(&packages, &programs, supplies);
+    let key = key(&packages, &version, &programs, supplies);
     let folder = cache.entry::<WorkerDiskError>("workers", &key, |aside| {
         let root = aside.join("root");
         let names: Vec<&str> = packages.keys().map(String::as_str).collect();
         archive.unpack_into(&names, Release::Stable, &root)?;
+        newer.unpack_into(&[runtime], release, &root)?;
         trim(&root)?;
         for (program, path) in
             [(&programs.kubelet, "usr/bin/kubelet"), (&programs.kube_proxy, "usr/bin/kube-proxy")]
@@ -89,13 +95,18 @@ pub fn image(supplies: &Supplies) -> Result<PathBuf, WorkerDiskError> {
     Ok(folder.join("root.img"))
 }
 
-fn key(packages: &BTreeMap<String, String>, programs: &NodePrograms, supplies: &Supplies) -> String {
+fn key(
+    packages: &BTreeMap<String, String>,
+    runtime: &str,
+    programs: &NodePrograms,
+    supplies: &Supplies,
+) -> String {
     let mut hash = digest::Context::new(&digest::SHA256);
     let versions = packages.iter().map(|(name, version)| format!("{name}={version}"));
     // Paths in the cache name the versions of what lies there.
     let paths = [&programs.kubelet, &programs.kube_proxy, &supplies.busybox];
     let parts = versions.chain(paths.map(|path| path.display().to_string()));
-    for part in parts.chain([LAYOUT.to_owned()]) {
+    for part in parts.chain([runtime.to_owned(), LAYOUT.to_owned()]) {
         hash.update(part.as_bytes());
         hash.update(&[0]);
     }

@@ -29,6 +29,11 @@ pub(super) fn files(node: &str, registry_port: u16) -> Vec<(String, String)> {
     vec![
         ("/etc/containerd/config.toml".to_owned(), containerd()),
         (format!("/etc/containerd/certs.d/{REGISTRY}/hosts.toml"), node_settings::mirror(&mirror)),
+        // By its own name it would be asked by TLS.
+        (
+            format!("/etc/containerd/certs.d/{HOST}:{registry_port}/hosts.toml"),
+            node_settings::mirror(&mirror),
+        ),
         ("/etc/cni/net.d/10-lab.conflist".to_owned(), network()),
         (KUBELET_CONFIG.to_owned(), kubelet()),
         (PROXY_CONFIG.to_owned(), kube_proxy(node)),
@@ -43,7 +48,7 @@ fn containerd() -> String {
         plugins: "/usr/lib/cni",
         networks: "/etc/cni/net.d",
         top: "",
-        cri: "",
+        cri: "  enable_cdi = true\n",
     })
 }
 
