@@ -11,6 +11,7 @@ use tenon_api::node_pod::NAMESPACE;
 
 use crate::bench::{Bench, BenchError};
 use crate::child::{Child, ChildError};
+use crate::claim::Broken;
 use crate::command::Tail;
 use crate::control_plane::{Binding, ControlPlane, ControlPlaneError, Credential, Extent, free_ports};
 use crate::guest::oci::HOST;
@@ -48,6 +49,9 @@ pub struct Lab {
 /// Why there is no lab, or not the one that was wanted.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
+    /// What is installed does not come to run.
+    #[error(transparent)]
+    Broken(#[from] Broken),
     /// What guests are made of.
     #[error(transparent)]
     Bench(#[from] BenchError),

@@ -60,6 +60,15 @@ impl Lab {
         Ok(())
     }
 
+    /// Publishes and installs this source tree's release on all nodes, and waits until it runs.
+    pub async fn install(&self) -> Result<(), LabError> {
+        self.publish(Release { version: SHIPPED, programs: None }).await?;
+        self.deploy_operator(SHIPPED).await?;
+        self.deploy_node_pod(SHIPPED, Nodes::All).await?;
+        self.operator_rolled_out().await?;
+        Ok(self.node_pods_rolled_out().await?)
+    }
+
     /// Installs the operator as `deploy/operator.yaml` has it, or changes it to another version.
     pub async fn deploy_operator(&self, version: &str) -> Result<(), LabError> {
         Ok(self.plane().apply(&of_version(&manifest("operator.yaml")?, version)).await?)

@@ -25,11 +25,30 @@ impl FromStr for Pattern {
     }
 }
 
-impl Pattern {
-    /// The device nodes that match now.
+/// Where device nodes are looked for.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Search {
+    /// The device nodes, with the shell's wildcards
+    #[arg(long, value_name = "PATTERN")]
+    device: Pattern,
+
+    /// Where the node's root is seen from here; its /dev has to be mounted below. The /dev that a container has of its own
+    /// holds what was there when it started
+    #[arg(long, default_value = "/", value_name = "FOLDER")]
+    host_root: PathBuf,
+}
+
+impl Search {
+    /// The device nodes that match now, by their paths on the node.
     fn matching(&self) -> impl Iterator<Item = PathBuf> {
+        let root = glob::Pattern::escape(&self.host_root.to_string_lossy());
+        let pattern = format!("{}/{}", root.trim_end_matches('/'), self.device.0.trim_start_matches('/'));
         // It is a pattern, or it would not be here; what cannot be looked at is not there.
-        glob::glob(&self.0).into_iter().flatten().filter_map(Result::ok).filter(|path| is_device(path))
+        let seen = glob::glob(&pattern).into_iter().flatten().filter_map(Result::ok);
+        seen.filter(|path| is_device(path)).map(|path| match path.strip_prefix(&self.host_root) {
+            Ok(below) => Path::new("/").join(below),
+            Err(_) => path,
+        })
     }
 }
 
@@ -39,18 +58,18 @@ fn is_device(path: &Path) -> bool {
 }
 
 /// Looks for ever, and tells of every change.
-pub(crate) async fn watch(pattern: &Pattern, found: &Sender<Devices>, every: Duration) {
+pub(crate) async fn watch(search: &Search, found: &Sender<Devices>, every: Duration) {
     loop {
-        found.send_if_modified(|devices| look(pattern, devices));
+        found.send_if_modified(|devices| look(search, devices));
         sleep(every).await;
     }
 }
 
 /// Brings what is known up to date, and says whether that changed anything. What has been there stays known when it is gone:
 /// a pod may still hold it.
-fn look(pattern: &Pattern, devices: &mut Devices) -> bool {
+fn look(search: &Search, devices: &mut Devices) -> bool {
     let mut now: Devices = devices.keys().map(|path| (path.clone(), false)).collect();
-    now.extend(pattern.matching().map(|path| (path, true)));
+    now.extend(search.matching().map(|path| (path, true)));
     for (path, there) in now.iter().filter(|(path, there)| devices.get(*path) != Some(there)) {
         tracing::info!(device = %path.display(), there, "a device came or went");
     }
@@ -68,23 +87,25 @@ mod tests {
 
     #[test]
     fn a_device_that_goes_stays_known_and_is_there_no_more() {
-        let folder = tempfile::tempdir().unwrap();
-        let (device, file) = (folder.path().join("lab-0"), folder.path().join("lab-1"));
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("dev");
+        fs::create_dir(&folder).unwrap();
+        let (node, device) = (folder.join("lab-0"), PathBuf::from("/dev/lab-0"));
         // Not everybody may make a device node; a link to one is one.
-        symlink("/dev/null", &device).unwrap();
-        fs::write(file, "not a device").unwrap();
-        let pattern: Pattern = format!("{}/lab-*", folder.path().display()).parse().unwrap();
+        symlink("/dev/null", &node).unwrap();
+        fs::write(folder.join("lab-1"), "not a device").unwrap();
+        let search = Search { device: "/dev/lab-*".parse().unwrap(), host_root: root.path().to_owned() };
 
         let mut devices = Devices::default();
-        assert!(look(&pattern, &mut devices));
+        assert!(look(&search, &mut devices));
         assert_eq!(devices, Devices::from([(device.clone(), true)]));
-        assert!(!look(&pattern, &mut devices), "nothing has changed");
+        assert!(!look(&search, &mut devices), "nothing has changed");
 
-        fs::remove_file(&device).unwrap();
-        assert!(look(&pattern, &mut devices));
+        fs::remove_file(&node).unwrap();
+        assert!(look(&search, &mut devices));
         assert_eq!(devices, Devices::from([(device.clone(), false)]));
-        symlink("/dev/null", &device).unwrap();
-        assert!(look(&pattern, &mut devices));
+        symlink("/dev/null", &node).unwrap();
+        assert!(look(&search, &mut devices));
         assert_eq!(devices, Devices::from([(device, true)]));
     }
 }

@@ -22,7 +22,7 @@ use tokio::time::sleep;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
-use devices::{Devices, Pattern};
+use devices::{Devices, Search};
 use kubelet::Kubelet;
 use plugin::DevicePlugin;
 
@@ -37,9 +37,8 @@ struct Args {
     #[arg(long, value_name = "DOMAIN/NAME")]
     resource: String,
 
-    /// The device nodes, with the shell's wildcards
-    #[arg(long, value_name = "PATTERN")]
-    device: Pattern,
+    #[command(flatten)]
+    search: Search,
 
     /// What containers may do with a device: some of r (read), w (write), m (make a node of it)
     #[arg(long, default_value = "rw", value_name = "LETTERS")]
@@ -54,13 +53,13 @@ struct Args {
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     tracing_subscriber::fmt().with_ansi(false).init();
-    // The first process of a container is ended by no signal that it does not handle.
+    // The first process of a container is ended by no signal but SIGKILL that it does not handle.
     let mut stop = signal(SignalKind::terminate()).context("handle SIGTERM")?;
     let kubelet = Kubelet::new(&args.kubelet_folder, &args.resource);
     let (found, devices) = watch::channel(Devices::default());
     tokio::select! {
         _ = stop.recv() => tracing::info!("asked to stop"),
-        () = devices::watch(&args.device, &found, LOOK) => {}
+        () = devices::watch(&args.search, &found, LOOK) => {}
         () = serve(&args, &kubelet, &devices) => {}
     }
     // The kubelet sees the connection end, and gives nobody a device that nobody looks after.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use crate::devices::Pattern;
+use crate::devices::Search;
 
 /// Offers device nodes to pods by ResourceClaims
 #[derive(Debug, Clone, Parser)]
@@ -14,9 +14,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DOMAIN")]
     pub(crate) driver_name: String,
 
-    /// The device nodes, with the shell's wildcards
-    #[arg(long, value_name = "PATTERN")]
-    pub(crate) device: Pattern,
+    #[command(flatten)]
+    pub(crate) search: Search,
 
     /// The node that this runs on
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]

@@ -25,11 +25,38 @@ impl FromStr for Pattern {
     }
 }
 
+/// Where device nodes are looked for.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Search {
+    /// The device nodes, with the shell's wildcards
+    #[arg(long, value_name = "PATTERN")]
+    device: Pattern,
+
+    /// Where the node's root is seen from here; its /dev has to be mounted below. The /dev that a container has of its own
+    /// holds what was there when it started
+    #[arg(long, default_value = "/", value_name = "FOLDER")]
+    host_root: PathBuf,
+}
+
+impl Search {
+    /// The device nodes that match now, by their paths on the node.
+    fn matching(&self) -> impl Iterator<Item = PathBuf> {
+        let root = glob::Pattern::escape(&self.host_root.to_string_lossy());
+        let pattern = format!("{}/{}", root.trim_end_matches('/'), self.device.0.trim_start_matches('/'));
+        // It is a pattern, or it would not be here; what cannot be looked at is not there.
+        let seen = glob::glob(&pattern).into_iter().flatten().filter_map(Result::ok);
+        seen.filter(|path| is_device(path)).map(|path| match path.strip_prefix(&self.host_root) {
+            Ok(below) => Path::new("/").join(below),
+            Err(_) => path,
+        })
+    }
+}
+
 /// Looks for ever, and tells of every change.
-pub(crate) async fn watch(pattern: &Pattern, found: &Sender<Devices>, every: Duration) {
+pub(crate) async fn watch(search: &Search, found: &Sender<Devices>, every: Duration) {
     loop {
         found.send_if_modified(|devices| {
-            let now = look(pattern);
+            let now = look(search);
             let changed = now != *devices;
             *devices = now;
             changed
@@ -38,10 +65,8 @@ pub(crate) async fn watch(pattern: &Pattern, found: &Sender<Devices>, every: Dur
     }
 }
 
-fn look(pattern: &Pattern) -> Devices {
-    // It is a pattern, or it would not be here; what cannot be looked at is not there.
-    let paths = glob::glob(&pattern.0).into_iter().flatten().filter_map(Result::ok);
-    paths.filter(|path| is_device(path)).map(|path| (name(&path), path)).collect()
+fn look(search: &Search) -> Devices {
+    search.matching().map(|path| (name(&path), path)).collect()
 }
 
 fn is_device(path: &Path) -> bool {
@@ -72,7 +97,8 @@ mod tests {
 
     #[test]
     fn only_device_nodes_are_found() {
-        assert_eq!(look(&"/dev/nul[l]".parse().unwrap()), [("null".to_owned(), "/dev/null".into())].into());
-        assert_eq!(look(&"/de[v]".parse().unwrap()), Devices::new());
+        let found = |pattern: &str| look(&Search { device: pattern.parse().unwrap(), host_root: "/".into() });
+        assert_eq!(found("/dev/nul[l]"), [("null".to_owned(), "/dev/null".into())].into());
+        assert_eq!(found("/de[v]"), Devices::new());
     }
 }

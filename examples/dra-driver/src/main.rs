@@ -39,7 +39,7 @@ const LOOK: Duration = Duration::from_secs(1);
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     tracing_subscriber::fmt().with_ansi(false).init();
-    // The first process of a container is ended by no signal that it does not handle.
+    // The first process of a container is ended by no signal but SIGKILL that it does not handle.
     let mut stop = signal(SignalKind::terminate()).context("handle SIGTERM")?;
     tokio::select! {
         _ = stop.recv() => tracing::info!("asked to stop"),
@@ -59,7 +59,7 @@ async fn run(args: &Args) -> anyhow::Result<()> {
     let slice = Slice::new(args, client, devices);
     let registration = Registration::new(args, registered);
     tokio::select! {
-        () = devices::watch(&args.device, &found, LOOK) => Ok(()),
+        () = devices::watch(&args.search, &found, LOOK) => Ok(()),
         () = slice.keep(registrations) => Ok(()),
         ended = serve_kubelet(args, claims, registration) => ended,
         ended = serve_probes(args.healthcheck_port) => ended,

@@ -3,18 +3,13 @@
 use tenon_lab::Lab;
 use tenon_lab::drivers::Driver;
 use tenon_lab::images::{self, Destination};
-use tenon_lab::pods::{Nodes, Release, SHIPPED};
 
 /// The module of the driver, as the kernel names it.
 pub(crate) const KERNEL_MODULE: &str = "simple_kmod";
 
 /// Installs it on the lab's worker, and pushes versions 1.0 and 2.0 of the driver as `simple`.
 pub(crate) async fn install(lab: &Lab) {
-    lab.publish(Release { version: SHIPPED, programs: None }).await.unwrap();
-    lab.deploy_operator(SHIPPED).await.unwrap();
-    lab.deploy_node_pod(SHIPPED, Nodes::All).await.unwrap();
-    lab.operator_rolled_out().await.unwrap();
-    lab.node_pods_rolled_out().await.unwrap();
+    lab.install().await.unwrap();
     for version in ["1.0", "2.0"] {
         let content = images::content(lab, Driver::SimpleKmod, version).await.unwrap();
         let (registry, name) = (lab.registry().host(), format!("simple:{version}"));

@@ -1,0 +1,388 @@
+//! From a vendor's driver to a pod that uses its device, under a real kubelet and a real container runtime: by the device plugin
+//! and by the DRA driver of `examples/`, with the manifests of `examples/modules` word for word.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "what a test is made of may fail like the test"
+)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
+use kube::Api;
+use kube::api::ListParams;
+use serde_json::{Value, json};
+
+use tenon_api::labels::{self, LabelKind, role};
+use tenon_lab::claim::comes_true_within;
+use tenon_lab::command::ShownOnPanic;
+use tenon_lab::drivers::Driver;
+use tenon_lab::guest::oci::HOST;
+use tenon_lab::images::{self, Destination};
+use tenon_lab::journey::Journey;
+use tenon_lab::kernel::Origin;
+use tenon_lab::program_images::{self, ProgramImage};
+use tenon_lab::programs::{self, Program};
+use tenon_lab::{Guest, Lab};
+
+const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
+const NODE: &str = "loom-1";
+const NAME: &str = "lab-chardev";
+const MODULE: &str = "default/lab-chardev";
+const KERNEL_MODULE: &str = "lab_chardev";
+/// What the manifests name.
+const DEVICE: &str = "/dev/lab-chardev";
+const RESOURCE: &str = "lab.tenon.dev/chardev";
+const DRIVER: &str = "chardev.lab.tenon.dev";
+/// What the driver says to whoever reads its device.
+const WORDS: &str = "lab-chardev 1.0\n";
+/// Pods on an emulated processor: images are pulled, programs start, the kubelet tells of it in its own time.
+const SOON: Duration = Duration::from_mins(6);
+
+struct Site {
+    lab: Lab,
+}
+
+impl Site {
+    async fn start() -> Self {
+        let mut lab = Lab::start_without_operator().await.unwrap();
+        lab.add_worker(NODE, Origin::Stable).await.unwrap();
+        lab.install().await.unwrap();
+        let site = Self { lab };
+        site.push().await;
+        site
+    }
+
+    /// Pushes what the manifests name, and what pods are made of.
+    async fn push(&self) {
+        let registry = self.lab.registry().host();
+        let content = images::content(&self.lab, Driver::Chardev, "1.0").await.unwrap();
+        let to = Destination { registry: &registry, name: "lab-chardev:1.0", user: None };
+        images::push(&self.lab, &content, to).await.unwrap();
+        let built = tokio::task::spawn_blocking(|| {
+            [Program::DevicePlugin, Program::DraDriver].map(|program| programs::program(program).unwrap())
+        });
+        let [plugin, driver] = built.await.unwrap();
+        let busybox = self.lab.supplies().busybox.clone();
+        for (binary, program, name) in [
+            (plugin, "/device-plugin", "device-plugin:1.0"),
+            (driver, "/dra-driver", "dra-driver:1.0"),
+            (busybox, "/busybox", "busybox:1.0"),
+        ] {
+            let image = ProgramImage { binary: &binary, program, arguments: &[], labels: BTreeMap::new() };
+            program_images::push(&image, &format!("{registry}/{name}")).await.unwrap();
+        }
+    }
+
+    /// The registry as the node and its pods name it.
+    fn registry(&self) -> String {
+        format!("{HOST}:{}", self.lab.registry().port())
+    }
+
+    /// One of the examples, turned to this registry as its README says.
+    fn example(&self, path: &str) -> String {
+        let path = PathBuf::from(EXAMPLES).join(path);
+        fs::read_to_string(path).unwrap().replace("registry.example:5000", &self.registry())
+    }
+
+    async fn apply(&self, manifest: &Value) {
+        self.lab.plane().apply(&manifest.to_string()).await.unwrap();
+    }
+
+    async fn kubectl(&self, arguments: &[&str]) -> String {
+        self.lab.plane().kubectl(arguments).await.unwrap()
+    }
+
+    /// Applies a pod that runs this command, with more in its spec and in its container.
+    async fn pod(&self, name: &str, command: &[&str], resources: Value, more: Value) {
+        let mut spec = json!({
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 1,
+            "nodeSelector": { (LabelKind::Ready.key("default", NAME)): "" },
+            "containers": [{
+                "name": "user",
+                "image": format!("{}/busybox:1.0", self.registry()),
+                "command": command,
+                "resources": resources,
+            }],
+        });
+        spec.as_object_mut().unwrap().append(&mut more.as_object().unwrap().clone());
+        let metadata = json!({ "name": name, "namespace": "default" });
+        self.apply(&json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec })).await;
+    }
+
+    /// Waits until a pod is in such a phase, and its container has said so much.
+    async fn pod_says(&self, name: &str, phase: &str, words: &str) {
+        let pods: Api<Pod> = Api::namespaced(self.lab.plane().client(), "default");
+        comes_true_within(SOON, format!("pod {name} is {phase} and says {words:?}"), async || {
+            let status = pods.get(name).await.map_err(|error| error.to_string())?.status.unwrap_or_default();
+            if status.phase.as_deref() != Some(phase) {
+                return Err(format!("{status:?}"));
+            }
+            let said = self.lab.plane().kubectl(&["logs", name]).await.map_err(|error| error.to_string())?;
+            if said == words { Ok(()) } else { Err(said) }
+        })
+        .await
+        .unwrap();
+    }
+
+    /// Waits until the words of a workload's pod hold this so many times.
+    async fn workload_has_said(&self, role: &str, words: &str, times: usize) {
+        let selector = format!("{}={role}", labels::ROLE);
+        comes_true_within(SOON, format!("the {role} has said {words:?} {times} times"), async || {
+            let logs = self.lab.plane().kubectl(&["logs", "-l", &selector, "--tail=-1"]).await;
+            let said = logs.map_err(|error| error.to_string())?;
+            if said.matches(words).count() >= times { Ok(()) } else { Err(said) }
+        })
+        .await
+        .unwrap();
+    }
+
+    async fn workload_is_gone(&self, role: &str) {
+        let pods: Api<Pod> = Api::namespaced(self.lab.plane().client(), "default");
+        let params = ListParams::default().labels(&format!("{}={role}", labels::ROLE));
+        comes_true_within(SOON, format!("no pod of the {role} is left"), async || {
+            let left = pods.list(&params).await.map_err(|error| error.to_string())?.items.len();
+            if left == 0 { Ok(()) } else { Err(format!("{left} pods")) }
+        })
+        .await
+        .unwrap();
+    }
+
+    /// Waits until the node offers so many devices to pods.
+    async fn offers(&self, count: &str) {
+        let nodes: Api<Node> = Api::all(self.lab.plane().client());
+        comes_true_within(SOON, format!("the node offers {count} of {RESOURCE}"), async || {
+            let node = nodes.get(NODE).await.map_err(|error| error.to_string())?;
+            let allocatable = node.status.unwrap_or_default().allocatable.unwrap_or_default();
+            let offered = allocatable.get(RESOURCE).map(|quantity| quantity.0.as_str());
+            if offered == Some(count) { Ok(()) } else { Err(format!("{offered:?}")) }
+        })
+        .await
+        .unwrap();
+    }
+
+    fn machine(&self) -> &Guest {
+        self.lab.worker(NODE).unwrap().guest()
+    }
+
+    async fn shell(&self, line: &str) -> String {
+        self.machine().shell(line).await.unwrap().trim_end().to_owned()
+    }
+
+    /// The names of the descriptions that the container runtime finds.
+    async fn described(&self) -> String {
+        self.shell("ls /var/run/cdi 2>/dev/null || true").await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_uses_a_drivers_device_by_a_device_plugin_and_by_a_resource_claim() {
+    let site = Site::start().await;
+    let _logs = ShownOnPanic(site.lab.logs());
+    let mut journey = Journey::new(MODULE.parse().unwrap(), KERNEL_MODULE);
+    by_device_plugin(&site, &mut journey).await;
+    let loaded = site.shell(&format!("stat -c %y /sys/module/{KERNEL_MODULE}")).await;
+    by_claim(&site, &mut journey).await;
+    let still = site.shell(&format!("stat -c %y /sys/module/{KERNEL_MODULE}")).await;
+    assert_eq!(still, loaded, "no change of the workload has loaded the driver again");
+    without_the_module(&site, &mut journey).await;
+}
+
+async fn by_device_plugin(site: &Site, journey: &mut Journey) {
+    let module = site.example("modules/device-plugin.yaml");
+    site.lab.plane().apply(&module).await.unwrap();
+    journey.loaded(&site.lab, |_| {}).await.unwrap();
+    workload::apply(site, &module, role::DEVICE_PLUGIN).await;
+    site.offers("1").await;
+    uses_the_resource(site, "first").await;
+    what_nobody_asked_for_is_not_there(site).await;
+
+    // A kubelet that starts anew knows of no plugin.
+    site.shell("kill $(pidof kubelet)").await;
+    site.workload_has_said(role::DEVICE_PLUGIN, "registered with the kubelet", 2).await;
+    uses_the_resource(site, "second").await;
+
+    // A device that is not there is not offered.
+    site.shell(&format!("mv {DEVICE} /dev/elsewhere")).await;
+    site.offers("0").await;
+    site.shell(&format!("mv /dev/elsewhere {DEVICE}")).await;
+    site.offers("1").await;
+}
+
+async fn uses_the_resource(site: &Site, name: &str) {
+    let resources = json!({ "limits": { RESOURCE: "1" } });
+    site.pod(name, &["/busybox", "cat", DEVICE], resources, json!({})).await;
+    site.pod_says(name, "Succeeded", WORDS).await;
+    site.kubectl(&["delete", "pod", name]).await;
+}
+
+async fn what_nobody_asked_for_is_not_there(site: &Site) {
+    site.pod("stranger", &["/busybox", "test", "!", "-e", DEVICE], json!({}), json!({})).await;
+    site.pod_says("stranger", "Succeeded", "").await;
+    site.kubectl(&["delete", "pod", "stranger"]).await;
+}
+
+async fn by_claim(site: &Site, journey: &mut Journey) {
+    workload::remove(site, role::DEVICE_PLUGIN).await;
+    site.workload_is_gone(role::DEVICE_PLUGIN).await;
+    site.lab.plane().apply(&site.example("dra-driver/rbac.yaml")).await.unwrap();
+    let module = site.example("modules/dra.yaml");
+    site.lab.plane().apply(&module).await.unwrap();
+    journey.loaded(&site.lab, |_| {}).await.unwrap();
+    workload::apply(site, &module, role::DRA).await;
+
+    let request = json!({ "name": "one", "exactly": { "deviceClassName": DRIVER } });
+    site.apply(&json!({
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaim",
+        "metadata": { "name": "thread", "namespace": "default" },
+        "spec": { "devices": { "requests": [request] } },
+    }))
+    .await;
+    // The scheduler waits for a slice with the device.
+    let stays = format!("/busybox cat {DEVICE} && exec /busybox sleep 3600");
+    let claims = json!({ "resourceClaims": [{ "name": "thread", "resourceClaimName": "thread" }] });
+    site.pod(
+        "claimant",
+        &["/busybox", "sh", "-c", &stays],
+        json!({ "claims": [{ "name": "thread" }] }),
+        claims,
+    )
+    .await;
+    site.pod_says("claimant", "Running", WORDS).await;
+
+    let api: Api<ResourceClaim> = Api::namespaced(site.lab.plane().client(), "default");
+    let uid = api.get("thread").await.unwrap().metadata.uid.unwrap();
+    assert!(site.described().await.contains(&uid), "the claim is prepared: {}", site.described().await);
+    site.kubectl(&["delete", "pod", "claimant"]).await;
+    comes_true_within(SOON, "the claim is unprepared", async || match site.described().await.as_str() {
+        "" => Ok(()),
+        left => Err(left.to_owned()),
+    })
+    .await
+    .unwrap();
+    site.kubectl(&["delete", "resourceclaim", "thread"]).await;
+}
+
+async fn without_the_module(site: &Site, journey: &mut Journey) {
+    workload::remove(site, role::DRA).await;
+    site.kubectl(&["delete", "--wait=false", "module", NAME]).await;
+    journey.unloaded(&site.lab, |_| {}).await.unwrap();
+    site.workload_is_gone(role::DRA).await;
+    let slices: Api<ResourceSlice> = Api::all(site.lab.plane().client());
+    comes_true_within(SOON, "the kubelet has withdrawn what the driver published", async || {
+        let left = slices.list(&ListParams::default()).await.map_err(|error| error.to_string())?.items;
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await
+    .unwrap();
+}
+
+/// The workloads of a Module, made here from its own words in the form that KMM gives them.
+mod workload {
+    use super::*;
+
+    /// The pods that a Module wants beside its driver: role, part of the spec, folders of the node, variables.
+    struct Form {
+        part: &'static str,
+        folders: &'static [(&'static str, &'static str)],
+        variables: &'static [(&'static str, &'static str)],
+    }
+
+    const DEVICE_PLUGIN: Form = Form {
+        part: "devicePlugin",
+        folders: &[("kubelet-device-plugins", "/var/lib/kubelet/device-plugins")],
+        variables: &[],
+    };
+    const DRA: Form = Form {
+        part: "dra",
+        folders: &[
+            ("kubelet-plugins", "/var/lib/kubelet/plugins"),
+            ("kubelet-plugins-registry", "/var/lib/kubelet/plugins_registry"),
+            ("cdi", "/var/run/cdi"),
+        ],
+        variables: &[
+            ("CDI_ROOT", "/var/run/cdi"),
+            ("KUBELET_PLUGINS_DIRECTORY_PATH", "/var/lib/kubelet/plugins"),
+            ("KUBELET_REGISTRAR_DIRECTORY_PATH", "/var/lib/kubelet/plugins_registry"),
+            ("HEALTHCHECK_PORT", "51515"),
+        ],
+    };
+
+    pub(super) async fn apply(site: &Site, module: &str, role: &str) {
+        let form = if role == role::DRA { DRA } else { DEVICE_PLUGIN };
+        let module: Value = serde_json::from_str(&as_json(site, module).await).unwrap();
+        let wish = &module["spec"][form.part];
+        for class in wish["deviceClasses"].as_array().into_iter().flatten() {
+            site.apply(&json!({
+                "apiVersion": "resource.k8s.io/v1",
+                "kind": "DeviceClass",
+                "metadata": { "name": class["name"] },
+                "spec": { "selectors": class["selectors"] },
+            }))
+            .await;
+        }
+        site.apply(&daemon_set(&form, wish, role)).await;
+    }
+
+    pub(super) async fn remove(site: &Site, role: &str) {
+        let sets: Api<DaemonSet> = Api::namespaced(site.lab.plane().client(), "default");
+        sets.delete(&format!("{NAME}-{role}"), &kube::api::DeleteParams::default()).await.unwrap();
+    }
+
+    async fn as_json(site: &Site, manifest: &str) -> String {
+        let arguments = ["create", "--dry-run=client", "-o", "json", "-f", "-"];
+        site.lab.plane().kubectl_with_input(&arguments, manifest).await.unwrap()
+    }
+
+    fn daemon_set(form: &Form, wish: &Value, role: &str) -> Value {
+        let labels = json!({ labels::MODULE_NAME: NAME, labels::ROLE: role });
+        let folder = |(name, path): &(&str, &str)| json!({ "name": name, "hostPath": { "path": path, "type": "DirectoryOrCreate" } });
+        let volumes = form.folders.iter().map(folder).chain(list(&wish["volumes"]));
+        json!({
+            "apiVersion": "apps/v1",
+            "kind": "DaemonSet",
+            "metadata": { "name": format!("{NAME}-{role}"), "namespace": "default", "labels": labels },
+            "spec": {
+                "selector": { "matchLabels": labels },
+                "template": {
+                    "metadata": { "labels": labels },
+                    "spec": {
+                        "nodeSelector": { (LabelKind::Ready.key("default", NAME)): "" },
+                        "priorityClassName": "system-node-critical",
+                        "serviceAccountName": wish["serviceAccountName"],
+                        "containers": [container(form, &wish["container"])],
+                        "volumes": volumes.collect::<Vec<_>>(),
+                    },
+                },
+            },
+        })
+    }
+
+    fn container(form: &Form, wish: &Value) -> Value {
+        let mount = |(name, path): &(&str, &str)| json!({ "name": name, "mountPath": path });
+        let field = |path: &str| json!({ "fieldRef": { "fieldPath": path } });
+        let mut container = wish.clone();
+        container["name"] = json!("workload");
+        container["volumeMounts"] =
+            form.folders.iter().map(mount).chain(list(&wish["volumeMounts"])).collect();
+        let variable = |(name, value): &(&str, &str)| json!({ "name": name, "value": value });
+        container["env"] = form
+            .variables
+            .iter()
+            .map(variable)
+            .chain([json!({ "name": "NODE_NAME", "valueFrom": field("spec.nodeName") })])
+            .collect();
+        container
+    }
+
+    fn list(value: &Value) -> Vec<Value> {
+        value.as_array().cloned().unwrap_or_default()
+    }
+}
