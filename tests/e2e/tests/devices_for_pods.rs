@@ -11,13 +11,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use kube::Api;
 use kube::api::ListParams;
 use serde_json::{Value, json};
-
 use tenon_api::labels::{self, LabelKind, role};
 use tenon_lab::claim::comes_true_within;
 use tenon_lab::command::ShownOnPanic;
@@ -131,16 +129,6 @@ impl Site {
         .unwrap();
     }
 
-    /// Waits until the words of a workload's pod hold this so many times.
-    async fn workload_has_said(&self, role: &str, words: &str, times: usize) {
-        comes_true_within(SOON, format!("the {role} has said {words:?} {times} times"), async || {
-            let said = self.logs(&format!("{NAME}-{role}-*")).await;
-            if said.matches(words).count() >= times { Ok(()) } else { Err(said) }
-        })
-        .await
-        .unwrap();
-    }
-
     async fn workload_is_gone(&self, role: &str) {
         let pods: Api<Pod> = Api::namespaced(self.lab.plane().client(), "default");
         let params = ListParams::default().labels(&format!("{}={role}", labels::ROLE));
@@ -198,24 +186,20 @@ async fn a_pod_uses_a_drivers_device_by_a_device_plugin_and_by_a_resource_claim(
 }
 
 async fn by_device_plugin(site: &Site, journey: &mut Journey) {
-    let module = site.example("modules/device-plugin.yaml");
-    site.lab.plane().apply(&module).await.unwrap();
+    site.lab.plane().apply(&site.example("modules/device-plugin.yaml")).await.unwrap();
     journey.loaded(&site.lab, |_| {}).await.unwrap();
-    workload::apply(site, &module, role::DEVICE_PLUGIN).await;
     site.offers("1").await;
     uses_the_resource(site, "first").await;
     what_nobody_asked_for_is_not_there(site).await;
 
-    // A kubelet that starts anew knows of no plugin.
-    site.shell("kill $(pidof kubelet)").await;
-    site.workload_has_said(role::DEVICE_PLUGIN, "registered with the kubelet", 2).await;
-    uses_the_resource(site, "second").await;
-
+    // A kubelet that starts anew knows of no plugin. What it offers after this it has heard from one that has come back.
+    site.shell("it=$(pidof kubelet) && kill $it && while kill -0 $it 2>/dev/null; do sleep 0.1; done").await;
     // A device that is not there is not offered.
     site.shell(&format!("mv {DEVICE} /dev/elsewhere")).await;
     site.offers("0").await;
     site.shell(&format!("mv /dev/elsewhere {DEVICE}")).await;
     site.offers("1").await;
+    uses_the_resource(site, "second").await;
 }
 
 async fn uses_the_resource(site: &Site, name: &str) {
@@ -232,13 +216,10 @@ async fn what_nobody_asked_for_is_not_there(site: &Site) {
 }
 
 async fn by_claim(site: &Site, journey: &mut Journey) {
-    workload::remove(site, role::DEVICE_PLUGIN).await;
-    site.workload_is_gone(role::DEVICE_PLUGIN).await;
     site.lab.plane().apply(&site.example("dra-driver/rbac.yaml")).await.unwrap();
-    let module = site.example("modules/dra.yaml");
-    site.lab.plane().apply(&module).await.unwrap();
+    site.lab.plane().apply(&site.example("modules/dra.yaml")).await.unwrap();
+    site.workload_is_gone(role::DEVICE_PLUGIN).await;
     journey.loaded(&site.lab, |_| {}).await.unwrap();
-    workload::apply(site, &module, role::DRA).await;
 
     let request = json!({ "name": "one", "exactly": { "deviceClassName": DRIVER } });
     site.apply(&json!({
@@ -274,7 +255,6 @@ async fn by_claim(site: &Site, journey: &mut Journey) {
 }
 
 async fn without_the_module(site: &Site, journey: &mut Journey) {
-    workload::remove(site, role::DRA).await;
     site.kubectl(&["delete", "--wait=false", "module", NAME]).await;
     journey.unloaded(&site.lab, |_| {}).await.unwrap();
     site.workload_is_gone(role::DRA).await;
@@ -285,107 +265,4 @@ async fn without_the_module(site: &Site, journey: &mut Journey) {
     })
     .await
     .unwrap();
-}
-
-/// The workloads of a Module, made here from its own words in the form that KMM gives them.
-mod workload {
-    use super::*;
-
-    /// The pods that a Module wants beside its driver: role, part of the spec, folders of the node, variables.
-    struct Form {
-        part: &'static str,
-        folders: &'static [(&'static str, &'static str)],
-        variables: &'static [(&'static str, &'static str)],
-    }
-
-    const DEVICE_PLUGIN: Form = Form {
-        part: "devicePlugin",
-        folders: &[("kubelet-device-plugins", "/var/lib/kubelet/device-plugins")],
-        variables: &[],
-    };
-    const DRA: Form = Form {
-        part: "dra",
-        folders: &[
-            ("kubelet-plugins", "/var/lib/kubelet/plugins"),
-            ("kubelet-plugins-registry", "/var/lib/kubelet/plugins_registry"),
-            ("cdi", "/var/run/cdi"),
-        ],
-        variables: &[
-            ("CDI_ROOT", "/var/run/cdi"),
-            ("KUBELET_PLUGINS_DIRECTORY_PATH", "/var/lib/kubelet/plugins"),
-            ("KUBELET_REGISTRAR_DIRECTORY_PATH", "/var/lib/kubelet/plugins_registry"),
-            ("HEALTHCHECK_PORT", "51515"),
-        ],
-    };
-
-    pub(super) async fn apply(site: &Site, module: &str, role: &str) {
-        let form = if role == role::DRA { DRA } else { DEVICE_PLUGIN };
-        let module: Value = serde_json::from_str(&as_json(site, module).await).unwrap();
-        let wish = &module["spec"][form.part];
-        for class in wish["deviceClasses"].as_array().into_iter().flatten() {
-            site.apply(&json!({
-                "apiVersion": "resource.k8s.io/v1",
-                "kind": "DeviceClass",
-                "metadata": { "name": class["name"] },
-                "spec": { "selectors": class["selectors"] },
-            }))
-            .await;
-        }
-        site.apply(&daemon_set(&form, wish, role)).await;
-    }
-
-    pub(super) async fn remove(site: &Site, role: &str) {
-        let sets: Api<DaemonSet> = Api::namespaced(site.lab.plane().client(), "default");
-        sets.delete(&format!("{NAME}-{role}"), &kube::api::DeleteParams::default()).await.unwrap();
-    }
-
-    async fn as_json(site: &Site, manifest: &str) -> String {
-        let arguments = ["create", "--dry-run=client", "-o", "json", "-f", "-"];
-        site.lab.plane().kubectl_with_input(&arguments, manifest).await.unwrap()
-    }
-
-    fn daemon_set(form: &Form, wish: &Value, role: &str) -> Value {
-        let labels = json!({ labels::MODULE_NAME: NAME, labels::ROLE: role });
-        let folder = |(name, path): &(&str, &str)| json!({ "name": name, "hostPath": { "path": path, "type": "DirectoryOrCreate" } });
-        let volumes = form.folders.iter().map(folder).chain(list(&wish["volumes"]));
-        json!({
-            "apiVersion": "apps/v1",
-            "kind": "DaemonSet",
-            "metadata": { "name": format!("{NAME}-{role}"), "namespace": "default", "labels": labels },
-            "spec": {
-                "selector": { "matchLabels": labels },
-                "template": {
-                    "metadata": { "labels": labels },
-                    "spec": {
-                        "nodeSelector": { (LabelKind::Ready.key("default", NAME)): "" },
-                        "priorityClassName": "system-node-critical",
-                        "serviceAccountName": wish["serviceAccountName"],
-                        "containers": [container(form, &wish["container"])],
-                        "volumes": volumes.collect::<Vec<_>>(),
-                    },
-                },
-            },
-        })
-    }
-
-    fn container(form: &Form, wish: &Value) -> Value {
-        let mount = |(name, path): &(&str, &str)| json!({ "name": name, "mountPath": path });
-        let field = |path: &str| json!({ "fieldRef": { "fieldPath": path } });
-        let mut container = wish.clone();
-        container["name"] = json!("workload");
-        container["volumeMounts"] =
-            form.folders.iter().map(mount).chain(list(&wish["volumeMounts"])).collect();
-        let variable = |(name, value): &(&str, &str)| json!({ "name": name, "value": value });
-        container["env"] = form
-            .variables
-            .iter()
-            .map(variable)
-            .chain([json!({ "name": "NODE_NAME", "valueFrom": field("spec.nodeName") })])
-            .collect();
-        container
-    }
-
-    fn list(value: &Value) -> Vec<Value> {
-        value.as_array().cloned().unwrap_or_default()
-    }
 }
