@@ -79,7 +79,6 @@ fn look(search: &Search, devices: &mut Devices) -> bool {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 mod tests {
     use std::os::unix::fs::symlink;
 

@@ -96,7 +96,6 @@ fn identity(socket: &Path) -> Option<Identity> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 mod tests {
     use std::os::unix::net::UnixListener;
 

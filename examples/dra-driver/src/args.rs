@@ -6,7 +6,7 @@ use clap::Parser;
 
 use crate::devices::Search;
 
-/// Offers device nodes to pods by ResourceClaims
+/// Offers device nodes to pods by resource claims
 #[derive(Debug, Clone, Parser)]
 #[command(version)]
 pub(crate) struct Args {

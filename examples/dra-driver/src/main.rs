@@ -1,7 +1,7 @@
 //! A DRA driver (dynamic resource allocation): it tells the scheduler which device nodes of a driver its node has, and gives
-//! them to the containers whose ResourceClaims they were allocated to.
+//! them to the containers whose `ResourceClaims` they were allocated to.
 //!
-//! In: a pattern of paths below `/dev`; claims, which the kubelet asks to prepare. Out: a ResourceSlice, and for each prepared
+//! In: a pattern of paths below `/dev`; claims, which the kubelet asks to prepare. Out: a `ResourceSlice`, and for each prepared
 //! claim a file (CDI) by which the container runtime puts the device into containers.
 //! Begin with [`claims`], which prepares; [`slice`] publishes, [`services`] is what the kubelet calls, [`api`] what both say.
 

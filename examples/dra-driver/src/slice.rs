@@ -1,4 +1,4 @@
-//! The ResourceSlice: which devices this node has, for the scheduler.
+//! The `ResourceSlice`: which devices this node has, for the scheduler.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,10 +1,6 @@
 //! From a vendor's driver to a pod that uses its device, under a real kubelet and a real container runtime: by the device plugin
 //! and by the DRA driver of `examples/`, with the manifests of `examples/modules` word for word.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "what a test is made of may fail like the test"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::BTreeMap;
 use std::fs;
