@@ -43,7 +43,8 @@ async fn a_nodes_label_says_whether_the_plugins_pod_is_ready() {
     labels_come(&cluster, "pine", &[(PLUGIN_READY, "")], &[]).await;
     // One that is being deleted is not ready, whatever it says.
     kubelets.ends.store(false, Ordering::SeqCst);
-    let name = found.iter().map(|pod| pod.name_any()).find(|name| name != "impostor").expect("its name");
+    let name =
+        found.iter().map(kube::ResourceExt::name_any).find(|name| name != "impostor").expect("its name");
     pods(&cluster).delete(&name, &DeleteParams::default()).await.expect("a deletion");
     labels_come(&cluster, "pine", &[(READY, "")], &[PLUGIN_READY]).await;
     kubelets.ends.store(true, Ordering::SeqCst);

@@ -111,7 +111,7 @@ async fn a_device_plugin_comes_after_its_driver_and_leaves_before_it() {
     kubelets.ends.store(false, Ordering::SeqCst);
     let mark = cluster.plane.audit().mark();
     cluster.apply_module("gauge", "gauge:v2", plugin("plugin.test/p:2")).await;
-    labels_come(&cluster, "pine", &[(TARGET, "")], &[READY, PLUGIN_READY]).await;
+    labels_come(&cluster, "pine", &[], &[READY, PLUGIN_READY]).await;
     let leaves = |pods: &[k8s_openapi::api::core::v1::Pod]| {
         pods.iter().all(|pod| pod.metadata.deletion_timestamp.is_some())
     };
