@@ -413,7 +413,7 @@ mod tests {
     use super::*;
     use crate::depot::Assignments;
 
-    fn pod(change: serde_json::Value) -> Pod {
+    fn pod(change: &serde_json::Value) -> Pod {
         let mut pod = json!({
             "metadata": {
                 "name": "gauge-x", "namespace": "lab", "uid": "p-1",
@@ -436,14 +436,14 @@ mod tests {
     #[test]
     fn a_plugins_pod_is_on_its_node_until_it_has_ended_or_is_gone() {
         let world = World::new(Assignments::default());
-        pod(json!({})).see(&world);
+        pod(&json!({})).see(&world);
         assert!(matches!(on_pine(&world).as_slice(), [pod] if pod.is_ready && pod.name == "lab/gauge-x"));
         assert!(world.queues.nodes.try_next().is_ok(), "its node is decided about");
-        pod(json!({"/status/conditions": []})).see(&world);
+        pod(&json!({"/status/conditions": []})).see(&world);
         assert!(matches!(on_pine(&world).as_slice(), [pod] if !pod.is_ready));
-        pod(json!({"/status/phase": "Failed"})).see(&world);
+        pod(&json!({"/status/phase": "Failed"})).see(&world);
         assert!(on_pine(&world).is_empty());
-        pod(json!({})).see(&world);
+        pod(&json!({})).see(&world);
         Pod::gone("lab", "gauge-x", &world);
         assert!(on_pine(&world).is_empty());
     }
@@ -454,16 +454,16 @@ mod tests {
             {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["pine"]}]}
         ]}}});
         let world = World::new(Assignments::default());
-        pod(json!({"/spec": {"affinity": fields}})).see(&world);
+        pod(&json!({"/spec": {"affinity": fields}})).see(&world);
         assert_eq!(on_pine(&world).len(), 1);
     }
 
     #[test]
     fn pods_of_others_are_none_of_a_plugins() {
         let world = World::new(Assignments::default());
-        pod(json!({"/metadata/ownerReferences": []})).see(&world);
-        pod(json!({"/metadata/labels/kmm.node.kubernetes.io~1role": "module-loader"})).see(&world);
-        pod(json!({"/metadata/namespace": "hall"})).see(&world);
+        pod(&json!({"/metadata/ownerReferences": []})).see(&world);
+        pod(&json!({"/metadata/labels/kmm.node.kubernetes.io~1role": "module-loader"})).see(&world);
+        pod(&json!({"/metadata/namespace": "hall"})).see(&world);
         assert!(on_pine(&world).is_empty());
     }
 
@@ -476,7 +476,7 @@ mod tests {
             "ownerReferences": [{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "gauge", "uid": "d-1"}]
         });
         let world = World::new(Assignments::default());
-        pod(json!({"/metadata": leaving})).see(&world);
+        pod(&json!({"/metadata": leaving})).see(&world);
         let workload = world.workload(&"lab/gauge".parse().unwrap(), "m-1");
         assert_eq!(workload.stuck[0].1.released.as_deref(), Some(["other.test/x".to_owned()].as_slice()));
         assert_eq!(
