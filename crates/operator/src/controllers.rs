@@ -24,7 +24,6 @@ use crate::world::{
 };
 use crate::{census, facts_images, made, modules, nodes, preflight, status, workloads};
 
-
 /// A controller cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

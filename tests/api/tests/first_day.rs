@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Patch, PatchParams};
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use tenon_api::labels::STARTUP_TAINT;
@@ -136,7 +136,7 @@ async fn a_definition_that_would_drop_orders_is_refused() {
         version.additional_printer_columns = None;
     }
     theirs.metadata.managed_fields = None;
-    definitions.replace(&theirs.name_any(), &Default::default(), &theirs).await.expect("a definition");
+    definitions.replace(&theirs.name_any(), &PostParams::default(), &theirs).await.expect("a definition");
     let refused = comes_true_within(SOON, "the definition is refused", async || {
         match are_ours(&plane.client()).await {
             Ok(()) => Err("the API server still shows ours".to_owned()),

@@ -1,6 +1,6 @@
 //! `kubectl tenon explain`: why a Module or a node stands as it stands, and what to do next.
 //!
-//! What is read ([`crate::seen`]), what it means ([`crate::standing`], [`module`], [`node`]) and how it looks ([`print`]) are apart.
+//! What is read ([`crate::seen`]), what it means ([`crate::standing`], [`module`], [`node`]) and how it looks ([`mod@print`]) are apart.
 
 mod finding;
 mod module;

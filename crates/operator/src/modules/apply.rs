@@ -91,7 +91,7 @@ impl Failure for ApplyError {
             Self::Finalizer { source, .. } | Self::Namespace { source, .. } | Self::Image { source, .. } => {
                 source.is_not_leader()
             }
-            Self::List { .. } => false,
+            Self::List { .. } | Self::ListClasses { .. } => false,
         }
     }
 }

@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn the_gauge_tells_how_many_there_are() {
         let (world, metrics) = (World::new(Assignments::default()), Metrics::new());
-        let shown = || metrics.kmm.preflights.get();
+        let shown = || metrics.preflights.get();
         for (name, is_there, expected) in [("a", true, 1), ("b", true, 2), ("a", false, 1), ("b", false, 0)] {
             let object = PreflightValidation::new(name, PreflightValidationSpec::default());
             world.preflight(name, is_there.then_some(object));

@@ -267,7 +267,7 @@ fn a_startup_taint_goes_when_every_driver_is_ready_and_labelled() {
     let untaint = |play: &Play| play.decide().untaint;
     assert_eq!(untaint(&play), Vec::<usize>::new(), "the driver is to come");
     play.decide_and_apply();
-    assert_eq!(wish(&play).is_some(), true, "which the taint does not keep away");
+    assert!(wish(&play).is_some(), "which the taint does not keep away");
     play.answer(ModulePhase::Failed);
     assert_eq!(untaint(&play), Vec::<usize>::new(), "the driver has failed");
     play.obey();
