@@ -3,7 +3,7 @@
 //! By the leader alone: added up over all replicas, the numbers are right. A number is counted anew as a whole, so nothing
 //! of what is gone stays. Ages begin with the process that counts them: after a change of leaders they are too short at first.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use tenon_plan::rollup::NodeView;
 use crate::metrics::Controller;
 use crate::preflight;
 use crate::run::Context;
-use crate::world::{Index, World};
+use crate::world::{ImageKey, Index, World};
 
 /// How often the cluster is counted.
 const EVERY: Duration = Duration::from_secs(10);
@@ -158,14 +158,17 @@ impl Counter {
     fn count(&mut self, index: &Index, now: u64) -> Counted {
         let mut counted = Counted::default();
         let (mut without, mut silent) = (Since::new(), Since::new());
+        let mut needed = BTreeSet::new();
         for module in index.modules() {
             counted.add_module(module);
             let (Some(namespace), Some(name)) = (&module.metadata.namespace, &module.metadata.name) else {
                 continue;
             };
             let Ok(key) = ModuleKey::new(namespace, name) else { continue };
+            let mut kernels = BTreeSet::new();
             for node in index.nodes_of(&key) {
                 let Some(facts) = index.node(node) else { continue };
+                kernels.insert((facts.kernel.as_str(), facts.architecture.as_str()));
                 let view = NodeView { facts, config: index.config(node).map(AsRef::as_ref) };
                 let Some(standing) = census::standing(module, &view) else { continue };
                 *counted.standings.entry(standing).or_default() += 1;
@@ -177,8 +180,14 @@ impl Counter {
                     carry(&self.silent, &mut silent, pair(), now);
                 }
             }
+            needed.extend(kernels.into_iter().map(|(kernel, architecture)| ImageKey {
+                namespace: key.namespace().to_owned(),
+                name: ModuleImage::name_for(key.name(), kernel, architecture),
+            }));
         }
-        index.images().for_each(|image| counted.add_image(image));
+        // Not those that are only looked at for a kernel that no node runs.
+        let is_needed = |image: &&Arc<ModuleImage>| needed.contains(&ImageKey::of(image));
+        index.images().filter(is_needed).for_each(|image| counted.add_image(image));
         (counted.without, counted.silent) = (longest(&without, now), longest(&silent, now));
         (self.without, self.silent) = (without, silent);
         counted.arguments.sort();
@@ -303,15 +312,21 @@ pub(crate) async fn follow(context: Context, world: Arc<World>) {
     let mut counter = Counter::default();
     let mut ticks = tokio::time::interval(EVERY);
     while context.shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-        let queues = &world.queues;
-        context.metrics.queued(Controller::Modules, queues.modules.depth());
-        context.metrics.queued(Controller::Images, queues.images.depth());
-        context.metrics.queued(Controller::Nodes, queues.nodes.depth());
-        context.metrics.queued(Controller::Status, queues.status.depth());
-        context.metrics.queued(Controller::Workloads, queues.workloads.depth());
-        context.metrics.queued(Controller::Preflights, queues.preflights.depth());
-        preflight::count(&context.metrics, &world);
         let leads = context.claim.is_current();
+        let queues = &world.queues;
+        // A standby works on nothing: what waits there waits for its turn to lead.
+        let depths = [
+            (Controller::Modules, queues.modules.depth()),
+            (Controller::Images, queues.images.depth()),
+            (Controller::Nodes, queues.nodes.depth()),
+            (Controller::Status, queues.status.depth()),
+            (Controller::Workloads, queues.workloads.depth()),
+            (Controller::Preflights, queues.preflights.depth()),
+        ];
+        for (controller, depth) in depths {
+            context.metrics.queued(controller, if leads { depth } else { 0 });
+        }
+        preflight::count(&context.metrics, &world, leads);
         context.metrics.census.set(leads.then(|| counter.count(&world.read(), world.steady())));
     }
 }

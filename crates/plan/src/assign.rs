@@ -181,7 +181,8 @@ pub fn assign(observed: &Observed<'_>) -> Assignment {
     let mut wishes = Wishes { removals: assigned.unconfirmed(observed), ..Wishes::default() };
     for candidate in &observed.modules {
         let present = assigned.entry(&candidate.key);
-        let wanted = wanted(candidate, observed, present, &mut out.again_after);
+        let is_reported = assigned.reported(&candidate.key).is_some();
+        let wanted = wanted(candidate, observed, present, is_reported, &mut out.again_after);
         match wanted {
             Wanted::Load(entry) => wishes.load(candidate, *entry, &assigned, &mut out),
             Wanted::Keep(waiting) => {
@@ -192,6 +193,7 @@ pub fn assign(observed: &Observed<'_>) -> Assignment {
                 out.waiting.extend(waiting.map(|waiting| (candidate.key.clone(), waiting)));
             }
             Wanted::StandStill(pause) => {
+                wishes.still.insert(candidate.key.clone());
                 match present {
                     Some(entry) => drop(wishes.entries.insert(candidate.key.clone(), entry.clone())),
                     None => wishes.may_keep |= assigned.reported(&candidate.key).is_some(),
@@ -215,7 +217,10 @@ pub fn assign(observed: &Observed<'_>) -> Assignment {
         }
     }
     out.labels = labels(observed, &wishes, &assigned);
-    if out.labels.is_empty() && observed.modules.iter().all(|candidate| has_settled(candidate, observed)) {
+    if out.labels.is_empty()
+        && !node::is_starting(observed.node)
+        && observed.modules.iter().all(|candidate| has_settled(candidate, observed))
+    {
         out.untaint = startup_taints(observed.node);
     }
     let Some(store) = assigned.store() else {
@@ -262,6 +267,8 @@ struct Wishes {
     held: BTreeSet<ModuleKey>,
     /// Of these it does so because the plugin has to leave first; with the version that comes next.
     leaving: BTreeMap<ModuleKey, Option<String>>,
+    /// Of these everything stays as it is, whatever is wished.
+    still: BTreeSet<ModuleKey>,
     /// The node goes by an order that names a Module that is not there any more.
     forgets: bool,
     /// The node has something that it keeps, and of which nothing can be said yet.
@@ -327,6 +334,10 @@ impl Wishes {
         out: &mut Assignment,
     ) -> bool {
         let key = &candidate.key;
+        // On a node that has fallen silent nobody ends the pod, and the driver must not come back with the node.
+        if rollout::is_silent(assigned.node) {
+            return false;
+        }
         // What is ordered already is not taken back.
         let Some(pod) = candidate.first_to_leave().filter(|_| !self.removals.contains(key)) else {
             return false;
@@ -368,9 +379,12 @@ fn wanted(
     candidate: &Candidate<'_>,
     observed: &Observed<'_>,
     entry_present: Option<&NodeModule>,
+    is_reported: bool,
     again_after: &mut Option<u64>,
 ) -> Wanted {
     let present = entry_present.is_some();
+    // Where the node's object was lost, its report alone says what it has.
+    let has_it = present || is_reported;
     let has_unversioned = entry_present.is_some_and(|entry| entry.version.is_none());
     let Some(module) = candidate.module else { return Wanted::Forget };
     if let Some(pause) = Pause::of(module, observed.node) {
@@ -388,13 +402,14 @@ fn wanted(
         Selection::Unselected | Selection::NoVersion => return Wanted::Remove,
         Selection::Undiscovered => {
             let left = DISCOVERY_GRACE.saturating_sub(candidate.undiscovered_for.unwrap_or_default());
-            if !present || left == 0 {
+            if !has_it || left == 0 {
                 return Wanted::Remove;
             }
             *again_after = Some(again_after.map_or(left, |other| other.min(left)));
             return Wanted::Keep(None);
         }
-        Selection::Tainted(_) if !present => return Wanted::Remove,
+        Selection::Tainted(_) if !has_it => return Wanted::Remove,
+        Selection::Tainted(_) if !present => return Wanted::Keep(None),
         Selection::OtherVersion(other) => {
             let message = format!("the node's version label asks for {other}");
             return Wanted::Keep(Some(Waiting::new(reasons::WAITING_FOR_VERSION_LABEL, message)));
@@ -471,6 +486,7 @@ fn labels(
             let standing = plugin_labels::Standing {
                 is_ready,
                 stays: entry.is_some() && leaving.is_none(),
+                is_still: wishes.still.contains(key),
                 wished: leaving.map_or(version, Option::as_ref).map(String::as_str),
                 pods: candidate.pods,
             };

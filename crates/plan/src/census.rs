@@ -8,6 +8,8 @@ use tenon_api::node_modules_config::ModulePhase;
 
 use crate::assign::is_loaded;
 use crate::node::{self, Selection};
+use crate::pause::Pause;
+use crate::resolve::{ResolveError, resolve};
 use crate::rollout;
 use crate::rollup::NodeView;
 
@@ -126,6 +128,9 @@ fn is_wanted(module: &Module, view: &NodeView<'_>) -> bool {
     module.spec.module_loader.is_some()
         && module.metadata.deletion_timestamp.is_none()
         && node::select(module, view.facts) == Selection::Selected
+        // What is told to stand still waits for a person, who knows; what has no mapping is not for the node.
+        && Pause::of(module, view.facts).is_none()
+        && !matches!(resolve(module, &view.facts.kernel), Err(ResolveError::NoMapping(_)))
 }
 
 /// Whether some kernel's image of the Module may be built in the cluster.

@@ -92,6 +92,19 @@ fn repels(taint: &Taint) -> bool {
     matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute")
 }
 
+/// Taints that Kubernetes and clouds give a node that is only coming up (`k8s.io/api/core/v1`, `k8s.io/cloud-provider/api`): while one
+/// of them is there, it is not settled yet which Modules the node gets.
+const STARTING: [&str; 3] = [
+    "node.kubernetes.io/not-ready",
+    "node.kubernetes.io/network-unavailable",
+    "node.cloudprovider.kubernetes.io/uninitialized",
+];
+
+/// Whether the node is coming up still.
+pub fn is_starting(node: &NodeFacts) -> bool {
+    node.taints.iter().any(|taint| STARTING.contains(&taint.key.as_str()))
+}
+
 /// Pressure on a node is no reason to withhold a driver from it, as in KMM.
 const TOLERATED_ALWAYS: [&str; 3] = [
     "node.kubernetes.io/disk-pressure",

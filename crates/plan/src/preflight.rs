@@ -106,6 +106,7 @@ pub fn status(preflight: &PreflightValidation, views: &[View<'_>], now: &Time) -
         })
         .collect();
     modules.sort_by(|one, other| (&one.namespace, &one.name).cmp(&(&other.namespace, &other.name)));
+    while give_up_waiting(preflight, views, &mut modules) {}
     let old = modules.iter().map(|module| (format!("{}/{}", module.namespace, module.name), module.old()));
     let cr_statuses = old.collect();
     let count = |wanted: &dyn Fn(&PreflightModule) -> bool| {
@@ -125,6 +126,51 @@ pub fn status(preflight: &PreflightValidation, views: &[View<'_>], now: &Time) -
         modules,
         cr_statuses,
     }
+}
+
+/// Fails what waits for files of a Module that fails itself, or is not there; whether there was any.
+fn give_up_waiting(
+    preflight: &PreflightValidation,
+    views: &[View<'_>],
+    modules: &mut [PreflightModule],
+) -> bool {
+    let waits = |module: &PreflightModule| {
+        module.verification_status == VerificationStatus::InProgress
+            && module.reason.as_deref() == Some(reasons::WAITING_FOR_MODULE)
+    };
+    let lost = |waiting: &PreflightModule| -> Option<String> {
+        let stands = |name: &String| {
+            let is_it = |one: &&PreflightModule| one.namespace == waiting.namespace && one.name == *name;
+            modules.iter().find(is_it).map(|one| one.verification_status)
+        };
+        let fails = |name: &String| matches!(stands(name), None | Some(VerificationStatus::Failure));
+        let is_it = |view: &&View<'_>| {
+            view.module.name_any() == waiting.name
+                && view.module.namespace().as_ref() == Some(&waiting.namespace)
+        };
+        built_with(preflight, views.iter().find(is_it)?.module).into_iter().find(fails)
+    };
+    let found = modules.iter().position(|module| waits(module) && lost(module).is_some());
+    let Some((found, needed)) = found.and_then(|found| Some((found, lost(modules.get(found)?)?))) else {
+        return false;
+    };
+    if let Some(module) = modules.get_mut(found) {
+        module.verification_status = VerificationStatus::Failure;
+        module.verification_stage = VerificationStage::Done;
+        module.status_reason = Some(ShortMessage::new(format!(
+            "verified image does not exist and build/sign failed: it is built with files of Module {needed}, which has no image for \
+             this kernel either"
+        )));
+    }
+    true
+}
+
+/// The Modules whose files a Module is built with for the preflight's kernel.
+fn built_with(preflight: &PreflightValidation, module: &Module) -> Vec<String> {
+    let kernel = preflight.spec.kernel_version.parse::<KernelRelease>().ok();
+    let resolved = kernel.and_then(|kernel| resolve(module, &kernel).ok());
+    let source = resolved.and_then(|resolved| resolved.build?.source);
+    source.into_iter().flat_map(|source| source.artifacts).filter_map(|artifact| artifact.module).collect()
 }
 
 /// Whether a Module succeeds although nobody knows whether the kernel will load its driver.

@@ -5,6 +5,8 @@ use tenon_api::labels::finalizer;
 use tenon_api::node_modules_config::NodeModulesConfig;
 use tenon_order::{ModuleKey, Order, Wish};
 
+use crate::pause::is_paused;
+
 /// What becomes of a Module's finalizer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finalizer {
@@ -21,6 +23,7 @@ pub fn finalizer(module: &Module) -> Finalizer {
     let present = module.metadata.finalizers.iter().flatten().any(|name| name == finalizer::MODULE);
     match (module.metadata.deletion_timestamp.is_some(), present) {
         (false, false) => Finalizer::Add,
+        (true, true) if is_paused(module) => Finalizer::Keep,
         (true, true) => Finalizer::RemoveIfGone,
         (false, true) | (true, false) => Finalizer::Keep,
     }

@@ -54,8 +54,8 @@ pub struct Cluster {
     pub cache: tempfile::TempDir,
     /// Where the depot listens, across restarts of the operator.
     depot: SocketAddr,
-    /// Where the operator tells of itself, likewise.
-    pub admin: SocketAddr,
+    /// Where the operator tells of itself, likewise; only where a test asks for it.
+    admin: Option<SocketAddr>,
 }
 
 /// An address of this machine that nobody listens at.
@@ -110,10 +110,19 @@ impl Cluster {
             flags: Vec::new(),
             cache: tempfile::tempdir().expect("a folder"),
             depot: free_address(),
-            admin: free_address(),
+            admin: None,
         };
         cluster.start_operator().await;
         cluster
+    }
+
+    /// The operator, anew, tells of itself here from now on.
+    pub async fn show_metrics(&mut self) -> SocketAddr {
+        self.stop_operator().await;
+        let address = free_address();
+        self.admin = Some(address);
+        self.start_operator().await;
+        address
     }
 
     /// The operator, with no more rights than its ServiceAccount has.
@@ -129,7 +138,7 @@ impl Cluster {
             flag("cache-dir", path(self.cache.path().join("bundles"))),
             flag("listen-depot", self.depot.to_string()),
             flag("advertise", format!("https://{}", self.depot)),
-            flag("listen-admin", self.admin.to_string()),
+            flag("listen-admin", self.admin.map_or("127.0.0.1:0".to_owned(), |address| address.to_string())),
             flag("leader-election", "off".to_owned()),
             flag("registry", format!("{},plain-http", self.registry.host())),
         ];

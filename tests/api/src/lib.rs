@@ -8,5 +8,6 @@
 )]
 
 pub mod cluster;
+pub mod facts;
 pub mod plugin;
 pub mod setup;

@@ -77,14 +77,14 @@ async fn every_alert_rings_when_it_should_and_only_then() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_is_not_there_rings_until_nobody_wants_it() {
     let programs = programs().await;
-    let cluster = Cluster::start().await;
+    let mut cluster = Cluster::start().await;
+    let operator = cluster.show_metrics().await;
     let mut rules = read(&monitoring("plain/rules.yaml"));
     for rule in rules["groups"][0]["rules"].as_array_mut().unwrap() {
         rule["for"] = json!("2s");
     }
-    let prometheus = Prometheus::start(&programs, cluster.plane.folder(), cluster.admin, &rules.to_string())
-        .await
-        .unwrap();
+    let prometheus =
+        Prometheus::start(&programs, cluster.plane.folder(), operator, &rules.to_string()).await.unwrap();
     let gives = async |what: &str, expression: &str| {
         let found =
             wait::until(what, SOON, async || prometheus.query(expression).await.ok()?.into_iter().next());

@@ -6,29 +6,31 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use k8s_openapi::ByteString;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
-use tenon_api::kernel_facts::{ARCHITECTURE, DATA_KEY, LABEL, RELEASE, SOURCE};
 use tenon_api::node_modules_config::ModulePhase;
-use tenon_kmod::ModuleObject;
-use tenon_kmod::facts::{KernelFacts, KernelSymbol, Namespace};
 use tenon_lab::claim::{Broken, comes_true_within};
 use tenon_lab::control_plane::{Binding, Credential};
 use tenon_lab::jobs;
 use tenon_test_api::cluster::{Cluster, SOON, condition, order};
+use tenon_test_api::facts;
 use tenon_test_api::plugin::{self, plugin};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 const NODE: &str = "oak";
 
+/// What it says on standard output and, if it fails, on standard error; and its exit code.
+async fn run_as(kubeconfig: PathBuf, args: &[&str]) -> (i32, String) {
+    let said = plugin::run(kubeconfig, args).await;
+    (said.code, said.whole())
+}
+
 /// Asks until the answer ends with this code and has all of these parts: statuses are a moment behind each other.
 async fn says(cluster: &Cluster, args: &[&str], code: i32, parts: &[&str]) -> String {
     let said: Result<_, Broken> = comes_true_within(SOON, format!("{args:?} says {parts:?}"), async || {
-        let (ended, text) = plugin::run(cluster.plane.kubeconfig(), args).await;
+        let (ended, text) = run_as(cluster.plane.kubeconfig(), args).await;
         let lacks = parts.iter().any(|part| !text.contains(part));
         if ended != code || lacks { Err(format!("code {ended}:\n{text}")) } else { Ok(text) }
     })
@@ -58,36 +60,6 @@ async fn job_of(cluster: &Cluster, module: &str) -> String {
     })
     .await
     .unwrap_or_else(|late| panic!("{late}"))
-}
-
-/// An administrator says of the kernel what is true of another.
-async fn say_other_kernel(cluster: &Cluster) {
-    let driver = ModuleObject::parse(cluster.driver()).expect("a module");
-    let mut facts = KernelFacts::new(cluster.kernel.parse().expect("a release"), driver.architecture);
-    facts.vermagic = driver.info.vermagic();
-    facts.this_module_size = Some(driver.this_module_size);
-    facts.modversions = Some(true);
-    facts.complete = true;
-    facts.policy.force_load = Some(false);
-    let symbol = |crc| KernelSymbol {
-        crc: Some(crc ^ 1),
-        gpl_only: Some(false),
-        namespace: Namespace::named(""),
-        provider: None,
-    };
-    let versions = driver.versions.expect("checksums").crcs;
-    facts.exports = versions.into_iter().map(|(name, crc)| (name, symbol(crc))).collect();
-    let mut map: ConfigMap = serde_json::from_value(json!({
-        "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": "kernel-facts-said", "labels": {LABEL: "true"}, "annotations": {
-            RELEASE: cluster.kernel, ARCHITECTURE: "amd64", SOURCE: "admin",
-        }},
-    }))
-    .expect("a ConfigMap");
-    map.binary_data = Some([(DATA_KEY.to_owned(), ByteString(facts.encode()))].into());
-    let maps: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), "tenon-system");
-    let params = PatchParams::apply("an-administrator").force();
-    maps.patch("kernel-facts-said", &params, &Patch::Apply(map)).await.expect("facts");
 }
 
 /// Somebody who may see Modules, their images and nodes, and nothing else.
@@ -190,7 +162,7 @@ async fn each_trouble_is_named_with_its_cause_and_the_next_step() {
     assert!(!text.contains('\u{1b}'), "{text:?}");
 
     // What the kernel will refuse is not tried; what it has loaded stays.
-    say_other_kernel(&cluster).await;
+    facts::say(&cluster, false).await;
     cluster.push_driver("other:v1", "two");
     cluster.apply_module("refused", "other:v1", Value::Null).await;
     let parts = [
@@ -254,7 +226,7 @@ async fn each_trouble_is_named_with_its_cause_and_the_next_step() {
     .await;
 
     // With fewer rights the rest is told.
-    let (code, text) = plugin::run(reader(&cluster).await, &["explain", "broken", "-n", "hall"]).await;
+    let (code, text) = run_as(reader(&cluster).await, &["explain", "broken", "-n", "hall"]).await;
     assert!(code == 1 && text.contains("note: Jobs are left out") && text.contains("BuildFailed"), "{text}");
     cluster.stop_operator().await;
 }
@@ -262,9 +234,9 @@ async fn each_trouble_is_named_with_its_cause_and_the_next_step() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_there_and_who_does_not_answer_are_told_apart() {
     let cluster = Cluster::start().await;
-    let (code, text) = plugin::run(cluster.plane.kubeconfig(), &["explain", "gauge", "-n", "hall"]).await;
+    let (code, text) = run_as(cluster.plane.kubeconfig(), &["explain", "gauge", "-n", "hall"]).await;
     assert_eq!((code, text.starts_with("error: there is no Module hall/gauge\nhint: ")), (1, true), "{text}");
-    let (code, text) = plugin::run(cluster.plane.kubeconfig(), &["explain", "node/fir"]).await;
+    let (code, text) = run_as(cluster.plane.kubeconfig(), &["explain", "node/fir"]).await;
     assert!(code == 1 && text.contains("there is no node fir"), "{text}");
 
     let folder = tempfile::tempdir().expect("a folder");
@@ -274,7 +246,7 @@ async fn what_is_not_there_and_who_does_not_answer_are_told_apart() {
     assert!(text.contains(&port), "{port}");
     std::fs::write(&elsewhere, text.replace(&port, ":1")).expect("a kubeconfig");
     for args in [["explain", "gauge"], ["status", "-A"]] {
-        let ended = tokio::time::timeout(Duration::from_mins(1), plugin::run(elsewhere.clone(), &args)).await;
+        let ended = tokio::time::timeout(Duration::from_mins(1), run_as(elsewhere.clone(), &args)).await;
         let (code, text) = ended.expect("it does not wait for ever");
         assert!(code == 3 && text.starts_with("error: read"), "{code}: {text}");
     }

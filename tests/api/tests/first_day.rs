@@ -22,9 +22,9 @@ const NODE: &str = "pine";
 const WHILE: Duration = Duration::from_secs(3);
 
 async fn kubectl_tenon(cluster: &Cluster, args: &[&str]) -> String {
-    let (code, text) = plugin::run(cluster.plane.kubeconfig(), args).await;
-    assert_eq!(code, 0, "{args:?}: {text}");
-    text
+    let said = plugin::run(cluster.plane.kubeconfig(), args).await;
+    assert_eq!(said.code, 0, "{args:?}: {}", said.err);
+    said.out
 }
 
 async fn taint(cluster: &Cluster, keys: &[&str]) {
@@ -87,7 +87,7 @@ async fn module_is_paused(cluster: &Cluster) {
     assert!(message.contains("kubectl tenon resume"), "{message}");
     tokio::time::sleep(WHILE).await;
     assert_eq!(order_text(cluster).await, before);
-    let (_, told) = plugin::run(cluster.plane.kubeconfig(), &["explain", "gauge", "-n", "hall"]).await;
+    let told = plugin::run(cluster.plane.kubeconfig(), &["explain", "gauge", "-n", "hall"]).await.whole();
     assert!(told.contains("Paused") && told.contains("kubectl tenon resume gauge -n hall"), "{told}");
 
     kubectl_tenon(cluster, &["resume", "gauge", "-n", "hall"]).await;
@@ -99,6 +99,14 @@ async fn module_is_paused(cluster: &Cluster) {
 async fn node_is_left_alone(cluster: &Cluster) {
     let before = order_text(cluster).await;
     kubectl_tenon(cluster, &["pause", "--node", NODE]).await;
+    // Nodes and Modules come by different ways: another Module shows that the operator has heard of the node's label.
+    cluster.apply_module("witness", "gauge:v1", Value::Null).await;
+    cluster
+        .module_where("witness", "the hold is told", |module| {
+            condition(module, "Ready").is_some_and(|(_, _, message)| message.contains("resume --node"))
+        })
+        .await;
+    cluster.delete_module("witness").await;
     cluster.delete_module("gauge").await;
     let is_told = comes_true_within(SOON, "the Module says what it waits for", async || {
         let module = cluster.modules().get("gauge").await.map_err(|error| error.to_string())?;

@@ -12,10 +12,10 @@ use kube::api::ListParams;
 use serde_json::{Value, json};
 use tenon_api::NodeModulesConfig;
 use tenon_api::node_modules_config::ModulePhase;
-use tenon_lab::programs::{Program, program};
 use tenon_lab::wait;
 use tenon_order::Wish;
 use tenon_test_api::cluster::{Cluster, READY_LABEL, SOON, condition, order};
+use tenon_test_api::plugin::{self, Said};
 use tokio::task::JoinHandle;
 
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
@@ -210,12 +210,9 @@ async fn one_node_after_the_other_by_default_and_a_lost_node_does_not_hold_the_o
 
 /// Runs `kubectl tenon retry gauge` and gives what it says.
 async fn retry(cluster: &Cluster, more: &[&str]) -> Result<String, String> {
-    let plugin = tokio::task::spawn_blocking(|| program(Program::Cli)).await.expect("no panic");
-    let mut command = tokio::process::Command::new(plugin.expect("the plugin"));
-    command.args(["retry", "gauge", "-n", "hall", "--kubeconfig"]).arg(cluster.plane.kubeconfig()).args(more);
-    let output = command.output().await.expect("the plugin runs");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    let args = [&["retry", "gauge", "-n", "hall"], more].concat();
+    let Said { code, out, err } = plugin::run(cluster.plane.kubeconfig(), &args).await;
+    if code == 0 { Ok(out) } else { Err(err) }
 }
 
 /// How often the node was asked to try again.

@@ -15,8 +15,8 @@ use tenon_api::task::Report;
 use tenon_api::{labels, reasons};
 use tenon_lab::claim::comes_true_within;
 use tenon_lab::jobs;
-use tenon_lab::programs::{Program, program};
 use tenon_test_api::cluster::{Cluster, SOON};
+use tenon_test_api::plugin::{self, Said};
 
 const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../crates/sign/testdata");
 const NODE: &str = "ash";
@@ -183,14 +183,10 @@ async fn an_image_is_made_once_and_anew_when_what_it_is_made_from_changes() {
 
 /// What `kubectl tenon` says.
 async fn cli(cluster: &Cluster, arguments: &[&str]) -> String {
-    let program = tokio::task::spawn_blocking(|| program(Program::Cli)).await.expect("a thread");
-    let mut command = std::process::Command::new(program.expect("the plugin"));
-    command.args(arguments).args(["-n", "hall", "--kubeconfig"]).arg(cluster.plane.kubeconfig());
-    let output =
-        tokio::task::spawn_blocking(move || command.output()).await.expect("a thread").expect("it runs");
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    text(&output.stdout)
+    let args = [arguments, &["-n", "hall"]].concat();
+    let Said { code, out, err } = plugin::run(cluster.plane.kubeconfig(), &args).await;
+    assert_eq!(code, 0, "{err}");
+    out
 }
 
 /// Has the Module's images looked at again.

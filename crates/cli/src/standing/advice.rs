@@ -158,6 +158,7 @@ const TABLE: &[(&str, State, &str)] = &[
     ("InTreeModuleInUse", TROUBLE, "stop what uses the in-tree module on {node}"),
     ("NoWayBack", TROUBLE, "install the kernel's own modules on {node}, or unload the driver by hand"),
     ("Permanent", TROUBLE, "reboot {node}: no kernel unloads this driver"),
+    ("KernelModuleConflict", TROUBLE, "let one of the two Modules load it, or make their selectors exclude each other"),
     ("FirmwareConflict", TROUBLE, "let one Module bring the firmware file that the message names"),
     ("FirmwarePathTaken", TROUBLE, "clear firmware_class.path on {node}, or take it from the kernel's command line"),
     ("FirmwarePathFailed", TROUBLE, "look at AppArmor or SELinux denials on {node}"),

@@ -30,9 +30,9 @@ pub(crate) fn of_module(module: &Module, now: Timestamp) -> Why {
         Some(Why::of(&condition.reason, condition.message.clone()).in_state(State::Trouble))
     };
     // Also of one that is ready: what is there works, and something beside it wants a look.
-    if let Some(trouble) =
-        said(reasons::condition::DEGRADED).or_else(|| said(reasons::condition::ROLLOUT_PAUSED))
-    {
+    // A conflict is told by its condition, and where it hurts by the node that refuses the second of two.
+    let troubles = [reasons::condition::DEGRADED, reasons::condition::ROLLOUT_PAUSED];
+    if let Some(trouble) = troubles.into_iter().find_map(said) {
         return trouble;
     }
     if let Some(paused) = holds(reasons::condition::PAUSED) {
@@ -77,6 +77,9 @@ mod tests {
     )]
     #[case::told_to_stand_still(
         &[("Ready", "True", "Loaded"), ("Paused", "True", "Paused")], State::Underway, "Paused"
+    )]
+    #[case::in_anothers_way(
+        &[("Ready", "True", "Loaded"), ("Conflict", "True", "KernelModuleConflict")], State::Ready, "Loaded"
     )]
     #[case::goes_and_cannot(
         &[("Ready", "False", "Unloading"), ("Degraded", "True", "InUse")], State::Trouble, "InUse"

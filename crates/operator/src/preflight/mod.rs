@@ -19,8 +19,10 @@ use crate::world::World;
 pub use observe::{Preflight, wants};
 
 /// How many there are, for the metrics.
-pub fn count(metrics: &Metrics, world: &World) {
-    let count = world.read().preflights().count();
+///
+/// Added up over all replicas, the number is right: by the one that leads alone.
+pub fn count(metrics: &Metrics, world: &World, leads: bool) {
+    let count = if leads { world.read().preflights().count() } else { 0 };
     metrics.preflights.set(i64::try_from(count).unwrap_or(i64::MAX));
 }
 
@@ -40,7 +42,7 @@ impl Reconciler for Preflights {
     }
 
     async fn reconcile(&self, context: &Context, world: &World, key: String) -> Result<Done, WriteError> {
-        count(&context.metrics, world);
+        count(&context.metrics, world, true);
         let Some(observed) = Preflight::of(&world.read(), &key) else {
             return Ok(Done::settled(false));
         };
@@ -69,7 +71,7 @@ mod tests {
         for (name, is_there, expected) in [("a", true, 1), ("b", true, 2), ("a", false, 1), ("b", false, 0)] {
             let object = PreflightValidation::new(name, PreflightValidationSpec::default());
             world.preflight(name, is_there.then_some(object));
-            count(&metrics, &world);
+            count(&metrics, &world, true);
             assert_eq!(shown(), expected);
         }
     }

@@ -10,6 +10,7 @@ use kube::core::PartialObjectMeta;
 use kube::{Api, ResourceExt};
 use tenon_api::{Module, labels, reasons};
 use tenon_order::ModuleKey;
+use tenon_plan::pause::is_paused;
 use tenon_plan::workload::class::{self, Classes};
 use tenon_plan::workload::plan::{Observed, SetSeen};
 use tenon_plan::workload::{Problem, Role};
@@ -97,6 +98,7 @@ impl Workload {
     /// What becomes of the driver's device classes.
     pub(super) fn classes(&self) -> Classes {
         match &self.classes {
+            _ if is_paused(&self.module) => Classes::default(),
             Some(known) => class::classes(&self.module, known),
             None if Role::of(&self.module) == Some(Role::Dra) => Classes {
                 taken: vec![Problem {

@@ -6,7 +6,7 @@ use std::fmt::Debug;
 
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, OwnerReference};
 use kube::core::ObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tenon_api::labels::{self, annotation, field_manager, finalizer};
 use tenon_order::{ModuleKey, NodeName};
+use tenon_plan::rollout;
 use tenon_plan::workload::daemon_set::module_label;
 use tenon_plan::workload::plan::SetSeen;
 use tenon_plan::workload::{PluginPod, Role};
@@ -96,6 +97,11 @@ impl KnownPod {
         let labels = pod.labels();
         let role = Role::of_label(labels.get(labels::ROLE).map(String::as_str))?;
         let owner = pod.owner_references().iter().find(|owner| owner.kind == "DaemonSet")?;
+        // Those of KMM up to 2.6 have no role, but its finalizer; without either it is somebody else's.
+        let is_labelled = labels.contains_key(labels::ROLE);
+        if !is_labelled && !pod.finalizers().iter().any(|name| name == finalizer::NODE_LABELER) {
+            return None;
+        }
         let is_leaving = pod.metadata.deletion_timestamp.is_some();
         let status = pod.status.as_ref();
         let phase = status.and_then(|status| status.phase.as_deref());
@@ -145,10 +151,12 @@ pub struct KnownSet {
 impl KnownSet {
     /// `None` for one that no Module owns.
     pub fn of(set: &DaemonSet) -> Option<Self> {
-        let owner = set
-            .owner_references()
-            .iter()
-            .find(|owner| owner.kind == "Module" && owner.api_version.starts_with("kmm.sigs.x-k8s.io/"))?;
+        let is_module = |owner: &&OwnerReference| {
+            owner.kind == "Module" && owner.api_version.starts_with("kmm.sigs.x-k8s.io/")
+        };
+        // KMM's are controlled by their Module, too. What only goes with it is somebody else's.
+        let is_controller = |owner: &&OwnerReference| owner.controller == Some(true);
+        let owner = set.owner_references().iter().filter(is_controller).find(is_module)?;
         let status = set.status.clone().unwrap_or_default();
         let generation = set.metadata.generation.unwrap_or_default();
         let labels = set.labels();
@@ -257,10 +265,17 @@ impl World {
 
     /// What there is of a Module's plugin; `uid` is the Module's.
     pub fn workload(&self, module: &ModuleKey, uid: &str) -> Workload {
+        let nodes = self.read();
         let index = super::lock(&self.workloads);
         let is_its = |set: &&KnownSet| set.module == *module && set.module_uid == uid;
         let sets: Vec<_> = index.sets.values().filter(is_its).collect();
-        let lives = |pod: &&KnownPod| !pod.has_ended && sets.iter().all(|set| set.seen.uid != pod.owner);
+        // On a node that has fallen silent nobody ends a pod; when it is back, that is the first thing it does.
+        let runs = |pod: &KnownPod| {
+            let node = pod.node.as_ref().and_then(|node| nodes.node(node));
+            node.is_some_and(|node| !rollout::is_silent(node))
+        };
+        let lives =
+            |pod: &&KnownPod| !pod.has_ended && sets.iter().all(|set| set.seen.uid != pod.owner) && runs(pod);
         let stuck = index.pods_of(module).filter(|(_, pod)| pod.released.is_some());
         Workload {
             orphans: index.pods_of(module).map(|(_, pod)| pod).filter(lives).count(),

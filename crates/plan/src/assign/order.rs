@@ -21,7 +21,7 @@ pub(super) fn order(
     generation: u64,
     wishes: &Wishes,
 ) -> OrderChange {
-    let Wishes { entries, removals, held, leaving: _, forgets, may_keep } = wishes;
+    let Wishes { entries, removals, held, leaving: _, still: _, forgets, may_keep } = wishes;
     let present = assigned.config.and_then(|config| config.spec.order.as_ref()).is_some();
     let loads = entries.iter().filter_map(|(key, entry)| {
         let load = if held.contains(key) {

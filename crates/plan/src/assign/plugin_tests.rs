@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use rstest::rstest;
+use tenon_api::labels::{HOLD, annotation};
 use tenon_api::node_modules_config::ModulePhase;
 use tenon_order::Wish;
 
@@ -169,6 +170,50 @@ fn a_module_that_gives_up_its_driver_keeps_its_plugin_running_and_is_not_held_up
     assert!(play.config.as_ref().unwrap().spec.modules.is_empty());
     assert!(play.status().modules.is_empty(), "the driver is gone");
     assert_eq!((play.says(READY), play.says(TARGET), play.says(PLUGIN_READY)), (None, Some(""), Some("")));
+}
+
+#[rstest]
+fn on_a_paused_module_and_a_node_on_hold_the_plugin_stays_where_it_is(
+    #[values(
+        |play: &mut Play| play.delete_module(),
+        |play: &mut Play| play.module.as_mut().unwrap().spec.device_plugin = None,
+        |play: &mut Play| play.wish("", "2", 'b'),
+    )]
+    happens: fn(&mut Play),
+    #[values(true, false)] by_module: bool,
+) {
+    let mut play = running("");
+    happens(&mut play);
+    if by_module {
+        let annotations = &mut play.module.as_mut().unwrap().metadata.annotations;
+        annotations.get_or_insert_default().insert(annotation::PAUSED.to_owned(), "true".to_owned());
+    } else {
+        play.label(HOLD, "true");
+    }
+    let decided = Assignment { waiting: BTreeMap::new(), ..play.decide() };
+    assert_eq!(decided, Assignment::default());
+    assert_eq!((play.says(TARGET), play.says(PLUGIN_READY)), (Some(""), Some("")));
+}
+
+#[test]
+fn a_node_that_was_switched_off_does_not_load_what_was_removed_meanwhile_however_its_pods_hang() {
+    let mut play = running("");
+    let unreachable = k8s_openapi::api::core::v1::Taint {
+        key: "node.kubernetes.io/unreachable".to_owned(),
+        effect: "NoSchedule".to_owned(),
+        ..Default::default()
+    };
+    play.node.taints.push(unreachable);
+    play.delete_module();
+    play.decide_and_apply();
+    play.decide_and_apply();
+    let wish = |play: &Play| play.order.as_ref().and_then(|order| order.wish(&Play::key()).cloned());
+    assert!(!play.pods.is_empty(), "nobody ends them");
+    assert_eq!(wish(&play), Some(Wish::Removed));
+    // It is back, and its kubelet has not ended them yet.
+    play.node.taints.clear();
+    play.decide_and_apply();
+    assert_eq!(wish(&play), Some(Wish::Removed), "what is ordered is not taken back");
 }
 
 #[test]

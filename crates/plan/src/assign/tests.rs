@@ -280,6 +280,40 @@ fn a_startup_taint_goes_when_every_driver_is_ready_and_labelled() {
 }
 
 #[rstest]
+#[case::cordoned(|play: &mut Play| play.node.taints = vec![taint("node.kubernetes.io/unschedulable", "NoSchedule")])]
+#[case::made_anew(|play: &mut Play| play.node.taints = vec![taint("node.kubernetes.io/not-ready", "NoSchedule")])]
+#[case::undiscovered(|play: &mut Play| {
+    let module = play.module.as_mut().unwrap();
+    module.spec.selector.insert("feature.node.kubernetes.io/gauge".to_owned(), "true".to_owned());
+})]
+fn what_only_the_report_knows_of_stays_while_something_is_absent(#[case] happens: fn(&mut Play)) {
+    let mut play = Play::registered();
+    play.settle();
+    // The node's object was lost, and made anew; the agent reports what is loaded.
+    let spec = &mut play.config.as_mut().unwrap().spec;
+    (spec.modules, spec.order, play.order) = (Vec::new(), None, None);
+    happens(&mut play);
+    for _ in 0..3 {
+        play.decide_and_apply();
+        assert_ne!(wish(&play), Some(Wish::Removed));
+    }
+}
+
+#[rstest]
+#[case::not_ready("node.kubernetes.io/not-ready")]
+#[case::without_a_network("node.kubernetes.io/network-unavailable")]
+#[case::uninitialized("node.cloudprovider.kubernetes.io/uninitialized")]
+fn a_startup_taint_stays_while_the_node_is_only_coming_up(#[case] key: &str) {
+    let mut play = Play::registered();
+    play.node.taints = vec![taint(STARTUP_TAINT, "NoSchedule"), taint(key, "NoSchedule")];
+    assert_eq!(play.decide().untaint, Vec::<usize>::new(), "the driver is not for a node with {key} yet");
+    play.node.taints.pop();
+    assert_eq!(play.decide().untaint, Vec::<usize>::new(), "now it is to come");
+    play.settle();
+    assert_eq!(play.decide().untaint, [0]);
+}
+
+#[rstest]
 #[case::deselected(|play: &mut Play| drop(play.node.labels.remove("hall")))]
 #[case::for_other_kernels(|play: &mut Play| {
     play.module = Some(module("modprobe: {moduleName: gauge}\nkernelMappings: [{literal: other}]\ncontainerImage: 'a:b'"));

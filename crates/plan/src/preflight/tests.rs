@@ -272,6 +272,34 @@ fn one_failure_decides_for_all_and_deleted_modules_do_not_count() {
 }
 
 #[test]
+fn what_waits_for_a_module_that_fails_fails_with_it_and_waits_for_no_longer() {
+    let mut needing = minimal_module();
+    needing.metadata.name = Some("zinc".to_owned());
+    let loader = needing.spec.module_loader.as_mut().unwrap();
+    let build = serde_json::json!({ "source": { "git": { "uri": "https://git.test/zinc" },
+        "artifacts": [{ "module": "gauge", "path": "Module.symvers", "to": "gauge" }] } });
+    loader.container.build = Some(serde_json::from_value(build).unwrap());
+    let needed = minimal_module();
+    let waits = in_state(ImagePhase::Waiting, reasons::WAITING_FOR_MODULE);
+    let of_zinc = |needed: &[View<'_>]| {
+        let views: Vec<_> = needed.iter().cloned().chain([view(&needing, vec![&waits])]).collect();
+        let status = status(&pushing(), &views, &at(0));
+        let zinc = status.modules.into_iter().find(|module| module.name == "zinc").unwrap();
+        (zinc.verification_status, zinc.status_reason.unwrap().to_string())
+    };
+    for (of_needed, expected) in [
+        (in_state(ImagePhase::Building, reasons::BUILDING), InProgress),
+        (judged(Predicted::Loads, None, ""), InProgress),
+        (in_state(ImagePhase::Failed, reasons::BUILD_FAILED), Failure),
+    ] {
+        let (found, why) = of_zinc(&[view(&needed, vec![&of_needed])]);
+        assert_eq!(found, expected, "{why}");
+        assert_eq!(expected == Failure, why.contains("files of Module gauge"), "{why}");
+    }
+    assert_eq!(of_zinc(&[]).0, Failure, "there is no such Module");
+}
+
+#[test]
 fn without_modules_there_is_nothing_to_lose() {
     let status = status(&preflight(), &[], &at(0));
     assert_eq!((status.result, status.total), (Some(Success), 0));

@@ -16,6 +16,8 @@ pub struct Standing<'a> {
     pub is_ready: bool,
     /// The node goes on being told to have the driver.
     pub stays: bool,
+    /// Everything stays as it is, whatever is wished.
+    pub is_still: bool,
     /// The version that the node should have next.
     pub wished: Option<&'a str>,
     /// The plugin's pods there.
@@ -24,6 +26,9 @@ pub struct Standing<'a> {
 
 /// The labels as they should be, beside those that say that the driver is ready.
 pub fn desired(module: &Module, node: &NodeFacts, standing: &Standing<'_>) -> BTreeMap<String, String> {
+    if standing.is_still {
+        return as_it_is(module, node, standing);
+    }
     let has_loader = module.spec.module_loader.is_some();
     let mut labels = BTreeMap::new();
     if let Some(role) = Role::of(module) {
@@ -38,6 +43,22 @@ pub fn desired(module: &Module, node: &NodeFacts, standing: &Standing<'_>) -> BT
     }
     labels.extend(versions(module, node, standing));
     labels
+}
+
+/// Where plugins may run stays as it is; where they do is told as ever, of those that are there.
+fn as_it_is(module: &Module, node: &NodeFacts, standing: &Standing<'_>) -> BTreeMap<String, String> {
+    let placed = [
+        LabelKind::DevicePluginTarget,
+        LabelKind::VersionWorkerPod,
+        LabelKind::VersionSchedulePod,
+        LabelKind::VersionDevicePlugin,
+    ];
+    let placed = placed.into_iter().map(|kind| key(kind, module));
+    let placed = placed.filter_map(|key| Some((node.labels.get(&key)?.clone(), key)));
+    let has_loader = module.spec.module_loader.is_some();
+    let ready = standing.pods.iter().filter(|pod| pod.is_ready && (standing.is_ready || !has_loader));
+    let ready = ready.map(|pod| (String::new(), key(pod.role.ready_label(), module)));
+    placed.chain(ready).map(|(value, key)| (key, value)).collect()
 }
 
 /// Whether the device plugin may run on the node. Once it may, it goes on while the driver is away for a moment: that alone keeps

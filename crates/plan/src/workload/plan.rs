@@ -7,6 +7,7 @@ use tenon_api::{Module, reasons};
 
 use super::daemon_set::daemon_set;
 use super::{Problem, Role};
+use crate::pause::is_paused;
 
 /// A `DaemonSet` that is a Module's by its owner reference.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,12 +60,17 @@ pub struct Plan {
 /// A former one is gone, and its pods are, before another is made that may run on the same nodes: two plugins for one resource would
 /// take the socket from each other. Those of other versions stay for as long as nodes have them.
 pub fn plan(observed: &Observed<'_>) -> Plan {
+    // What is there goes on running, also where the Module is to go.
+    if is_paused(observed.module) {
+        return Plan::default();
+    }
     let wished = daemon_set(observed.module);
     let name = wished.as_ref().map(kube::ResourceExt::name_any);
     let is_it = |set: &SetSeen| name.as_ref() == Some(&set.name);
     let mut out = Plan::default();
     let mut is_in_the_way = observed.orphans > 0;
-    for set in observed.sets.iter().filter(|set| !is_it(set)) {
+    // What runs neither is somebody else's.
+    for set in observed.sets.iter().filter(|set| !is_it(set) && set.role.is_some()) {
         let is_other_version = is_other_version(observed.module, set);
         is_in_the_way |= !is_other_version;
         if !set.is_leaving && (!is_other_version || set.is_idle) {
@@ -190,6 +196,16 @@ mod tests {
             let decided = decide(&module(after), std::slice::from_ref(&former));
             assert_eq!((decided.apply, decided.delete), (None, vec![former]));
         }
+    }
+
+    #[test]
+    fn a_paused_modules_plugin_stays_as_it_is() {
+        let mut module = module("1");
+        let made = seen(&decide(&module, &[]).apply.unwrap());
+        module.annotations_mut().insert(annotation::PAUSED.to_owned(), "true".to_owned());
+        assert_eq!(decide(&module, &[]), Plan::default(), "nothing comes");
+        module.metadata.deletion_timestamp = Some(serde_json::from_str("\"2026-01-01T00:00:00Z\"").unwrap());
+        assert_eq!(decide(&module, std::slice::from_ref(&made)), Plan::default(), "nothing goes");
     }
 
     #[test]

@@ -2,13 +2,10 @@
 
 use std::path::Path;
 
-use k8s_openapi::ByteString;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
-use tenon_api::kernel_facts::{ARCHITECTURE, DATA_KEY, LABEL, RELEASE, SOURCE};
 use tenon_api::preflight_validation::{
     OldStage, OldStatus, PreflightModule, PreflightValidationSpec, VerificationStage, VerificationStatus,
 };
@@ -16,13 +13,12 @@ use tenon_api::task::Report;
 use tenon_api::{PreflightValidation, PreflightValidationStatus, ShortMessage, reasons};
 use tenon_image::manifest::OCI_LAYER_GZIP;
 use tenon_image::testing::{TestLayout, layer};
-use tenon_kmod::ModuleObject;
-use tenon_kmod::facts::{KernelFacts, KernelSymbol, Namespace};
 use tenon_lab::claim::{Broken, comes_true_within};
 use tenon_lab::control_plane::Mark;
 use tenon_lab::jobs;
-use tenon_lab::programs::{Program, program};
 use tenon_test_api::cluster::{Cluster, SOON, condition};
+use tenon_test_api::facts;
+use tenon_test_api::plugin::{self, Said};
 
 const NODE: &str = "oak";
 /// What the node runs. The driver's kernel is the next one, which no node runs.
@@ -98,36 +94,6 @@ async fn apply_to_build(cluster: &Cluster) {
         .await;
 }
 
-/// An administrator says what the next kernel offers: what the driver needs, or something else.
-async fn say_facts(cluster: &Cluster, fits: bool) {
-    let driver = ModuleObject::parse(cluster.driver()).expect("a module");
-    let mut facts = KernelFacts::new(cluster.kernel.parse().expect("a release"), driver.architecture);
-    facts.vermagic = driver.info.vermagic();
-    facts.this_module_size = Some(driver.this_module_size);
-    facts.modversions = Some(true);
-    facts.complete = true;
-    facts.policy.force_load = Some(false);
-    let symbol = |crc: u32| KernelSymbol {
-        crc: Some(if fits { crc } else { crc ^ 1 }),
-        gpl_only: Some(false),
-        namespace: Namespace::named(""),
-        provider: None,
-    };
-    let versions = driver.versions.expect("checksums").crcs;
-    facts.exports = versions.into_iter().map(|(name, crc)| (name, symbol(crc))).collect();
-    let mut map: ConfigMap = serde_json::from_value(json!({
-        "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": "kernel-facts-next", "labels": {LABEL: "true"}, "annotations": {
-            RELEASE: cluster.kernel, ARCHITECTURE: "amd64", SOURCE: "admin",
-        }},
-    }))
-    .expect("a ConfigMap");
-    map.binary_data = Some([(DATA_KEY.to_owned(), ByteString(facts.encode()))].into());
-    let maps: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), "tenon-system");
-    let params = PatchParams::apply("an-administrator").force();
-    maps.patch("kernel-facts-next", &params, &Patch::Apply(map)).await.expect("facts");
-}
-
 /// The kernels that the Module has images for.
 async fn kernels_of(cluster: &Cluster, module: &str) -> Result<Vec<String>, String> {
     let images = cluster.images().list(&ListParams::default()).await.map_err(|error| error.to_string())?;
@@ -153,14 +119,9 @@ fn written(cluster: &Cluster, since: Mark) -> Vec<(String, u64)> {
 
 /// What the plugin says and its exit code.
 async fn plugin(cluster: &Cluster, args: &[&str]) -> (i32, String, String) {
-    let path = tokio::task::spawn_blocking(|| program(Program::Cli)).await.expect("no panic");
-    let mut command = tokio::process::Command::new(path.expect("the plugin"));
-    command.args(args).arg("--kubeconfig").arg(cluster.plane.kubeconfig()).kill_on_drop(true);
-    let output = command.output().await.expect("the plugin runs");
-    let [said, aside] =
-        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    println!("$ kubectl tenon {}\n{aside}{said}", args.join(" "));
-    (output.status.code().expect("an exit code"), said, aside)
+    let Said { code, out, err } = plugin::run(cluster.plane.kubeconfig(), args).await;
+    println!("$ kubectl tenon {}\n{err}{out}", args.join(" "));
+    (code, out, err)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,11 +145,11 @@ async fn a_preflight_says_what_a_node_with_that_kernel_would_get_and_touches_non
         "{gauge:?}"
     );
     // Facts decide.
-    say_facts(&cluster, false).await;
+    facts::say(&cluster, false).await;
     let gauge = told(&cluster, "next", "gauge", reasons::WILL_NOT_LOAD).await;
     assert_eq!(gauge.verification_status, VerificationStatus::Failure);
     assert!(!gauge.verdict.is_empty() && words(&gauge).contains("the kernel will refuse it"), "{gauge:?}");
-    say_facts(&cluster, true).await;
+    facts::say(&cluster, true).await;
     let gauge = told(&cluster, "next", "gauge", reasons::WILL_LOAD).await;
     assert_eq!(words(&gauge), "verified image exists, and the kernel will load it");
 

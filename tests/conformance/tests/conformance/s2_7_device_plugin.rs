@@ -6,7 +6,8 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::ResourceExt as _;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
-use tenon_test_api::cluster::{Cluster, condition};
+use tenon_lab::claim::{Broken, comes_true_within};
+use tenon_test_api::cluster::{Cluster, SOON, condition};
 
 use super::plugins::{
     Kubelets, NAMESPACE, add_node, daemon_sets, is_ordered_anew, label, labels_come, names, pods, pods_come,
@@ -32,15 +33,8 @@ fn node_writes(cluster: &Cluster, since: tenon_lab::control_plane::audit::Mark) 
     counted.map(|(_, count)| count).sum()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_device_plugin_comes_after_its_driver_and_leaves_before_it() {
-    let mut cluster = Cluster::start().await;
-    let kubelets = Kubelets::start(cluster.client.clone());
-    cluster.push_driver("gauge:v1", "one");
-    cluster.push_driver("gauge:v2", "two");
-    add_node(&cluster, "pine").await;
-
-    // Where the namespace forbids its pods, that is said beforehand.
+/// Where the namespace forbids its pods, that is said beforehand. Gives the moment before the Module came.
+async fn comes_where_it_is_forbidden(cluster: &Cluster) -> tenon_lab::control_plane::audit::Mark {
     let enforce = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "baseline"}}});
     let namespaces: kube::Api<k8s_openapi::api::core::v1::Namespace> = kube::Api::all(cluster.client.clone());
     let patched = namespaces.patch(NAMESPACE, &PatchParams::default(), &Patch::Merge(enforce)).await;
@@ -55,12 +49,31 @@ async fn a_device_plugin_comes_after_its_driver_and_leaves_before_it() {
     let allow = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": null}}});
     let patched = namespaces.patch(NAMESPACE, &PatchParams::default(), &Patch::Merge(allow)).await;
     patched.expect("a namespace's label");
+    mark
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_plugin_comes_after_its_driver_and_leaves_before_it() {
+    let mut cluster = Cluster::start().await;
+    let kubelets = Kubelets::start(cluster.client.clone());
+    cluster.push_driver("gauge:v1", "one");
+    cluster.push_driver("gauge:v2", "two");
+    add_node(&cluster, "pine").await;
+
+    let mark = comes_where_it_is_forbidden(&cluster).await;
     let set = sets_come(&cluster, 1).await.remove(0);
     assert!(set.name_any().starts_with("gauge-device-plugin-"), "{}", set.name_any());
     let first = is_ordered_anew(&cluster, "pine", None).await;
     labels_come(&cluster, "pine", &[(READY, ""), (TARGET, ""), (PLUGIN_READY, "")], &[]).await;
-    assert_eq!(node_writes(&cluster, mark), 4, "assign, report, labels, the plugin's label");
+    // The log has a write a moment after its effect is there.
+    comes_true_within(SOON, "assign, report, labels, the plugin's label", async || {
+        match node_writes(&cluster, mark) {
+            count @ ..4 => Err(format!("{count} writes")),
+            count => Ok(count),
+        }
+    })
+    .await
+    .map_or_else(|late: Broken| panic!("{late}"), |count| assert_eq!(count, 4));
     // The namespace is looked at again by the way: a change of the plugin, which touches nothing else.
     let mark = cluster.plane.audit().mark();
     cluster.apply_module("gauge", "gauge:v1", plugin("plugin.test/p:2")).await;

@@ -1,5 +1,7 @@
 //! §8: the operator's metrics under KMM's names.
 
+use std::net::SocketAddr;
+
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use tenon_lab::claim::comes_true_within;
@@ -7,9 +9,9 @@ use tenon_lab::prometheus::get;
 use tenon_test_api::cluster::{Cluster, SOON};
 
 /// What the operator shows, once all these lines are among it.
-async fn shows(cluster: &Cluster, what: &str, lines: &[&str]) -> String {
+async fn shows(operator: SocketAddr, what: &str, lines: &[&str]) -> String {
     comes_true_within(SOON, what, async || {
-        let (_, text) = get(cluster.admin, "/metrics").await.map_err(|error| error.to_string())?;
+        let (_, text) = get(operator, "/metrics").await.map_err(|error| error.to_string())?;
         match lines.iter().find(|line| !text.lines().any(|shown| shown == **line)) {
             Some(line) => Err(format!("{line} is missing in\n{text}")),
             None => Ok(text),
@@ -21,7 +23,8 @@ async fn shows(cluster: &Cluster, what: &str, lines: &[&str]) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn defect_20_raw_arguments_are_shown_and_what_is_gone_is_not() {
-    let cluster = Cluster::start().await;
+    let mut cluster = Cluster::start().await;
+    let operator = cluster.show_metrics().await;
     let none = [
         "kmm_module_num 0",
         "kmm_in_cluster_build_num 0",
@@ -29,7 +32,7 @@ async fn defect_20_raw_arguments_are_shown_and_what_is_gone_is_not() {
         "kmm_device_plugin_num 0",
         "kmm_preflight_num 0",
     ];
-    shows(&cluster, "the cluster is empty", &none).await;
+    shows(operator, "the cluster is empty", &none).await;
     let container = |more| json!({ "spec": { "moduleLoader": { "container": more } } });
     let args = json!({ "modprobe": { "args": { "load": ["-v"], "unload": ["-v", "-r"] } } });
     cluster.apply_module("gauge", "gauge:1", container(args)).await;
@@ -59,12 +62,12 @@ async fn defect_20_raw_arguments_are_shown_and_what_is_gone_is_not() {
         r#"kmm_modprobe_args{name="gauge",namespace="hall",modprobeArgs="-v,-v,-r"} 1"#,
         r#"kmm_modprobe_raw_args{name="meter",namespace="hall",modprobeRawArgs="simple-kmod,-r,simple-kmod"} 1"#,
     ];
-    shows(&cluster, "three Modules", &all).await;
+    shows(operator, "three Modules", &all).await;
 
     for name in ["gauge", "meter", "plug"] {
         cluster.delete_module(name).await;
     }
-    let text = shows(&cluster, "the cluster is empty again", &none).await;
+    let text = shows(operator, "the cluster is empty again", &none).await;
     for gone in ["gauge", "meter"] {
         assert!(!text.contains(&format!("name=\"{gone}\"")), "{text}");
     }
