@@ -1,16 +1,20 @@
 //! `kubectl tenon gather` on a cluster in which secrets lie about: none of them is in the archive, whatever else is.
-#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::process::Command;
 
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Event, Secret};
-use kube::Api;
-use kube::api::PostParams;
+use kube::api::{ListParams, PostParams};
+use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
+use tenon_api::preflight_validation::{PreflightValidation, PreflightValidationSpec};
+use tenon_lab::claim::comes_true_within;
+use tenon_lab::jobs;
 use tenon_lab::programs::{Program, program};
-use tenon_test_api::cluster::{Cluster, condition};
+use tenon_test_api::cluster::{Cluster, SOON, condition};
 
 /// In every secret that must not be met; none of its forms may be.
 const CANARY: &str = "CANARY";
@@ -45,6 +49,19 @@ async fn plant(cluster: &Cluster) {
         },
     });
     cluster.apply_module("gauge", "gauge:none", more).await;
+    // What a Job is given: arguments, and a Dockerfile.
+    let more = json!({ "spec": { "moduleLoader": { "container": { "build": {
+        "dockerfile": "FROM scratch\nENV LICENCE=CANARY-in-dockerfile\nADD x /",
+        "buildArgs": [{ "name": "LICENCE", "value": "CANARY argument\nCANARY-line" }],
+    } } } } });
+    cluster.apply_module("built", "built:1", more).await;
+    let mut preflight = PreflightValidation::new(
+        "next",
+        PreflightValidationSpec { kernel_version: "6.99.0-next".to_owned(), ..Default::default() },
+    );
+    preflight.annotations_mut().insert("ci.example/api-token".to_owned(), "CANARY".to_owned());
+    let preflights: Api<PreflightValidation> = Api::all(cluster.client.clone());
+    preflights.create(&PostParams::default(), &preflight).await.unwrap();
     // As an operator or a Job might say it: a token, and what stands in a Secret.
     let events: Api<Event> = Api::namespaced(cluster.client.clone(), "hall");
     let event: Event = serde_json::from_value(json!({
@@ -54,6 +71,27 @@ async fn plant(cluster: &Cluster) {
     }))
     .unwrap();
     events.create(&PostParams::default(), &event).await.unwrap();
+}
+
+/// All that is to be met in the archive has been made: it is looked at once.
+async fn settle(cluster: &Cluster) {
+    let waits = |module: &_| condition(module, "Ready").is_some_and(|(status, ..)| status == "False");
+    cluster.module_where("gauge", "it says what is missing", waits).await;
+    cluster.config_where("ash", "it is there", |_| true).await;
+    let made = comes_true_within(SOON, "there are an image of each Module, and a Job", async || {
+        let images =
+            cluster.images().list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+        let modules: Vec<_> = images.items.into_iter().map(|image| image.spec.module).collect();
+        let jobs: Api<Job> = Api::namespaced(cluster.client.clone(), "hall");
+        let jobs = jobs.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+        let is_there = |name: &str| modules.iter().any(|module| module == name);
+        match jobs.items.first() {
+            Some(job) if is_there("gauge") && is_there("built") => Ok(job.name_any()),
+            job => Err(format!("images of {modules:?}; a Job: {}", job.is_some())),
+        }
+    });
+    let job = made.await.unwrap_or_else(|late| panic!("{late}"));
+    jobs::pod_of(&cluster.client, &job, SOON).await.unwrap();
 }
 
 async fn gather(cluster: &Cluster, to: &std::path::Path) -> std::process::Output {
@@ -90,11 +128,7 @@ fn files(archive: &std::path::Path) -> BTreeMap<String, String> {
 async fn an_archive_for_support_has_what_helps_and_no_secret() {
     let cluster = Cluster::start().await;
     plant(&cluster).await;
-    cluster
-        .module_where("gauge", "it says what is missing", |module| {
-            condition(module, "Ready").is_some_and(|(status, ..)| status == "False")
-        })
-        .await;
+    settle(&cluster).await;
     let folder = tempfile::tempdir().unwrap();
     let to = folder.path().join("all.tar.gz");
     let output = gather(&cluster, &to).await;
@@ -111,10 +145,26 @@ async fn an_archive_for_support_has_what_helps_and_no_secret() {
         }
     }
     let read = |name: &str| -> Value { serde_json::from_str(&files[name]).unwrap() };
-    assert_eq!(read("objects/modules.json")[0]["metadata"]["name"], "gauge");
-    assert_eq!(read("objects/nodes.json")[0]["nodeInfo"]["kernelVersion"], cluster.kernel.as_str());
-    assert_eq!(read("objects/nodemodulesconfigs.json")[0]["metadata"]["name"], "ash");
-    assert_eq!(read("objects/moduleimages.json")[0]["spec"]["module"], "gauge");
+    let has = |file: &str, pointer: &str, expected: &str| {
+        let objects = read(file);
+        let mut found = objects.as_array().unwrap().iter().map(|object| object.pointer(pointer));
+        assert!(found.any(|value| value == Some(&json!(expected))), "{expected} in {objects:#}");
+    };
+    has("objects/modules.json", "/metadata/name", "gauge");
+    has("objects/nodes.json", "/nodeInfo/kernelVersion", &cluster.kernel);
+    has("objects/nodemodulesconfigs.json", "/metadata/name", "ash");
+    has("objects/moduleimages.json", "/spec/module", "gauge");
+    has("objects/preflightvalidations.json", "/metadata/name", "next");
+    has("objects/preflightvalidations.json", "/metadata/annotations/ci.example~1api-token", "<redacted>");
+    // What a Job is given is there, but for the values.
+    for (file, pod) in [("objects/jobs.json", "/spec/template"), ("objects/pods-of-jobs.json", "")] {
+        let jobs = read(file);
+        let job = jobs[0].pointer(pod).unwrap();
+        let arguments = job.pointer("/spec/initContainers/0/args").unwrap().as_array().unwrap();
+        assert!(arguments.contains(&json!("--build-arg=LICENCE=<redacted>")), "{file}: {arguments:?}");
+        let dockerfile = job.pointer("/metadata/annotations/tenon.dev~1dockerfile");
+        assert_eq!(dockerfile, Some(&json!("<left out: a Dockerfile>")), "{file}");
+    }
     let secrets = read("objects/secrets.json");
     let key = secrets.as_array().unwrap().iter().find(|secret| secret["name"] == "key").unwrap();
     assert_eq!((&key["namespace"], &key["entries"]), (&json!("hall"), &json!(["cert", "key"])));

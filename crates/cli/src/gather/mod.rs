@@ -2,7 +2,9 @@
 //!
 //! What is read ([`Reading`]) goes through one [`Redactor`] before it reaches the archive: there is no other way in.
 
+mod known;
 mod redact;
+mod tail;
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
@@ -13,6 +15,7 @@ use std::process::ExitCode;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use futures::AsyncBufReadExt as _;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject, ListParams, LogParams};
@@ -28,12 +31,13 @@ use crate::cluster::{ClusterArgs, ClusterError, block_on};
 use crate::explain;
 use crate::failure::Failure;
 use redact::{RedactError, Redactor};
+use tail::Tail;
 
 /// Objects per page.
 const PAGE: u32 = 500;
 /// Of each container's log: the end.
 const MOST_LINES: i64 = 20_000;
-const MOST_BYTES: i64 = 8 << 20;
+const MOST_BYTES: usize = 8 << 20;
 /// Node pods and Jobs' pods whose logs are read, the newest: a cluster may have thousands.
 const MOST_PODS: usize = 50;
 /// Modules that are explained.
@@ -46,7 +50,7 @@ const LONG_ABOUT: &str = "Gather in one archive what helps somebody else to help
 Into FILE (.tar.gz, readable by you alone) go Tenon's objects, nodes (kernel, labels, taints, conditions), the Jobs that make images, \
 Tenon's pods, events, logs, metrics, versions, and what `explain` says of each Module that is not as wished. Of Secrets only the \
 names and the names of their entries. Their values are blotted out wherever they are met, as is what looks like a credential, \
-and the values of environment variables and build arguments. It reads with your own rights; what you may not read is left out, and \
+the values of environment variables and build arguments, and Dockerfiles. It reads with your own rights; what you may not read is left out, and \
 listed in gaps.txt. Look through it before you pass it on: names of nodes, images and hosts are in it.";
 
 #[derive(Debug, clap::Args)]
@@ -88,6 +92,8 @@ struct Gathered {
     /// Which of them: those with these labels, in this namespace.
     labels: &'static str,
     namespace: Option<&'static str>,
+    /// A cluster may be without this kind.
+    optional: bool,
 }
 
 const fn all(
@@ -97,17 +103,27 @@ const fn all(
     kind: &'static str,
     plural: &'static str,
 ) -> Gathered {
-    Gathered { file, group, version, kind, plural, labels: "", namespace: None }
+    Gathered { file, group, version, kind, plural, labels: "", namespace: None, optional: false }
 }
 
 /// Of Jobs and pods that make images.
 const MAKES_IMAGES: &str = labels::RESOURCE_TYPE;
 
-const GATHERED: [Gathered; 9] = [
+const GATHERED: [Gathered; 10] = [
     all("modules", "kmm.sigs.x-k8s.io", "v1beta1", "Module", "modules"),
     all("nodemodulesconfigs", "kmm.sigs.x-k8s.io", "v1beta1", "NodeModulesConfig", "nodemodulesconfigs"),
     all("moduleimages", "tenon.dev", "v1alpha1", "ModuleImage", "moduleimages"),
     all("madeimages", "tenon.dev", "v1alpha1", "MadeImage", "madeimages"),
+    Gathered {
+        optional: true,
+        ..all(
+            "preflightvalidations",
+            "kmm.sigs.x-k8s.io",
+            "v1beta2",
+            "PreflightValidation",
+            "preflightvalidations",
+        )
+    },
     Gathered { labels: MAKES_IMAGES, ..all("jobs", "batch", "v1", "Job", "jobs") },
     Gathered { namespace: Some(NAMESPACE), ..all("deployments", "apps", "v1", "Deployment", "deployments") },
     Gathered { namespace: Some(NAMESPACE), ..all("daemonsets", "apps", "v1", "DaemonSet", "daemonsets") },
@@ -132,7 +148,7 @@ async fn gather(args: &Args, path: PathBuf) -> Result<String, GatherError> {
     let namespaces: BTreeSet<_> =
         modules.iter().filter_map(ResourceExt::namespace).chain([NAMESPACE.to_owned()]).collect();
     let (secrets, known) = reading.secrets(&namespaces).await;
-    let mut archive = Archive::create(path, Redactor::new(&known)?)?;
+    let mut archive = Archive::create(path, Redactor::new(known)?)?;
     archive.add_object("versions.json", reading.versions().await)?;
     archive.add_object("objects/secrets.json", Value::Array(secrets))?;
     archive.add_object("objects/nodes.json", Value::Array(reading.nodes().await))?;
@@ -184,7 +200,10 @@ impl Reading {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
             None => Api::all_with(self.client.clone(), &resource),
         };
-        let read = list(&api, kind.labels).await;
+        let mut read = list(&api, kind.labels).await;
+        if kind.optional && matches!(&read, Err(kube::Error::Api(status)) if status.is_not_found()) {
+            read = Ok(Vec::new());
+        }
         self.had(kind.file, read).unwrap_or_default()
     }
 
@@ -200,7 +219,7 @@ impl Reading {
                     // What every Secret of a service account has is no secret.
                     if !["namespace", "ca.crt"].contains(&entry.as_str()) {
                         let stored = json!(value);
-                        known.extend(redact::forms(stored.as_str().unwrap_or_default(), &value.0));
+                        known.extend(known::forms(stored.as_str().unwrap_or_default(), &value.0));
                     }
                 }
                 shown.push(json!({
@@ -289,10 +308,9 @@ impl Reading {
                     previous,
                     timestamps: true,
                     tail_lines: Some(MOST_LINES),
-                    limit_bytes: Some(MOST_BYTES),
                     ..LogParams::default()
                 };
-                let read = api.logs(&name, &params).await;
+                let read = end_of_log(&api, &name, &params).await;
                 let former = if previous { ".previous" } else { "" };
                 // That a container has had no former life is no gap.
                 let log =
@@ -314,6 +332,27 @@ impl Reading {
         }
         Ok(())
     }
+}
+
+/// The end of a log; where reading breaks off, it says so.
+async fn end_of_log(api: &Api<Pod>, pod: &str, params: &LogParams) -> Result<String, kube::Error> {
+    let mut log = std::pin::pin!(api.log_stream(pod, params).await?);
+    let mut tail = Tail::new(MOST_BYTES);
+    loop {
+        let read = match log.fill_buf().await {
+            Ok([]) => break,
+            Ok(piece) => {
+                tail.push(piece);
+                piece.len()
+            }
+            Err(error) => {
+                tail.push(format!("\n<here reading broke off: {error}>\n").as_bytes());
+                break;
+            }
+        };
+        log.consume_unpin(read);
+    }
+    Ok(tail.into_text())
 }
 
 async fn list<K>(api: &Api<K>, labels: &str) -> Result<Vec<K>, kube::Error>
