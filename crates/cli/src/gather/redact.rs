@@ -181,7 +181,7 @@ impl Redactor {
         }
         let flag = self.flag_and_value.captures(text).and_then(|found| found.name("keep"));
         match flag {
-            Some(flag) => format!("{}{BLOT}", self.text(flag.as_str())),
+            Some(flag) => self.text(&format!("{}{BLOT}", flag.as_str())),
             None => self.text(text),
         }
     }
