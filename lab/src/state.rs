@@ -79,7 +79,8 @@ impl State {
         self.is_ready(module)?;
         for node in &self.nodes {
             let entry = node.entry().ok_or_else(|| format!("{} is not told to load it", node.name()))?;
-            if entry.generation != module.metadata.generation || !node.has(entry) {
+            // That the entry is what the Module asks for now, its status says: a change that does not reach a node costs it nothing.
+            if !node.has(entry) {
                 return Err(node.sentence());
             }
             if !node.is_labelled() {

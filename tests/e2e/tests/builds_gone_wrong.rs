@@ -655,5 +655,11 @@ async fn one_whose_node_is_lost_is_made_anew(site: &mut Site) {
     assert_ne!(second.uid(), first.uid());
     program_images::push_files(&[("a", b"b")], &format!("{}/gate:1", site.registry)).await.unwrap();
     site.made("lost").await;
-    assert!(site.logs("lost").await.contains("the gate is open"));
+    // Of a pod that has only just ended, on a node that has only just come.
+    comes_true_within(SOON, "its log is there", async || {
+        let log = site.logs("lost").await;
+        if log.contains("the gate is open") { Ok(()) } else { Err(log) }
+    })
+    .await
+    .unwrap();
 }

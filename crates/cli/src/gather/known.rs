@@ -53,7 +53,7 @@ impl Known {
         let values = self.values.get(found.pattern().as_usize()).into_iter().flatten();
         let longest = values.map(|value| in_common(value.as_bytes(), follows)).max().unwrap_or_default();
         // A character that the value has in part is blotted out with it.
-        let end = (found.start() + longest.max(1)..).find(|end| text.is_char_boundary(*end))?;
+        let end = (found.start() + longest.max(1)..=text.len()).find(|end| text.is_char_boundary(*end))?;
         Some(found.start()..end)
     }
 }

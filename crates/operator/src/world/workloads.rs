@@ -492,12 +492,25 @@ mod tests {
         });
         let world = World::new(Assignments::default());
         pod(&json!({"/metadata": leaving})).see(&world);
-        let workload = world.workload(&"lab/gauge".parse().unwrap(), "m-1");
-        assert_eq!(workload.stuck[0].1.released.as_deref(), Some(["other.test/x".to_owned()].as_slice()));
-        assert_eq!(
-            (workload.orphans, on_pine(&world)[0].is_ready),
-            (1, false),
-            "KMM's pods had no role once"
-        );
+        let workload = || world.workload(&"lab/gauge".parse().unwrap(), "m-1");
+        assert_eq!(workload().stuck[0].1.released.as_deref(), Some(["other.test/x".to_owned()].as_slice()));
+        assert!(!on_pine(&world)[0].is_ready, "KMM's pods had no role once");
+
+        // It is in the way of a new one only where somebody ends it.
+        assert_eq!(workload().orphans, 0, "the node is gone");
+        pine(&world, &json!([]));
+        assert_eq!(workload().orphans, 1);
+        pine(&world, &json!([{"key": "node.kubernetes.io/unreachable", "effect": "NoSchedule"}]));
+        assert_eq!(workload().orphans, 0, "the node is silent");
+    }
+
+    fn pine(world: &World, taints: &serde_json::Value) {
+        let node = json!({
+            "metadata": {"name": "pine", "uid": "n-1"}, "spec": {"taints": taints},
+            "status": {"nodeInfo": {"architecture": "amd64", "bootID": "b-1", "kernelVersion": "6.1.0-foo",
+                "operatingSystem": "linux", "osImage": ""}},
+        });
+        let node: crate::world::Node = serde_json::from_value(node).unwrap();
+        world.see_node(&"pine".parse().unwrap(), node);
     }
 }
