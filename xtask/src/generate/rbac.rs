@@ -136,9 +136,9 @@ fn operator_rules() -> Vec<PolicyRule> {
         // Its memory of the images that it has made.
         rule(TENON_GROUP, &["madeimages"], &["list", "create", "patch", "delete"]),
         rule(TENON_GROUP, &["madeimages/status"], &["patch"]),
-        // Labels only; never a node's status.
+        // Labels, and the start-up taint; never a node's status.
         rule(NO_GROUP, &["nodes"], &["get", "list", "watch", "patch"]),
-        // One label only, and an admission policy sees to that: it says that a namespace has Modules.
+        // One label only, and an admission policy sees to that: it says that a namespace has Modules. Others say whether it lets plugins run.
         rule(NO_GROUP, &["namespaces"], &["get", "patch"]),
         // Dockerfiles, each by the name that a Module gives.
         rule(NO_GROUP, &["configmaps"], &["get"]),
@@ -146,9 +146,8 @@ fn operator_rules() -> Vec<PolicyRule> {
         rule("batch", &["jobs"], &["get", "list", "watch", "create", "delete"]),
         // The pods of plugins as well. Of these nothing is changed but the finalizer that KMM has left on them.
         rule(NO_GROUP, &["pods"], &["list", "watch", "patch"]),
-        // Device plugins and DRA drivers, each in the namespace of its Module, and whether that lets them run.
+        // Device plugins and DRA drivers, each in the namespace of its Module.
         rule("apps", &["daemonsets"], &["list", "watch", "create", "patch", "delete"]),
-        rule(NO_GROUP, &["namespaces"], &["get"]),
         rule("resource.k8s.io", &["deviceclasses"], &["get", "list", "create", "patch", "delete"]),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
         // Whether another operator for the same kinds is at work.

@@ -32,7 +32,7 @@ impl Rollup {
         let node = |name| Some((index.node(name)?.clone(), index.config(name).cloned()));
         let module = index.module(key)?.clone();
         Some(Self {
-            rivals: rivals(index, key, &module),
+            rivals: rivals(index, key),
             module,
             nodes: index.nodes_of(key).filter_map(node).collect(),
             images: index.images_of(key).cloned().collect(),
@@ -63,12 +63,11 @@ impl Rollup {
 }
 
 /// Modules that may be in this one's way, with the nodes of both.
-fn rivals(index: &Index, key: &ModuleKey, module: &Module) -> Vec<(Arc<Module>, Vec<Arc<NodeFacts>>)> {
-    let touching = index.modules_touching(key, module);
-    let with_nodes = touching.into_iter().filter_map(|(other, rival)| {
-        let both = index.nodes_of(key).filter(|node| index.modules_of(node).any(|module| *module == other));
+fn rivals(index: &Index, key: &ModuleKey) -> Vec<(Arc<Module>, Vec<Arc<NodeFacts>>)> {
+    let with_nodes = index.modules_touching(key).filter_map(|other| {
+        let both = index.nodes_of(key).filter(|node| index.modules_of(node).any(|module| module == other));
         let nodes: Vec<_> = both.filter_map(|node| index.node(node).cloned()).collect();
-        (!nodes.is_empty()).then_some((rival, nodes))
+        (!nodes.is_empty()).then_some((index.module(other)?.clone(), nodes))
     });
     with_nodes.collect()
 }

@@ -21,6 +21,8 @@ use super::{FactsIndex, ImageKey, KnownFacts};
 pub struct Index {
     nodes: HashMap<NodeName, Arc<NodeFacts>>,
     modules: HashMap<ModuleKey, Arc<Module>>,
+    /// What each of them may do to kernel modules: every roll-up holds one against all.
+    claims: HashMap<ModuleKey, Claims>,
     images: HashMap<ImageKey, Arc<ModuleImage>>,
     configs: HashMap<NodeName, Arc<NodeModulesConfig>>,
     facts: FactsIndex,
@@ -87,11 +89,12 @@ impl Index {
     }
 
     /// Other Modules that load or remove what this one does, by what both say.
-    pub fn modules_touching(&self, key: &ModuleKey, module: &Module) -> Vec<(ModuleKey, Arc<Module>)> {
-        let own = Claims::of(module);
-        let others =
-            self.modules.iter().filter(|(other, rival)| *other != key && own.touch(&Claims::of(rival)));
-        others.map(|(other, rival)| (other.clone(), rival.clone())).collect()
+    pub fn modules_touching(&self, key: &ModuleKey) -> impl Iterator<Item = &ModuleKey> {
+        let own = self.claims.get(key);
+        let touches = move |other: &ModuleKey, claims: &Claims| {
+            other != key && own.is_some_and(|own| own.touch(claims))
+        };
+        self.claims.iter().filter(move |(other, claims)| touches(other, claims)).map(|(other, _)| other)
     }
 
     /// The ModuleImage.
@@ -253,13 +256,14 @@ impl Index {
         module: Option<Arc<Module>>,
         now: u64,
     ) -> BTreeSet<NodeName> {
-        if module.is_none() {
+        if let Some(module) = module {
+            self.claims.insert(key.clone(), Claims::of(&module));
+            self.modules.insert(key.clone(), module);
+        } else {
+            self.claims.remove(key);
+            self.modules.remove(key);
             self.plugin_problems.remove(key);
         }
-        let _ = match module {
-            Some(module) => self.modules.insert(key.clone(), module),
-            None => self.modules.remove(key),
-        };
         let before: BTreeSet<_> = self.nodes_of(key).cloned().collect();
         let names: BTreeSet<_> = self.nodes.keys().chain(self.configs.keys()).cloned().collect();
         for name in &names {

@@ -251,9 +251,7 @@ impl World {
 
     /// The Modules whose status names this one, or may come to.
     fn rivals(&self, key: &ModuleKey) -> BTreeSet<ModuleKey> {
-        let index = self.read();
-        let touching = index.module(key).map(|module| index.modules_touching(key, module));
-        touching.into_iter().flatten().map(|(other, _)| other).collect()
+        self.read().modules_touching(key).cloned().collect()
     }
 
     /// A Module was seen whose status or labels alone differ: they are kept, and a status that is not the one that is known
