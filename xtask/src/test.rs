@@ -3,10 +3,11 @@
 //! All tiers are one build: cargo is always asked for the whole workspace, and only the test programs differ, so that
 //! nothing is compiled twice with other features.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
@@ -38,6 +39,9 @@ const SIMULATED: [&str; 8] = [
     "tenon-plan",
     "tenon-test-sim",
 ];
+
+/// What takes longest of tier 2, to be begun first.
+const LONG: [&str; 3] = ["conformance", "cleaning", "faults"];
 
 /// Programs of tier 4 that have pods run on the machine itself: of such nodes it has one at a time.
 const ON_THE_HOST: [&str; 4] =
@@ -77,6 +81,27 @@ impl Tier {
             Self::ApiServer | Self::Kernels => Some("2"),
             // The tests of faults use all processors themselves.
             Self::EndToEnd | Self::Faults => Some("1"),
+        }
+    }
+
+    /// Programs that run at once, and how many of each queue: none where one follows the other.
+    ///
+    /// What talks to an API server waits most of the time, so two programs share the machine. In tier 4 what waits for the
+    /// node on the host and what is built there runs beside what keeps guests busy.
+    fn queues(self, programs: &[String]) -> Vec<(Vec<String>, usize)> {
+        let parted =
+            |first: &[&str]| programs.iter().cloned().partition(|name| first.contains(&name.as_str()));
+        match self {
+            Self::Units | Self::Kernels | Self::Faults => Vec::new(),
+            Self::ApiServer => {
+                let (mut queue, others): (Vec<_>, Vec<_>) = parted(&LONG);
+                queue.extend(others);
+                vec![(queue, 2)]
+            }
+            Self::EndToEnd => {
+                let (host, guests) = parted(&ON_THE_HOST);
+                vec![(host, 1), (guests, 1)]
+            }
         }
     }
 }
@@ -202,11 +227,12 @@ fn run_tier(
     folder: &Path,
     ledger: &mut Ledger,
 ) -> Result<(TestResults, bool)> {
-    if tier == Tier::EndToEnd {
-        return run_in_lanes(tier, programs, folder, ledger);
-    }
     if tier != Tier::Units && programs.is_empty() {
         bail!("tier {} has no test program", tier as u8 + 1);
+    }
+    let queues = tier.queues(programs);
+    if !queues.is_empty() {
+        return run_queues(tier, queues, folder, ledger);
     }
     let ended = run_programs(tier, programs, folder, &mut |line| {
         // What is fine in thousands is only counted; what is slow or wrong is shown as it comes.
@@ -217,33 +243,47 @@ fn run_tier(
     checked(tier, &ended.output, ended.success)
 }
 
-/// Two lanes at once: what waits for the node on the host and what is built there, and what keeps guests busy. What a program
-/// says is shown when it ends, whole.
-fn run_in_lanes(
+/// Queues of programs, all at once, each with so many programs at a time. What a program says is shown when it ends, whole.
+fn run_queues(
     tier: Tier,
-    programs: &[String],
+    queues: Vec<(Vec<String>, usize)>,
     folder: &Path,
     ledger: &mut Ledger,
 ) -> Result<(TestResults, bool)> {
-    let (host, guests): (Vec<_>, Vec<_>) =
-        programs.iter().cloned().partition(|name| ON_THE_HOST.contains(&name.as_str()));
-    let run_lane = |lane: &[String]| -> Result<Vec<Ended>> {
-        let run = |name: &String| {
-            let ended = run_programs(tier, std::slice::from_ref(name), folder, &mut |_| Ok(()))?;
+    let work = |queue: &Mutex<VecDeque<String>>| -> Result<Vec<Ended>> {
+        let mut all = Vec::new();
+        while let Some(name) = next(queue) {
+            let ended = run_programs(tier, std::slice::from_ref(&name), folder, &mut |_| Ok(()))?;
             write!(std::io::stdout(), "\n-- {name}\n{}", ended.output)?;
-            Ok(ended)
-        };
-        lane.iter().map(run).collect()
+            all.push(ended);
+        }
+        Ok(all)
     };
-    let (guests, host) = thread::scope(|scope| {
-        let host = scope.spawn(|| run_lane(&host));
-        (run_lane(&guests), host.join())
+    let queues: Vec<_> =
+        queues.into_iter().map(|(names, at_once)| (Mutex::new(VecDeque::from(names)), at_once)).collect();
+    let ended = thread::scope(|scope| {
+        let workers: Vec<_> = queues
+            .iter()
+            .flat_map(|(queue, at_once)| std::iter::repeat_n(queue, *at_once))
+            .map(|queue| scope.spawn(move || work(queue)))
+            .collect();
+        workers.into_iter().map(thread::ScopedJoinHandle::join).collect::<Vec<_>>()
     });
-    let Ok(host) = host else { bail!("a lane of tier {} ended in a panic", tier as u8 + 1) };
-    let ended: Vec<_> = host?.into_iter().chain(guests?).collect();
-    let output: String = ended.iter().map(|program| program.output.as_str()).collect();
+    let mut output = String::new();
+    let mut success = true;
+    for ended in ended {
+        let Ok(ended) = ended else { bail!("a queue of tier {} ended in a panic", tier as u8 + 1) };
+        for program in ended? {
+            output.push_str(&program.output);
+            success &= program.success;
+        }
+    }
     ledger.read(&output);
-    checked(tier, &output, ended.iter().all(|program| program.success))
+    checked(tier, &output, success)
+}
+
+fn next(queue: &Mutex<VecDeque<String>>) -> Option<String> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
 }
 
 /// What came of test programs.
@@ -307,6 +347,20 @@ mod tests {
         let programs = test_programs().unwrap();
         assert!(programs.get(&Tier::ApiServer).is_some_and(|names| names.contains(&"crds".to_owned())));
         assert_eq!(Tier::of("tests/new"), None);
+    }
+
+    #[test]
+    fn every_program_of_a_tier_is_in_one_of_its_queues() {
+        let programs = test_programs().unwrap();
+        for tier in [Tier::ApiServer, Tier::EndToEnd] {
+            let mut queued: Vec<_> =
+                tier.queues(&programs[&tier]).into_iter().flat_map(|(names, _)| names).collect();
+            let mut all = programs[&tier].clone();
+            queued.sort();
+            all.sort();
+            assert_eq!(queued, all);
+        }
+        assert!(LONG.iter().all(|name| programs[&Tier::ApiServer].iter().any(|program| program == name)));
     }
 
     #[test]
