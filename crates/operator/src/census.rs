@@ -326,24 +326,11 @@ pub(crate) async fn follow(context: Context, world: Arc<World>) {
         for (controller, depth) in depths {
             context.metrics.queued(controller, if leads { depth } else { 0 });
         }
+        if let Some(count) = context.claim.transitions() {
+            context.metrics.passed_on(count);
+        }
         preflight::count(&context.metrics, &world, leads);
         context.metrics.census.set(leads.then(|| counter.count(&world.read(), world.steady())));
-    }
-}
-
-/// Counts the times that this replica comes to lead.
-pub(crate) async fn count_terms(context: Context) {
-    let mut changes = context.claim.changes();
-    let mut led = false;
-    loop {
-        let leads = *changes.borrow_and_update() == crate::lease::Leadership::Leader;
-        if leads && !led {
-            context.metrics.terms.inc();
-        }
-        led = leads;
-        if !matches!(context.shutdown.run_until_cancelled(changes.changed()).await, Some(Ok(()))) {
-            return;
-        }
     }
 }
 

@@ -194,7 +194,6 @@ async fn start(context: Context, world: Arc<World>, listed: [Listed; 8]) {
     // Every replica makes again what its own depot lacks.
     tasks.spawn(images.clone().supply(context.clone(), world.clone()));
     tasks.spawn(census::follow(context.clone(), world.clone()));
-    tasks.spawn(census::count_terms(context.clone()));
     tasks.spawn(follow_keys(context.clone(), world.clone()));
     let mut claim = context.claim.clone();
     let lead = async {

@@ -380,8 +380,8 @@ pub struct Metrics {
     pub dropped_events: Counter,
     /// 1 while this replica leads.
     pub leader: Gauge,
-    /// Times that this replica came to lead.
-    pub terms: Counter,
+    /// No series until the lease was seen.
+    lease_transitions: Family<[(&'static str, &'static str); 0], Gauge>,
     /// Preflight validations, under KMM's name.
     pub preflights: Gauge,
     /// The cluster's state, as the leader sees it.
@@ -430,7 +430,7 @@ impl Metrics {
             evictions: Counter::default(),
             dropped_events: Counter::default(),
             leader: Gauge::default(),
-            terms: Counter::default(),
+            lease_transitions: Family::default(),
             preflights: Gauge::default(),
             census: Census::default(),
         };
@@ -489,7 +489,12 @@ impl Metrics {
             self.dropped_events.clone(),
         );
         self.add("tenon_leader", "1 while this replica leads", None, self.leader.clone());
-        self.add("tenon_terms", "Times that this replica came to lead", None, self.terms.clone());
+        self.add(
+            "tenon_lease_transitions",
+            "Times that the lead has passed from one process to another",
+            None,
+            self.lease_transitions.clone(),
+        );
         self.add(
             "tenon_certificate_expiry_timestamp",
             "When a certificate expires, in seconds since 1970",
@@ -603,6 +608,11 @@ impl Metrics {
         self.certificates.get_or_create(&CertificateLabel { certificate }).set(at);
     }
 
+    /// The lead has passed from one process to another so many times since there is a lease.
+    pub fn passed_on(&self, transitions: i64) {
+        self.lease_transitions.get_or_create(&[]).set(transitions);
+    }
+
     /// A write goes to the API server.
     pub fn wrote(&self, resource: Resource, verb: Verb) {
         self.writes.get_or_create(&WriteLabels { resource, verb }).inc();
@@ -669,6 +679,9 @@ mod tests {
         metrics.waited(Controller::Nodes, 0.01);
         metrics.expires(Certificate::Depot, 1_800_000_000);
         metrics.made_images([MadeState::Stuck]);
+        let before = metrics.encode().unwrap();
+        assert!(!before.contains("\ntenon_lease_transitions{"), "a lease that was not seen has no count");
+        metrics.passed_on(4);
         let text = metrics.encode().unwrap();
         for line in [
             r#"tenon_reconciles_total{controller="nodes",outcome="changed"} 1"#,
@@ -681,6 +694,7 @@ mod tests {
             r#"tenon_queue_wait_seconds_count{controller="nodes"} 1"#,
             r#"tenon_certificate_expiry_timestamp_seconds{certificate="depot"} 1800000000"#,
             "kmm_preflight_num 0",
+            "tenon_lease_transitions{} 4",
             r#"tenon_made_images{state="stuck"} 1"#,
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line} is missing in\n{text}");

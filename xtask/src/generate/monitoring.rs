@@ -64,7 +64,7 @@ const ALERTS: [Alert; 14] = [
     Alert {
         name: "TenonLeaderChangesOften",
         severity: Severity::Warning,
-        expression: "sum(increase(tenon_terms_total[1h])) > 4",
+        expression: "max(max_over_time(tenon_lease_transitions[1h]) - min_over_time(tenon_lease_transitions[1h])) > 4",
         lasting: "5m",
         summary: "The replicas of Tenon's operator take the lead from each other again and again.",
         next: "Look for restarts of the operator's pods, and for a slow API server.",

@@ -2,9 +2,10 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use k8s_openapi::api::coordination::v1::LeaseSpec;
 use tokio::sync::watch;
 
 use super::election::Moment;
@@ -24,13 +25,15 @@ pub struct Claim {
     state: watch::Receiver<Leadership>,
     /// Milliseconds of [`moment`] until which this replica leads.
     until: Arc<AtomicU64>,
+    /// How often the lease has passed on; negative while it was never seen.
+    transitions: Arc<AtomicI64>,
 }
 
 impl Claim {
     /// For where there is never a second replica.
     pub fn without_election() -> Self {
         let (_, state) = watch::channel(Leadership::Leader);
-        Claim { state, until: Arc::new(AtomicU64::new(u64::MAX)) }
+        Claim { state, until: Arc::new(AtomicU64::new(u64::MAX)), transitions: never_seen() }
     }
 
     /// For a replica that never stands for election.
@@ -68,6 +71,11 @@ impl Claim {
         }
     }
 
+    /// How often the lease has passed from one process to another, as was last seen of it; `None` before that.
+    pub fn transitions(&self) -> Option<i64> {
+        Some(self.transitions.load(Ordering::Relaxed)).filter(|count| *count >= 0)
+    }
+
     /// A receiver of every change.
     pub fn changes(&self) -> watch::Receiver<Leadership> {
         self.state.clone()
@@ -79,13 +87,15 @@ impl Claim {
 pub(super) struct ClaimWriter {
     state: watch::Sender<Leadership>,
     until: Arc<AtomicU64>,
+    transitions: Arc<AtomicI64>,
 }
 
 impl ClaimWriter {
     pub(super) fn new() -> (ClaimWriter, Claim) {
         let (sender, state) = watch::channel(Leadership::Standby);
-        let until = Arc::new(AtomicU64::new(0));
-        (ClaimWriter { state: sender, until: until.clone() }, Claim { state, until })
+        let (until, transitions) = (Arc::new(AtomicU64::new(0)), never_seen());
+        let claim = Claim { state, until: until.clone(), transitions: transitions.clone() };
+        (ClaimWriter { state: sender, until, transitions }, claim)
     }
 
     /// Leads until then, or does not lead.
@@ -94,6 +104,16 @@ impl ClaimWriter {
         let state = if until.is_some() { Leadership::Leader } else { Leadership::Standby };
         self.state.send_if_modified(|current| std::mem::replace(current, state) != state);
     }
+
+    /// The lease was seen; one that has never passed on may leave the count out.
+    pub(super) fn saw(&self, lease: &LeaseSpec) {
+        let count = lease.lease_transitions.map_or(0, |count| i64::from(count.max(0)));
+        self.transitions.store(count, Ordering::Relaxed);
+    }
+}
+
+fn never_seen() -> Arc<AtomicI64> {
+    Arc::new(AtomicI64::new(-1))
 }
 
 /// Now: time since the machine started, sleep included, so that a lease ages while a laptop is closed.

@@ -146,7 +146,7 @@ impl Candidate {
             return self.write(Some(ours)).await;
         }
         let lease = self.timed("read", self.api.get_opt(LEASE)).await?;
-        match self.election.observe(lease.as_ref().and_then(|lease| lease.spec.as_ref()), moment()) {
+        match self.observe(lease.as_ref()) {
             Intent::Claim | Intent::Renew => self.write(lease).await,
             Intent::Wait => {
                 debug!("another replica leads");
@@ -169,6 +169,9 @@ impl Candidate {
         match written {
             Ok(lease) => {
                 self.election.written(sent);
+                if let Some(spec) = &lease.spec {
+                    self.claim.saw(spec);
+                }
                 self.ours = Some(lease);
                 Ok(())
             }
@@ -184,8 +187,16 @@ impl Candidate {
 
     async fn look_again(&mut self) -> Result<(), RoundError> {
         let lease = self.timed("read", self.api.get_opt(LEASE)).await?;
-        self.election.observe(lease.as_ref().and_then(|lease| lease.spec.as_ref()), moment());
+        self.observe(lease.as_ref());
         Ok(())
+    }
+
+    fn observe(&mut self, lease: Option<&Lease>) -> Intent {
+        let spec = lease.and_then(|lease| lease.spec.as_ref());
+        if let Some(spec) = spec {
+            self.claim.saw(spec);
+        }
+        self.election.observe(spec, moment())
     }
 
     /// Never waits beyond the end of our own leadership: others are told of its end in time.
