@@ -92,6 +92,15 @@ fn repels(taint: &Taint) -> bool {
     matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute")
 }
 
+/// With which a pod that a driver waits for runs where pods wait for the driver: the two must not wait for each other.
+pub fn tolerates_startup() -> Toleration {
+    Toleration {
+        key: Some(STARTUP_TAINT.to_owned()),
+        operator: Some("Exists".to_owned()),
+        ..Toleration::default()
+    }
+}
+
 /// Taints that Kubernetes and clouds give a node that is only coming up (`k8s.io/api/core/v1`, `k8s.io/cloud-provider/api`): while one
 /// of them is there, it is not settled yet which Modules the node gets.
 const STARTING: [&str; 3] = [

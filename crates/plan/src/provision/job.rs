@@ -15,7 +15,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, EmptyDirVolumeSource, EnvVar, PodSecurityContext, PodSpec, PodTemplateSpec,
-    ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+    ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Toleration, Volume,
+    VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -27,6 +28,7 @@ use tenon_kmod::release::image_tag;
 use tenon_order::Digest;
 
 use super::making::job_name;
+use crate::node::tolerates_startup;
 pub use dockerfile::FromDockerfile;
 pub use gather::{ArtifactFiles, Holder, Pulled};
 pub use recipe::{Base, Recipe};
@@ -186,13 +188,19 @@ fn pod(image: &ModuleImage, order: &Order<'_>, settings: &Settings) -> PodSpec {
         // The program's image may be where the drivers' images are.
         image_pull_secrets: image.spec.image_repo_secret.clone().map(|secret| vec![secret]),
         node_selector: Some(node_selector(image, order.module)),
-        tolerations: order.module.map(|module| module.spec.tolerations.clone()).filter(|all| !all.is_empty()),
+        tolerations: Some(tolerations(order.module)),
         security_context: Some(run_as(user)),
         volumes: Some(volumes),
         init_containers: before,
         containers: vec![container(&secrets, order.task, settings)],
         ..PodSpec::default()
     }
+}
+
+/// What a Job puts up with: what its Module does, and that its nodes may have no driver yet.
+fn tolerations(module: Option<&Module>) -> Vec<Toleration> {
+    let own = module.into_iter().flat_map(|module| module.spec.tolerations.iter().cloned());
+    own.chain([tolerates_startup()]).collect()
 }
 
 /// Where a Job runs: what the build says, or where the Module's nodes are, as KMM's documents have it. What is compiled is
@@ -340,7 +348,7 @@ fn container(secrets: &[Mount<'_>], task: &Task, settings: &Settings) -> Contain
 mod tests {
     use super::*;
     use crate::fixture::ready_image;
-    use k8s_openapi::api::core::v1::{LocalObjectReference, Toleration};
+    use k8s_openapi::api::core::v1::LocalObjectReference;
     use tenon_api::module::{Build, BuildArg, Sign, SignatureHash};
     use tenon_api::task::{Place, SignTask, Source};
 
@@ -564,7 +572,9 @@ mod tests {
         };
         let pod = pod_of(made(&image, Some(&recipe), Some(&module)));
         assert_eq!(selector(&pod), ["gpu=yes", "kubernetes.io/arch=amd64", "kubernetes.io/os=linux"]);
-        assert_eq!(pod.tolerations.unwrap().len(), 1);
+        let tolerated: Vec<_> =
+            pod.tolerations.iter().flatten().filter_map(|all| all.key.as_deref()).collect();
+        assert_eq!(tolerated, ["gpu", "tenon.dev/drivers-not-ready"], "the driver must not wait for itself");
         image.spec.build.as_mut().unwrap().selector = [("disk".to_owned(), "ssd".to_owned())].into();
         let pod = pod_of(made(&image, Some(&recipe), Some(&module)));
         assert_eq!(selector(&pod), ["disk=ssd", "kubernetes.io/arch=amd64", "kubernetes.io/os=linux"]);

@@ -21,6 +21,7 @@ use tenon_api::pull::{
 use tenon_api::{ModuleImage, labels};
 use tenon_order::Digest;
 
+use crate::node::tolerates_startup;
 use crate::provision::job::{PROGRAM, USER, confined, labels_of_kind, mount, run_as, variable};
 
 /// A Job that has ended goes so soon: the operator deletes it, and this is for when there is none.
@@ -100,6 +101,7 @@ fn pod(image: &ModuleImage, reference: &str, settings: &Settings) -> PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         node_selector: Some(nodes),
+        tolerations: Some(vec![tolerates_startup()]),
         security_context: Some(run_as(USER)),
         termination_grace_period_seconds: Some(1),
         volumes: Some(vec![program_volume(), access_volume()]),
