@@ -524,7 +524,9 @@ fn afterwards(
         released.into_iter().map(|name| Step::Remove { name: name.clone(), back: None }).collect();
     if situation.record.in_tree.iter().any(|name| !in_tree.contains(name)) {
         let back = situation.in_tree.iter().filter(|piece| {
-            let stays_away = in_tree.contains(&piece.name) || target.in_tree_to_remove.contains(&piece.name);
+            let stays_away = in_tree.contains(&piece.name)
+                || target.in_tree_to_remove.contains(&piece.name)
+                || situation.others.away.contains(&piece.name);
             !stays_away && (!loaded.contains_key(&piece.name) || goes(&piece.name))
         });
         steps.extend(back.cloned().map(Step::Insert));

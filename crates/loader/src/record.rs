@@ -1,10 +1,11 @@
 //! What is remembered of a Module: what is loaded now, what loaded last, and how the last try went.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use tenon_order::{Digest, KmodName, Load, ModuleKey, Phase, Reason, clip};
 
+use crate::content::kernel_names;
 use crate::situation::Kernel;
 
 /// One file that is, was or shall be in the kernel.
@@ -166,6 +167,11 @@ impl Record {
     /// What is loaded in this boot.
     pub fn live_in(&self, boot_id: &str) -> Option<&Live> {
         self.live.as_ref().filter(|live| live.boot_id == boot_id)
+    }
+
+    /// The in-tree modules that what is loaded in this boot wants away.
+    pub fn keeps_away_in(&self, boot_id: &str) -> BTreeSet<KmodName> {
+        self.live_in(boot_id).map(|live| kernel_names(&live.content.in_tree_to_remove)).unwrap_or_default()
     }
 
     /// What a run that did not end may have loaded in this boot.

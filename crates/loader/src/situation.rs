@@ -58,6 +58,8 @@ pub struct Others {
     pub parts: BTreeMap<KmodName, (ModuleKey, bool)>,
     /// Their firmware files.
     pub firmware: BTreeMap<String, (ModuleKey, Digest)>,
+    /// In-tree modules that are to stay away for the sake of what they have loaded.
+    pub away: BTreeSet<KmodName>,
 }
 
 impl Others {
@@ -69,6 +71,7 @@ impl Others {
                 let entry = others.parts.entry(part.piece.name.clone());
                 entry.or_insert_with(|| (record.key.clone(), false)).1 |= part.ours;
             }
+            others.away.extend(record.keeps_away_in(boot_id));
             for (path, digest) in &record.firmware {
                 others.firmware.insert(path.clone(), (record.key.clone(), *digest));
             }

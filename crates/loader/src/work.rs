@@ -220,6 +220,7 @@ impl<'a> Work<'a> {
                 };
             }
         }
+        self.hand_over(key, known.as_ref(), &record)?;
         if record.is_tombstone() && record.outcome.message == GONE {
             // The order itself says what became of it.
             self.records.remove(key);
@@ -229,6 +230,26 @@ impl<'a> Work<'a> {
             self.machine.write_record(&record)?;
         }
         self.records.insert(key.clone(), record);
+        Ok(())
+    }
+
+    /// An in-tree module that stays away for another Module's sake comes back when that one goes: it is remembered there, and
+    /// only then forgotten here.
+    fn hand_over(
+        &mut self,
+        key: &ModuleKey,
+        before: Option<&Record>,
+        after: &Record,
+    ) -> Result<(), StoreError> {
+        let released = before.into_iter().flat_map(|before| &before.in_tree);
+        for name in released.filter(|name| !after.in_tree.contains(name)) {
+            for heir in self.records.values_mut().filter(|heir| heir.key != *key) {
+                if heir.keeps_away_in(&self.boot_id).contains(name) && !heir.in_tree.contains(name) {
+                    heir.in_tree.push(name.clone());
+                    self.machine.write_record(heir)?;
+                }
+            }
+        }
         Ok(())
     }
 

@@ -209,6 +209,16 @@ fn in_tree_modules_make_room_and_come_back() {
 }
 
 #[test]
+fn an_in_tree_module_that_another_module_wants_away_does_not_come_back() {
+    let nic = bundled("nic", 1);
+    let known = Record { in_tree: vec![name("old")], ..record(vec![ours(nic.clone())]) };
+    let found = kernel(vec![loaded(&nic, &[], 0)]);
+    let others = Others { away: [name("old")].into(), ..Others::default() };
+    let removal = decide_among(None, &known, &found, &others, &[hosted("old")]).unwrap();
+    assert_eq!((removal.steps, removal.afterwards), (vec![remove(&nic)], vec![]));
+}
+
+#[test]
 fn an_in_tree_module_that_is_still_named_does_not_come_back_with_another() {
     let nic = bundled("nic", 1);
     let wanted = Target { in_tree_to_remove: [name("new")].into(), ..target(vec![nic.clone()]) };

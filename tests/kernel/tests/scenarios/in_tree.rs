@@ -15,6 +15,7 @@ async fn the_kernels_own_modules_come_and_go(#[values(Origin::Stable, Origin::Ba
     a_prerequisite_comes_with_the_driver(&mut node).await;
     a_prerequisite_that_was_there_stays(&mut node).await;
     one_in_the_way_makes_room_and_comes_back(&mut node).await;
+    one_that_two_want_away_comes_back_after_the_last(&mut node).await;
     one_that_is_used_makes_no_room(&mut node).await;
     it_comes_back_when_the_driver_cannot_be_loaded(&mut node).await;
 }
@@ -72,6 +73,23 @@ async fn one_in_the_way_makes_room_and_comes_back(node: &mut Node) {
     assert_eq!(node.load("instead", &load).await.phase, Phase::Loaded);
     assert_eq!(node.remove("instead").await.phase, Phase::Removed);
     assert_eq!(node.modules().await, [""; 0]);
+}
+
+/// Whichever of the two goes first, and whichever of them it made room for.
+async fn one_that_two_want_away_comes_back_after_the_last(node: &mut Node) {
+    for (first, last) in [("one", "two"), ("two", "one")] {
+        node.guest.shell("modprobe dummy numdummies=0").await.unwrap();
+        let load = without_dummy(node.content(Driver::SimpleKmod));
+        assert_eq!(node.load("one", &load).await.phase, Phase::Loaded);
+        let load = without_dummy(node.content(Driver::SimpleProcfsKmod));
+        assert_eq!(node.load("two", &load).await.phase, Phase::Loaded);
+        assert_eq!(node.modules().await, ["simple_procfs_kmod", "simple_kmod"]);
+        assert_eq!(node.remove(first).await.phase, Phase::Removed);
+        assert!(!node.modules().await.contains(&"dummy".to_owned()), "{last} wants it away");
+        assert_eq!(node.remove(last).await.phase, Phase::Removed);
+        assert_eq!(node.modules().await, ["dummy"]);
+        node.guest.shell("rmmod dummy").await.unwrap();
+    }
 }
 
 async fn one_that_is_used_makes_no_room(node: &mut Node) {
