@@ -63,14 +63,13 @@ fn finish(schema: &mut JSONSchemaProps) {
 }
 
 /// Kubernetes' own types bring essays along (a quantity alone three thousand characters), and each place where they
-/// are used repeats them: together more than one request may hold.
+/// are used repeats them: together more than one request may hold. A line's end is no sentence's.
 fn first_sentence_of_long_description(schema: &mut JSONSchemaProps) {
     const LONG: usize = 160;
-    if let Some(text) = schema.description.as_mut().filter(|text| text.len() > LONG) {
-        let end =
-            text.find(". ").map_or(text.len(), |dot| dot + 1).min(text.find('\n').unwrap_or(text.len()));
-        text.truncate(end);
-    }
+    let Some(text) = schema.description.as_mut().filter(|text| text.len() > LONG) else { return };
+    let paragraph = text.split("\n\n").next().unwrap_or_default().replace('\n', " ");
+    let sentence = paragraph.find(". ").and_then(|dot| paragraph.get(..=dot)).unwrap_or(&paragraph);
+    *text = sentence.to_owned();
 }
 
 /// What a DRA driver calls its parameters is its own affair: an object without a schema would lose all its fields.

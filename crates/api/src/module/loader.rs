@@ -39,9 +39,11 @@ pub struct ModuleContainer {
     pub sign: Option<Sign>,
 
     /// Opts in to ordered upgrade: a node loads this version once its label
-    /// `kmm.node.kubernetes.io/version-module.<namespace>.<name>` names it. It may not be set or unset later.
+    /// `kmm.node.kubernetes.io/version-module.<namespace>.<name>` names it. It may be set and taken
+    /// back at any time; nothing is unloaded by that alone.
     #[serde(default, deserialize_with = "empty_is_absent", skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
+    #[schemars(length(max = 63))]
+    #[x_kube(validation = rules::version_is_label_value())]
     pub version: Option<String>,
 
     /// The image for mappings that name none. May use template variables such as `${KERNEL_FULL_VERSION}`.
@@ -50,7 +52,7 @@ pub struct ModuleContainer {
     #[x_kube(validation = rules::image_has_tag_or_digest())]
     pub container_image: Option<String>,
 
-    /// When to ask the registry again for the image: `Always`, `IfNotPresent` or `Never`.
+    /// Taken from manifests written for KMM, without effect: nodes pull no module images.
     #[serde(default, deserialize_with = "empty_is_absent", skip_serializing_if = "Option::is_none")]
     pub image_pull_policy: Option<String>,
 

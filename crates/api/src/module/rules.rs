@@ -39,6 +39,14 @@ pub(super) fn image_has_tag_or_digest() -> Rule {
     )
 }
 
+/// A version: a node's label names it, so it must be what a label can say.
+pub(super) fn version_is_label_value() -> Rule {
+    rule(
+        "self == '' || self.matches('^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$')",
+        "must be what a node's label can say: letters, digits, '-', '_' and '.', with a letter or a digit at both ends",
+    )
+}
+
 /// The container: every mapping has an image, its own or the container's.
 pub(super) fn image_somewhere() -> Rule {
     required(

@@ -83,7 +83,7 @@ async fn one_that_two_want_away_comes_back_after_the_last(node: &mut Node) {
         assert_eq!(node.load("one", &load).await.phase, Phase::Loaded);
         let load = without_dummy(node.content(Driver::SimpleProcfsKmod));
         assert_eq!(node.load("two", &load).await.phase, Phase::Loaded);
-        assert_eq!(node.modules().await, ["simple_procfs_kmod", "simple_kmod"]);
+        assert_eq!(node.modules().await, ["simple_kmod", "simple_procfs_kmod"]);
         assert_eq!(node.remove(first).await.phase, Phase::Removed);
         assert!(!node.modules().await.contains(&"dummy".to_owned()), "{last} wants it away");
         assert_eq!(node.remove(last).await.phase, Phase::Removed);
