@@ -52,7 +52,7 @@ struct Alert {
     next: &'static str,
 }
 
-const ALERTS: [Alert; 14] = [
+const ALERTS: [Alert; 15] = [
     Alert {
         name: "TenonNoLeader",
         severity: Severity::Critical,
@@ -108,6 +108,14 @@ const ALERTS: [Alert; 14] = [
         lasting: "5m",
         summary: "The change of {{ $value }} Modules has stopped: it failed on as many nodes as may be unavailable.",
         next: "Correct the Module, or try again with kubectl tenon retry.",
+    },
+    Alert {
+        name: "TenonModuleDegraded",
+        severity: Severity::Warning,
+        expression: "sum(tenon_modules{condition=\"Degraded\"}) > 0",
+        lasting: "30m",
+        summary: "{{ $value }} Modules have something amiss that does not mend itself.",
+        next: "kubectl get modules -A names the reason, kubectl tenon explain the way out.",
     },
     Alert {
         name: "TenonAgentSilent",
