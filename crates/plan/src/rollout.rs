@@ -2,8 +2,9 @@
 //!
 //! To order other content for a node that has the module loaded takes its driver away for a while, or, if the new content
 //! is bad, for good. Such a change needs a turn. What counts against the limit stands in the nodes' objects alone: an entry
-//! that replaces something ([`NodeModule::replaces`]) and that its node has not reported as loaded. So a restarted
-//! operator, or another leader, counts the same. First loads, removals, and changes on nodes that have nothing to lose are
+//! that replaces something ([`NodeModule::replaces`]) and that its node has not reported as loaded, or a driver that is loaded
+//! while its ready label is withdrawn ([`is_withdrawn`]): its plugin leaves first. So a restarted operator, or another leader,
+//! counts the same. First loads, removals, and changes on nodes that have nothing to lose are
 //! not limited: a node that fails for reasons of its own holds nobody up, and nobody holds up its cure.
 //!
 //! [`standing`] judges one node, [`takes_away`] one change, [`Turns`] keeps the count for one Module, with the turns that
@@ -13,11 +14,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tenon_api::Module;
+use tenon_api::labels::LabelKind;
 use tenon_api::node_modules_config::{
     ModuleConfig, ModulePhase, NodeModule, NodeModuleStatus, NodeModulesConfigStatus,
 };
 use tenon_order::NodeName;
 
+use crate::assign::is_loaded;
 use crate::node::NodeFacts;
 
 /// Of 100 nodes that have the module, how many a change may take it from at a time, where the Module does not say.
@@ -58,6 +61,13 @@ pub fn standing(entry: &NodeModule, status: Option<&NodeModulesConfigStatus>, no
         Some(ModulePhase::CrashSuspected) if entry.replaces.is_some() => Standing::Unavailable,
         _ => Standing::Free,
     }
+}
+
+/// Whether the node has the driver as its entry wishes, and not the label that says so: it was taken away so that the plugin leaves
+/// before a change, or is about to be set.
+pub fn is_withdrawn(entry: &NodeModule, status: Option<&NodeModulesConfigStatus>, node: &NodeFacts) -> bool {
+    let label = LabelKind::Ready.key(&entry.namespace, &entry.name);
+    is_loaded(entry, status, node) && !node.labels.contains_key(&label)
 }
 
 /// Whether the node has taken the order that asked for the entry's content.
@@ -145,10 +155,11 @@ pub fn is_silent(node: &NodeFacts) -> bool {
 }
 
 /// Who is unavailable for a Module, whose turn it is, and who waits. Whoever keeps it tells it of every version of a node's
-/// object as soon as it is known.
+/// object as soon as it is known, and has the node decided about again, which then asks once more or gives its turn back.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Turns {
     unavailable: BTreeSet<NodeName>,
+    withdrawn: BTreeSet<NodeName>,
     given: BTreeMap<NodeName, Given>,
     waiting: BTreeSet<NodeName>,
 }
@@ -160,27 +171,39 @@ struct Given {
     version: Option<String>,
     /// When it was asked for last, in milliseconds since 1970.
     asked: u64,
+    /// The object has another version by now, so that the write that was to use the turn can have no effect any more.
+    is_void: bool,
 }
 
 impl Turns {
-    /// The node's object in this version says that the node stands like this; `None`: it does not name the Module.
+    /// The node's object in this version says that the node stands like this (`None`: it does not name the Module), and whether
+    /// its ready label is withdrawn.
     ///
-    /// With another version than the one that was decided about, a turn has been used or is lost: the write that was to use
-    /// it names the version, so it has either made the new one or never will make any.
-    pub fn note(&mut self, node: &NodeName, standing: Option<Standing>, version: Option<&str>) {
-        if standing == Some(Standing::Unavailable) {
-            self.unavailable.insert(node.clone());
-        } else {
-            self.unavailable.remove(node);
-        }
-        if self.given.get(node).is_some_and(|given| given.version.as_deref() != version) {
-            self.given.remove(node);
+    /// With another version than the one that was decided about, a turn has been used, or its write never will take effect: that
+    /// names the version. But the turn stays the node's until it has been decided about again: its plugin may be on its way out,
+    /// for as long as many versions.
+    pub fn note(
+        &mut self,
+        node: &NodeName,
+        standing: Option<Standing>,
+        is_withdrawn: bool,
+        version: Option<&str>,
+    ) {
+        let is_unavailable = standing == Some(Standing::Unavailable);
+        put(&mut self.unavailable, node, is_unavailable);
+        put(&mut self.withdrawn, node, is_withdrawn);
+        if let Some(given) = self.given.get_mut(node) {
+            given.is_void |= given.version.as_deref() != version;
+            if given.is_void && is_unavailable {
+                self.given.remove(node);
+            }
         }
     }
 
     /// Nothing of the node counts any more.
     pub fn forget(&mut self, node: &NodeName) {
         self.unavailable.remove(node);
+        self.withdrawn.remove(node);
         self.given.remove(node);
         self.waiting.remove(node);
     }
@@ -188,12 +211,14 @@ impl Turns {
     /// Asks for the node's turn, decided about by this version of its object. A turn that is given counts from now on.
     pub fn ask(&mut self, node: &NodeName, version: Option<&str>, allowed: usize, now: u64) -> Turn {
         let has_it = self.given.contains_key(node) || self.unavailable.contains(node);
-        if !has_it && self.taken() >= allowed {
+        let others = self.taken() - usize::from(self.is_taken_by(node));
+        if !has_it && others >= allowed {
             self.waiting.insert(node.clone());
-            return Turn::Refused { unavailable: self.taken(), allowed };
+            return Turn::Refused { unavailable: others, allowed };
         }
         self.waiting.remove(node);
-        self.given.insert(node.clone(), Given { version: version.map(str::to_owned), asked: now });
+        let given = Given { version: version.map(str::to_owned), asked: now, is_void: false };
+        self.given.insert(node.clone(), given);
         Turn::Given
     }
 
@@ -201,8 +226,9 @@ impl Turns {
     /// it can have no effect any more; until then, the milliseconds left.
     pub fn give_back(&mut self, node: &NodeName, now: u64) -> Option<u64> {
         self.waiting.remove(node);
-        let lands_until = self.given.get(node)?.asked.saturating_add(WRITES_LAND_WITHIN);
-        let left = lands_until.checked_sub(now).filter(|left| *left > 0);
+        let given = self.given.get(node)?;
+        let lands_until = given.asked.saturating_add(WRITES_LAND_WITHIN);
+        let left = lands_until.checked_sub(now).filter(|left| *left > 0 && !given.is_void);
         if left.is_none() {
             self.given.remove(node);
         }
@@ -221,12 +247,29 @@ impl Turns {
 
     /// Nodes that count against the limit.
     pub fn taken(&self) -> usize {
-        self.unavailable.len() + self.given.keys().filter(|node| !self.unavailable.contains(*node)).count()
+        let counted: BTreeSet<_> =
+            self.unavailable.iter().chain(&self.withdrawn).chain(self.given.keys()).collect();
+        counted.len()
+    }
+
+    fn is_taken_by(&self, node: &NodeName) -> bool {
+        self.unavailable.contains(node) || self.withdrawn.contains(node) || self.given.contains_key(node)
     }
 
     /// Whether there is nothing to remember.
     pub fn is_empty(&self) -> bool {
-        self.unavailable.is_empty() && self.given.is_empty() && self.waiting.is_empty()
+        self.unavailable.is_empty()
+            && self.withdrawn.is_empty()
+            && self.given.is_empty()
+            && self.waiting.is_empty()
+    }
+}
+
+fn put(nodes: &mut BTreeSet<NodeName>, node: &NodeName, is_in: bool) {
+    if is_in {
+        nodes.insert(node.clone());
+    } else {
+        nodes.remove(node);
     }
 }
 

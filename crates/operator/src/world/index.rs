@@ -378,11 +378,13 @@ impl Index {
     fn count(&mut self, key: &ModuleKey, name: &NodeName) {
         let config = self.configs.get(name);
         let version = config.and_then(|config| config.resource_version());
-        let standing = config.zip(self.nodes.get(name)).and_then(|(config, facts)| {
+        let seen = config.zip(self.nodes.get(name)).and_then(|(config, facts)| {
             let is_it = |entry: &&NodeModule| entry.namespace == key.namespace() && entry.name == key.name();
-            let entry = config.spec.modules.iter().find(is_it)?;
-            Some(rollout::standing(entry, config.status.as_ref(), facts))
+            let (entry, status) = (config.spec.modules.iter().find(is_it)?, config.status.as_ref());
+            let is_withdrawn = rollout::is_withdrawn(entry, status, facts);
+            Some((rollout::standing(entry, status, facts), is_withdrawn))
         });
+        let (standing, is_withdrawn) = seen.unzip();
         let is_gone = config.is_none() || !self.nodes.contains_key(name);
         if standing.is_none() && !self.turns.contains_key(key) {
             return;
@@ -391,7 +393,7 @@ impl Index {
         if is_gone {
             turns.forget(name);
         } else {
-            turns.note(name, standing, version.as_deref());
+            turns.note(name, standing, is_withdrawn.unwrap_or_default(), version.as_deref());
         }
         if turns.is_empty() {
             self.turns.remove(key);

@@ -3,7 +3,9 @@ use rstest::rstest;
 use tenon_api::node_modules_config::Replaced;
 
 use super::*;
+use crate::assign::Assignment;
 use crate::fixture::{Play, bundle, default_image, minimal_module, node};
+use crate::workload::{PluginPod, Role};
 
 fn limited(limit: Option<IntOrString>) -> Module {
     let mut module = minimal_module();
@@ -154,17 +156,51 @@ fn a_turn_is_used_by_the_next_version_of_the_object_and_by_nothing_else() {
     assert_eq!(turns.ask(&name(1), Some("7"), 1, 0), Turn::Given);
     assert_eq!(turns.ask(&name(2), Some("3"), 1, 0), Turn::Refused { unavailable: 1, allowed: 1 });
     // The write's answer was lost, and the watch brings what was known: it may still land.
-    turns.note(&name(1), Some(Standing::Serving), Some("7"));
+    turns.note(&name(1), Some(Standing::Serving), false, Some("7"));
     assert_eq!(turns.next(1), []);
     assert_eq!(turns.ask(&name(1), Some("7"), 1, 0), Turn::Given, "whoever has it keeps it");
-    // Somebody else was quicker: the write was refused.
-    turns.note(&name(1), Some(Standing::Serving), Some("8"));
+    // Somebody else was quicker: the write was refused. By now the node may not want it any more.
+    turns.note(&name(1), Some(Standing::Serving), false, Some("8"));
+    assert_eq!(turns.next(1), []);
+    assert_eq!(turns.give_back(&name(1), 1), None, "nothing is under way");
     assert_eq!(turns.next(1), [name(2)]);
     assert_eq!(turns.ask(&name(2), Some("3"), 1, 0), Turn::Given);
-    turns.note(&name(2), Some(Standing::Unavailable), Some("4"));
+    turns.note(&name(2), Some(Standing::Unavailable), true, Some("4"));
     assert_eq!(turns.taken(), 1);
-    turns.note(&name(2), Some(Standing::Serving), Some("5"));
+    turns.note(&name(2), Some(Standing::Serving), false, Some("5"));
     assert_eq!(turns.taken(), 0);
+}
+
+#[test]
+fn while_its_plugin_leaves_a_node_keeps_its_turn_whatever_is_written_into_its_object() {
+    let mut turns = Turns::default();
+    assert_eq!(turns.ask(&name(1), Some("7"), 1, 0), Turn::Given);
+    assert_eq!(turns.ask(&name(2), Some("3"), 1, 0), Turn::Refused { unavailable: 1, allowed: 1 });
+    for version in ["8", "9"] {
+        turns.note(&name(1), Some(Standing::Serving), true, Some(version));
+        assert_eq!((turns.taken(), turns.next(1)), (1, Vec::new()));
+        assert_eq!(turns.ask(&name(2), Some("3"), 1, 0), Turn::Refused { unavailable: 1, allowed: 1 });
+        assert_eq!(turns.ask(&name(1), Some(version), 1, 0), Turn::Given);
+    }
+}
+
+#[test]
+fn whoever_has_had_a_plugin_taken_away_counts_for_a_new_leader_and_goes_first() {
+    let mut turns = Turns::default();
+    turns.note(&name(1), Some(Standing::Serving), true, Some("7"));
+    turns.note(&name(2), Some(Standing::Serving), false, Some("3"));
+    assert_eq!(turns.ask(&name(2), Some("3"), 1, 0), Turn::Refused { unavailable: 1, allowed: 1 });
+    assert_eq!(turns.ask(&name(1), Some("7"), 1, 0), Turn::Given);
+    // More than may be, for whatever reason: nobody goes on before a label has come back.
+    let mut turns = Turns::default();
+    for number in [1, 2] {
+        turns.note(&name(number), Some(Standing::Serving), true, Some("7"));
+    }
+    assert_eq!(turns.ask(&name(1), Some("7"), 1, 0), Turn::Refused { unavailable: 1, allowed: 1 });
+    turns.note(&name(2), Some(Standing::Serving), false, Some("8"));
+    assert_eq!(turns.next(1), [], "it counts itself, until its label is back, too");
+    turns.note(&name(1), Some(Standing::Serving), false, Some("8"));
+    assert_eq!(turns.next(1), [name(1)]);
 }
 
 #[test]
@@ -196,6 +232,8 @@ enum Happening {
     /// The watch brings what there is.
     Watch(usize),
     Reboot(usize),
+    /// The kubelet and the `DaemonSet`'s controller do what the label asks for: the plugin's pod comes, or has left.
+    Pod(usize),
     /// Another process takes over: it knows what a consistent list says, and nothing of turns.
     Takeover,
 }
@@ -222,7 +260,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => node.clone().prop_map(Happening::Late),
         5 => (node.clone(), phase()).prop_map(|(node, phase)| Happening::Answer(node, phase)),
         3 => node.clone().prop_map(Happening::Watch),
-        1 => node.prop_map(Happening::Reboot),
+        1 => node.clone().prop_map(Happening::Reboot),
+        4 => node.prop_map(Happening::Pod),
         1 => Just(Happening::Takeover),
     ]
 }
@@ -234,6 +273,8 @@ struct Member {
     version: u64,
     known_version: u64,
     late: Option<(u64, Play)>,
+    /// It was its turn, and the label of a driver that is loaded has been withdrawn: its plugin may not run.
+    is_withdrawn: bool,
 }
 
 impl Member {
@@ -246,7 +287,35 @@ impl Member {
     }
 
     fn tell(&self, turns: &mut Turns) {
-        turns.note(&self.known.node.name, Some(judged(&self.known)), Some(&self.known_version.to_string()));
+        let config = self.known.config.as_ref().unwrap();
+        let entry = config.spec.modules.first().unwrap();
+        let is_withdrawn = is_withdrawn(entry, config.status.as_ref(), &self.known.node);
+        let version = self.known_version.to_string();
+        turns.note(&self.known.node.name, Some(judged(&self.known)), is_withdrawn, Some(&version));
+    }
+
+    fn has_driver(&self) -> bool {
+        let config = self.there.config.as_ref().unwrap();
+        let entry = config.spec.modules.first().unwrap();
+        crate::assign::is_loaded(entry, config.status.as_ref(), &self.there.node)
+    }
+
+    /// Labels are written on whatever version of the Node there is, if they are taken away, and known at once.
+    fn label(&mut self, decided: &Assignment, has_turn: bool) {
+        let was_ready = self.there.is_ready();
+        for node in [&mut self.there.node, &mut self.known.node] {
+            for (key, value) in &decided.labels {
+                match value {
+                    Some(value) => node.labels.insert(key.clone(), value.clone()),
+                    None => node.labels.remove(key),
+                };
+            }
+        }
+        match (was_ready, self.there.is_ready()) {
+            (true, false) => self.is_withdrawn = has_turn && self.has_driver(),
+            (_, true) => self.is_withdrawn = false,
+            (false, false) => {}
+        }
     }
 
     /// The write takes effect if nobody has written since.
@@ -257,6 +326,10 @@ impl Member {
             self.version += 1;
         }
     }
+}
+
+fn plugin_pod() -> PluginPod {
+    PluginPod { name: "lab/gauge-x".to_owned(), role: Role::DevicePlugin, is_ready: true }
 }
 
 struct Fleet {
@@ -270,8 +343,19 @@ impl Fleet {
         let members = (0..FLEET).map(|number| {
             let mut there = Play::registered();
             there.node = node(&format!("n{number}"));
+            let module = there.module.as_mut().unwrap();
+            module.spec.device_plugin = Some(tenon_api::module::DevicePlugin::default());
             there.settle();
-            Member { known: there.clone(), there, version: 1, known_version: 1, late: None }
+            there.pods = vec![plugin_pod()];
+            there.settle();
+            Member {
+                known: there.clone(),
+                there,
+                version: 1,
+                known_version: 1,
+                late: None,
+                is_withdrawn: false,
+            }
         });
         let mut fleet = Self { members: members.collect(), turns: Turns::default(), now: 0 };
         for member in &fleet.members {
@@ -301,12 +385,21 @@ impl Fleet {
                 if *phase != ModulePhase::CrashSuspected || judged(&member.there) == Standing::Unavailable {
                     member.there.answer(*phase);
                     member.version += 1;
+                    // Whoever has lost the driver has no plugin to lose.
+                    member.is_withdrawn &= member.has_driver();
                 }
             }
             Happening::Watch(node) => self.members[*node].see(&mut self.turns),
             Happening::Reboot(node) => {
                 let member = &mut self.members[*node];
                 member.there.node.boot_id.push('x');
+                member.is_withdrawn = false;
+            }
+            Happening::Pod(node) => {
+                let member = &mut self.members[*node];
+                let pods = member.there.is_ready().then(plugin_pod);
+                member.there.pods = pods.into_iter().collect();
+                member.known.pods.clone_from(&member.there.pods);
             }
             Happening::Takeover => {
                 self.turns = Turns::default();
@@ -331,10 +424,14 @@ impl Fleet {
         } else {
             decided.turn = self.turns.ask(&name, Some(&version), allowed, self.now);
         }
-        if decided.decide().config.is_none() {
+        let assignment = decided.decide_and_apply();
+        if !assignment.labels.is_empty() && (applied || answered) {
+            member.label(&assignment, decided.turn == Turn::Given);
+            member.tell(&mut self.turns);
+        }
+        if assignment.config.is_none() {
             return;
         }
-        decided.decide_and_apply();
         let version = member.known_version;
         if applied {
             member.write(version, &decided);
@@ -347,7 +444,9 @@ impl Fleet {
     }
 
     fn unavailable(&self) -> usize {
-        self.members.iter().filter(|member| judged(&member.there) == Standing::Unavailable).count()
+        let is_unavailable =
+            |member: &&Member| member.is_withdrawn || judged(&member.there) == Standing::Unavailable;
+        self.members.iter().filter(is_unavailable).count()
     }
 }
 
@@ -380,6 +479,7 @@ proptest! {
             fleet.now += WRITES_LAND_WITHIN;
             for node in 0..FLEET {
                 fleet.members[node].late = None;
+                fleet.happen(&Happening::Pod(node), allowed);
                 fleet.happen(&Happening::Watch(node), allowed);
                 fleet.happen(&Happening::Decide { node, applied: true, answered: true }, allowed);
             }
