@@ -6,7 +6,8 @@
 //! asks nothing of the node: what is loaded stays, and is reported as orphaned.
 //!
 //! Before a driver is changed or removed, the pods of its plugin leave the node: first the labels go by which they are placed there,
-//! and nothing is ordered while one is left ([`crate::workload`]).
+//! and nothing is ordered while one is left ([`crate::workload`]). As long as devices of a DRA driver are in use, nothing of this
+//! begins, and no turn is asked for.
 //!
 //! A change that takes a driver away needs a turn ([`crate::rollout`]): a first decision names the Modules that ask for
 //! one, a second is made with the answers.
@@ -37,6 +38,7 @@ use crate::resolve::{ResolveError, Resolved};
 use crate::retry::{self, Retry};
 use crate::rollout::{self, Standing, Turn};
 use crate::workload::PluginPod;
+use crate::workload::claim::Users;
 use crate::workload::labels as plugin_labels;
 
 /// Everything that counts for one node.
@@ -77,6 +79,8 @@ pub struct Candidate<'a> {
     pub turn: Turn,
     /// The pods of its plugin on the node that have not ended.
     pub pods: &'a [PluginPod],
+    /// Who uses devices of its DRA driver there.
+    pub users: &'a Users,
 }
 
 impl Candidate<'_> {
@@ -87,6 +91,15 @@ impl Candidate<'_> {
         let goes_with_driver =
             module.spec.module_loader.is_some() || module.metadata.deletion_timestamp.is_some();
         self.pods.first().filter(|_| goes_with_driver)
+    }
+
+    /// Whom the driver's end has to wait for before anything else. Where the driver is not as wished its plugin is away already, and
+    /// whoever waits for devices would only wait for ever.
+    fn waits_for_users(&self, assigned: &Assigned<'_>) -> Option<Waiting> {
+        let present = assigned.entry(&self.key)?;
+        let message = self.users.sentence()?;
+        is_loaded(present, assigned.status, assigned.node)
+            .then(|| Waiting::new(reasons::WAITING_FOR_CLAIMS, message))
     }
 }
 
@@ -200,7 +213,7 @@ pub fn assign(observed: &Observed<'_>) -> Assignment {
                 }
                 out.waiting.insert(candidate.key.clone(), Waiting::new(pause.reason(), pause.message()));
             }
-            Wanted::Remove if wishes.waits_for_plugin(candidate, &assigned, &mut out) => {}
+            Wanted::Remove if wishes.is_held_up(candidate, &assigned, &mut out) => {}
             Wanted::Remove
                 if present.is_some()
                     || assigned.reported(&candidate.key).is_some()
@@ -263,7 +276,7 @@ pub fn assign(observed: &Observed<'_>) -> Assignment {
 struct Wishes {
     entries: BTreeMap<ModuleKey, NodeModule>,
     removals: BTreeSet<ModuleKey>,
-    /// Of these the order goes on saying what it says: it is not their turn.
+    /// Of these the order goes on saying what it says: it is not their turn, or something has to leave first.
     held: BTreeSet<ModuleKey>,
     /// Of these it does so because the plugin has to leave first; with the version that comes next.
     leaving: BTreeMap<ModuleKey, Option<String>>,
@@ -291,6 +304,13 @@ impl Wishes {
         let retry = candidate.module.and_then(Retry::of).and_then(Result::ok);
         entry.retry = retry::number(retry.as_ref(), &assigned.node.name, present, reported);
         let change = assigned.change(&entry, key);
+        if let Change::Disruptive(_) = change
+            && let Some(waiting) = candidate.waits_for_users(assigned)
+        {
+            out.waiting.insert(key.clone(), waiting);
+            self.hold(key, present);
+            return;
+        }
         let first_to_leave = match change {
             Change::Counted(_) => candidate.first_to_leave(),
             Change::Disruptive(_) if candidate.turn == Turn::Given => candidate.first_to_leave(),
@@ -326,26 +346,29 @@ impl Wishes {
         self.entries.insert(key.clone(), entry);
     }
 
-    /// Whether a driver that is to be removed has to stay for a moment, because its plugin is still there.
-    fn waits_for_plugin(
+    /// Whether a driver that is to be removed has to stay for now, because its devices are in use or its plugin is still there.
+    fn is_held_up(
         &mut self,
         candidate: &Candidate<'_>,
         assigned: &Assigned<'_>,
         out: &mut Assignment,
     ) -> bool {
         let key = &candidate.key;
-        // On a node that has fallen silent nobody ends the pod, and the driver must not come back with the node.
-        if rollout::is_silent(assigned.node) {
+        // On a node that has fallen silent nobody ends a pod, and the driver must not come back with the node. What is ordered already
+        // is not taken back.
+        if rollout::is_silent(assigned.node) || self.removals.contains(key) {
             return false;
         }
-        // What is ordered already is not taken back.
-        let Some(pod) = candidate.first_to_leave().filter(|_| !self.removals.contains(key)) else {
-            return false;
-        };
         let present = assigned.entry(key);
         if present.is_none() && assigned.reported(key).is_none() {
             return false;
         }
+        if let Some(waiting) = candidate.waits_for_users(assigned) {
+            out.waiting.insert(key.clone(), waiting);
+            self.hold(key, present);
+            return true;
+        }
+        let Some(pod) = candidate.first_to_leave() else { return false };
         out.waiting.insert(key.clone(), Waiting::for_plugin(pod));
         self.leave(key, None, present);
         true
@@ -354,6 +377,11 @@ impl Wishes {
     /// What was assigned stays, but for the labels by which the plugin is placed.
     fn leave(&mut self, key: &ModuleKey, version: Option<String>, present: Option<&NodeModule>) {
         self.leaving.insert(key.clone(), version);
+        self.hold(key, present);
+    }
+
+    /// What was assigned stays.
+    fn hold(&mut self, key: &ModuleKey, present: Option<&NodeModule>) {
         self.held.insert(key.clone());
         self.may_keep = true;
         if let Some(present) = present {

@@ -15,6 +15,7 @@ use crate::node::NodeFacts;
 use crate::resolve::resolve;
 use crate::rollout::Turn;
 use crate::workload::PluginPod;
+use crate::workload::claim::Users;
 
 pub(crate) const KERNEL: &str = "6.1.0-56-cloud-amd64";
 pub(crate) const STORE: &str = "00112233445566778899aabbccddeeff";
@@ -104,6 +105,8 @@ pub(crate) struct Play {
     pub(crate) turn: Turn,
     /// Those of its plugin.
     pub(crate) pods: Vec<PluginPod>,
+    /// Those of the devices of its DRA driver.
+    pub(crate) users: Users,
     pub(crate) now: u64,
     /// API writes on the node's object and the node.
     pub(crate) writes: usize,
@@ -122,6 +125,7 @@ impl Play {
             undiscovered_for: None,
             turn: Turn::Given,
             pods: Vec::new(),
+            users: Users::Nobody,
             now: NOW,
             writes: 0,
         };
@@ -153,6 +157,7 @@ impl Play {
                 peers: Vec::new(),
                 turn: self.turn,
                 pods: &self.pods,
+                users: &self.users,
             }],
             now: self.now,
         })

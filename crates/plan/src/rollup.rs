@@ -22,7 +22,7 @@ use tenon_api::{Module, ShortMessage, reasons};
 use tenon_kmod::release::KernelRelease;
 use tenon_order::NodeName;
 
-use crate::assign::is_loaded;
+use crate::assign::{Waiting, is_loaded};
 use crate::condition;
 use crate::inspect;
 use crate::node::{self, NodeFacts, Selection};
@@ -48,6 +48,8 @@ pub struct Observed<'a> {
     pub images: Vec<&'a ModuleImage>,
     /// Why its plugin is not there as wished.
     pub plugin_problem: Option<&'a Problem>,
+    /// Nodes whose driver is to be changed or removed, and what has to leave them first; by name.
+    pub leaving: Vec<(&'a NodeName, &'a Waiting)>,
     /// Other Modules that may be in its way.
     pub rivals: Vec<Rival<'a>>,
     /// Now.
@@ -393,7 +395,8 @@ fn ready(
             (false, false) => format!("; {} {}", some(&tally.on_hold), Pause::Node.message()),
             (false, true) => String::new(),
         };
-        let message = format!("being unloaded, {left}{still}{why_not}");
+        let first = leaving(observed).map(|(_, message)| format!("; {message}")).unwrap_or_default();
+        let message = format!("being unloaded, {left}{still}{first}{why_not}");
         return (false, why(reasons::UNLOADING, message));
     }
     if module.spec.module_loader.is_none() && Role::of(module).is_some() {
@@ -465,7 +468,7 @@ fn not_renewed(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStat
 /// What resumes by itself once something outside is there.
 fn waiting(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStatus]) -> Option<Why> {
     if is_deleted(observed.module) {
-        return None;
+        return leaving(observed);
     }
     // Before all else: nothing that is missing would change anything.
     if is_paused(observed.module) && tally.ready < tally.matching {
@@ -488,10 +491,23 @@ fn waiting(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStatus])
         let message = format!("{} {}", some(&tally.on_hold), Pause::Node.message());
         return Some((reasons::NODE_ON_HOLD.to_owned(), message));
     }
+    if let Some(leaving) = leaving(observed) {
+        return Some(leaving);
+    }
     (tally.other_version > 0).then(|| {
         let message = format!("the version labels of {} ask for another version", nodes(tally.other_version));
         (reasons::WAITING_FOR_VERSION_LABEL.to_owned(), message)
     })
+}
+
+/// What has to leave a node before its driver does.
+fn leaving(observed: &Observed<'_>) -> Option<Why> {
+    let (node, first) = observed.leaving.first()?;
+    let others = match observed.leaving.len() - 1 {
+        0 => String::new(),
+        others => format!(" (and {others} more)"),
+    };
+    Some((first.reason.to_string(), format!("{node}{others}: {}", first.message)))
 }
 
 fn reason_of(tally: &Tally<'_>, kernel: &KernelStatus) -> String {

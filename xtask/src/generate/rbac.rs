@@ -149,6 +149,8 @@ fn operator_rules() -> Vec<PolicyRule> {
         // Device plugins and DRA drivers, each in the namespace of its Module.
         rule("apps", &["daemonsets"], &["list", "watch", "create", "patch", "delete"]),
         rule("resource.k8s.io", &["deviceclasses"], &["get", "list", "create", "patch", "delete"]),
+        // Who uses the devices of DRA drivers: before such a driver is changed, they have left.
+        rule("resource.k8s.io", &["resourceclaims"], &["list", "watch"]),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
         // Whether another operator for the same kinds is at work.
         PolicyRule {

@@ -80,6 +80,7 @@ const TABLE: &[(&str, State, &str)] = &[
     ("Inspecting", UNDERWAY, "the prediction is being made anew"),
     ("WaitingForFirstNode", UNDERWAY, "another node tries it first; if it fails there, look at that node"),
     ("WaitingForPlugin", UNDERWAY, "the plugin's pod leaves the node first; if it does not end, look at that pod"),
+    ("WaitingForClaims", UNDERWAY, "end or drain the pods that use its devices (kubectl drain keeps new ones away), or wait for them"),
     ("PluginRunning", READY, ""),
     ("PluginStarting", UNDERWAY, "kubectl -n {namespace} get pods -o wide -l kmm.node.kubernetes.io/module.name={module}"),
     ("PodSecurityForbids", TROUBLE, "kubectl label --overwrite namespace {namespace} pod-security.kubernetes.io/enforce=privileged"),

@@ -129,6 +129,7 @@ pub(super) async fn apply(
     }
     if finalizer == Finalizer::RemoveIfGone
         && is_gone(context, world, key).await?
+        && !world.is_in_use(key, &observed.module)
         && !are_classes_left(context, key, &observed.module).await?
     {
         changed = true;

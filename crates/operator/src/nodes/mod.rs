@@ -9,10 +9,12 @@ mod loads;
 mod news;
 mod observe;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tenon_api::reasons;
 use tenon_order::{ModuleKey, NodeName};
-use tenon_plan::assign::{self, Assignment};
+use tenon_plan::assign::{self, Assignment, Waiting};
 use tracing::debug;
 
 use crate::controllers::{Done, Reconciler};
@@ -49,6 +51,13 @@ pub struct Nodes {
     loads: Loads,
 }
 
+/// What has to leave the node before drivers do: of this nothing can be seen in its object.
+fn leaving(assignment: &Assignment) -> BTreeMap<ModuleKey, Waiting> {
+    let reasons = [reasons::WAITING_FOR_CLAIMS, reasons::WAITING_FOR_PLUGIN];
+    let leaving = assignment.waiting.iter().filter(|(_, waiting)| reasons.contains(&&*waiting.reason));
+    leaving.map(|(key, waiting)| (key.clone(), waiting.clone())).collect()
+}
+
 impl Reconciler for Nodes {
     type Key = NodeName;
     type Error = ApplyError;
@@ -73,6 +82,7 @@ impl Reconciler for Nodes {
         }
         let Some(observed) = Node::of(world, &key, |order| keys.read_own(order)) else {
             debug!("no such node, or not one for modules");
+            world.leaving(&key, BTreeMap::new());
             self.news.forget(&key);
             self.loads.forget(&key);
             return Ok(Done::settled(false));
@@ -83,6 +93,7 @@ impl Reconciler for Nodes {
         for (module, waiting) in &assignment.waiting {
             debug!(%module, reason = %waiting.reason, message = waiting.message, "not on the node as wished");
         }
+        world.leaving(&key, leaving(&assignment));
         let again = assignment.again_after.map(Duration::from_millis).into_iter().chain(given_back).min();
         let waits = !assignment.waiting.is_empty();
         let changed = apply::apply(context, world, &observed, assignment, &keys).await?;

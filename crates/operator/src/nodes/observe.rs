@@ -14,6 +14,7 @@ use tenon_plan::node::NodeFacts;
 use tenon_plan::resolve::{ResolveError, Resolved, resolve};
 use tenon_plan::rollout::Turn;
 use tenon_plan::workload::PluginPod;
+use tenon_plan::workload::claim::Users;
 
 use crate::world::{ImageKey, Index, World};
 
@@ -40,6 +41,7 @@ struct Held {
     undiscovered_for: Option<u64>,
     peers: Vec<Seen>,
     pods: Vec<PluginPod>,
+    users: Users,
 }
 
 /// A node, and its object.
@@ -125,6 +127,7 @@ impl Held {
             peers: self.peers.iter().map(|(node, config)| Peer { node, config: config.as_deref() }).collect(),
             turn: turns.get(&self.key).copied().unwrap_or_default(),
             pods: &self.pods,
+            users: &self.users,
         }
     }
 }
@@ -142,6 +145,7 @@ fn held(world: &World, index: &Index, key: &ModuleKey, facts: &NodeFacts) -> Hel
         peers: peers
             .filter_map(|name| Some((index.node(name)?.clone(), index.config(name).cloned())))
             .collect(),
+        users: module.as_ref().map_or(Users::Nobody, |module| world.users(&facts.name, module)),
         resolved: module.as_ref().map(|module| resolve(module, &facts.kernel)),
         module,
         image,

@@ -1,5 +1,6 @@
 //! A Module and all that bears on it, out of the index.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -7,7 +8,8 @@ use k8s_openapi::jiff::Timestamp;
 use tenon_api::Module;
 use tenon_api::module_image::ModuleImage;
 use tenon_api::node_modules_config::NodeModulesConfig;
-use tenon_order::ModuleKey;
+use tenon_order::{ModuleKey, NodeName};
+use tenon_plan::assign::Waiting;
 use tenon_plan::node::NodeFacts;
 use tenon_plan::rivals::Rival;
 use tenon_plan::rollup::{NodeView, Observed};
@@ -23,6 +25,7 @@ pub struct Rollup {
     nodes: Vec<(Arc<NodeFacts>, Option<Arc<NodeModulesConfig>>)>,
     images: Vec<Arc<ModuleImage>>,
     plugin_problem: Option<Problem>,
+    leaving: BTreeMap<NodeName, Waiting>,
     rivals: Vec<(Arc<Module>, Vec<Arc<NodeFacts>>)>,
 }
 
@@ -37,6 +40,7 @@ impl Rollup {
             nodes: index.nodes_of(key).filter_map(node).collect(),
             images: index.images_of(key).cloned().collect(),
             plugin_problem: index.plugin_problem(key).cloned(),
+            leaving: index.leaving(key).map(|(node, waiting)| (node.clone(), waiting.clone())).collect(),
         })
     }
 
@@ -52,6 +56,7 @@ impl Rollup {
                 .collect(),
             images: self.images.iter().map(AsRef::as_ref).collect(),
             plugin_problem: self.plugin_problem.as_ref(),
+            leaving: self.leaving.iter().collect(),
             rivals: self
                 .rivals
                 .iter()

@@ -54,6 +54,7 @@ pub(super) struct Workload {
     /// What is there, with what the pods wait for.
     pub(super) seen: world::Workload,
     enforces: Option<String>,
+    is_in_use: bool,
     /// Classes that bear the Module's mark or have a name that it wishes; `None` where the cluster has no such kind.
     classes: Option<Vec<DeviceClass>>,
 }
@@ -80,6 +81,7 @@ impl Workload {
             sets: sets.collect(),
             enforces: if role.is_some() { enforces(context, key).await? } else { None },
             classes: classes(workloads, context, key, &module).await?,
+            is_in_use: world.is_in_use(key, &module),
             seen,
             module,
         }))
@@ -92,6 +94,7 @@ impl Workload {
             sets: &self.sets,
             orphans: self.seen.orphans,
             enforces: self.enforces.as_deref(),
+            is_in_use: self.is_in_use,
         }
     }
 

@@ -7,6 +7,7 @@ use kube::ResourceExt;
 use tenon_api::node_modules_config::{NodeModule, NodeModulesConfig};
 use tenon_api::{Module, ModuleImage, PreflightValidation};
 use tenon_order::{Digest, ModuleKey, NodeName};
+use tenon_plan::assign::Waiting;
 use tenon_plan::inspect;
 use tenon_plan::node::{NodeFacts, Selection, select};
 use tenon_plan::provision;
@@ -39,6 +40,8 @@ pub struct Index {
     turns: HashMap<ModuleKey, Turns>,
     /// Why Modules' plugins are not there as wished.
     plugin_problems: HashMap<ModuleKey, Problem>,
+    /// What has to leave nodes before their drivers do.
+    leaving: HashMap<ModuleKey, BTreeMap<NodeName, Waiting>>,
 }
 
 /// What a change concerns.
@@ -86,6 +89,36 @@ impl Index {
             None => self.plugin_problems.remove(key),
         };
         is_new
+    }
+
+    /// What has to leave nodes before the Module's driver does, by node.
+    pub fn leaving(&self, key: &ModuleKey) -> impl Iterator<Item = (&NodeName, &Waiting)> {
+        self.leaving.get(key).into_iter().flatten()
+    }
+
+    /// The Modules for which it is something else than before.
+    pub(super) fn set_leaving(
+        &mut self,
+        node: &NodeName,
+        mut waiting: BTreeMap<ModuleKey, Waiting>,
+    ) -> BTreeSet<ModuleKey> {
+        let mut changed = BTreeSet::new();
+        self.leaving.retain(|key, nodes| {
+            let after = waiting.remove(key);
+            if nodes.get(node) != after.as_ref() {
+                changed.insert(key.clone());
+            }
+            match after {
+                Some(after) => drop(nodes.insert(node.clone(), after)),
+                None => drop(nodes.remove(node)),
+            }
+            !nodes.is_empty()
+        });
+        for (key, waiting) in waiting {
+            self.leaving.entry(key.clone()).or_default().insert(node.clone(), waiting);
+            changed.insert(key);
+        }
+        changed
     }
 
     /// Other Modules that load or remove what this one does, by what both say.
@@ -263,6 +296,7 @@ impl Index {
             self.claims.remove(key);
             self.modules.remove(key);
             self.plugin_problems.remove(key);
+            self.leaving.remove(key);
         }
         let before: BTreeSet<_> = self.nodes_of(key).cloned().collect();
         let names: BTreeSet<_> = self.nodes.keys().chain(self.configs.keys()).cloned().collect();
@@ -571,6 +605,22 @@ mod tests {
         assert_eq!(index.undiscovered_for(&key(), &pine, 14), Some(10));
         index.set_node(&pine, Some(facts(&pine, &[(label, "a")])), 6);
         assert_eq!(index.undiscovered_for(&key(), &pine, 14), None);
+    }
+
+    #[test]
+    fn a_module_is_told_of_once_for_each_change_of_what_has_to_leave_a_node() {
+        let mut index = Index::default();
+        let pine: NodeName = "pine".parse().unwrap();
+        let waits = |message: &str| {
+            let waiting = Waiting { reason: "WaitingForPlugin".into(), message: message.to_owned() };
+            BTreeMap::from([(key(), waiting)])
+        };
+        assert_eq!(index.set_leaving(&pine, waits("a")), [key()].into());
+        assert_eq!(index.set_leaving(&pine, waits("a")), BTreeSet::new());
+        assert_eq!(index.set_leaving(&pine, waits("b")), [key()].into());
+        assert_eq!(index.leaving(&key()).map(|(node, _)| node).collect::<Vec<_>>(), [&pine]);
+        assert_eq!(index.set_leaving(&pine, BTreeMap::new()), [key()].into());
+        assert!(index.leaving.is_empty());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! change costs more than what it touches: a node's event its Modules, a Module's event its nodes. Nothing is taken to
 //! be gone because a list failed: only an event of its deletion, or a complete list without it, says so.
 
+mod claims;
 mod erasing;
 mod facts;
 #[cfg(test)]
@@ -26,12 +27,14 @@ use kube::ResourceExt;
 use tenon_api::node_modules_config::NodeModulesConfig;
 use tenon_api::{Module, ModuleImage};
 use tenon_order::{Digest, ModuleKey, NodeName};
+use tenon_plan::assign::Waiting;
 use tenon_plan::node::NodeFacts;
 use tenon_plan::rollout::Turn;
 use tenon_plan::workload::Problem;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch as channel};
 use tokio::time::Instant;
 
+pub use claims::{ClaimsIndex, follow_claims};
 pub use erasing::Erasing;
 pub use facts::{FactsIndex, KnownFacts, follow_facts};
 pub use index::Index;
@@ -141,6 +144,10 @@ pub struct World {
     jobs: Mutex<JobsIndex>,
     /// The pods and `DaemonSet`s of plugins.
     workloads: Mutex<WorkloadsIndex>,
+    /// The claims of devices that are in use.
+    claims: Mutex<ClaimsIndex>,
+    /// Whether there has been a Module with a DRA driver.
+    has_dra: channel::Sender<bool>,
 }
 
 /// Where the world's times come from.
@@ -179,6 +186,8 @@ impl World {
             orders: Mutex::default(),
             jobs: Mutex::default(),
             workloads: Mutex::default(),
+            claims: Mutex::default(),
+            has_dra: channel::Sender::new(false),
         }
     }
 
@@ -229,6 +238,9 @@ impl World {
 
     /// A Module was seen, or is gone.
     pub fn module(&self, key: &ModuleKey, module: Option<Module>) {
+        if module.as_ref().is_some_and(|module| module.spec.dra.is_some()) {
+            self.has_dra.send_if_modified(|has_dra| !std::mem::replace(has_dra, true));
+        }
         let mut rivals = self.rivals(key);
         let nodes = self.write().set_module(key, module.map(Arc::new), self.steady());
         self.look_at_preflights_again();
@@ -283,6 +295,14 @@ impl World {
     pub fn plugin_problem(&self, key: &ModuleKey, problem: Option<Problem>) {
         if self.write().set_plugin_problem(key, problem) {
             self.roll_up(key.clone());
+        }
+    }
+
+    /// What has to leave a node before drivers do that are to be changed or removed there.
+    pub fn leaving(&self, node: &NodeName, waiting: BTreeMap<ModuleKey, Waiting>) {
+        let changed = self.write().set_leaving(node, waiting);
+        for module in changed {
+            self.roll_up(module);
         }
     }
 

@@ -10,6 +10,7 @@ use tenon_order::Wish;
 use super::{Assignment, OrderChange, reasons};
 use crate::fixture::{Play, module, ready_image};
 use crate::rollout::Turn;
+use crate::workload::claim::{InUse, Users};
 use crate::workload::{PluginPod, Role};
 
 const READY: &str = "kmm.node.kubernetes.io/lab.gauge.ready";
@@ -323,4 +324,131 @@ fn a_driver_that_fails_keeps_the_plugin_away_at_no_price() {
     play.answer(ModulePhase::Loaded);
     play.settle();
     assert_eq!(play.says(READY), Some(""));
+}
+
+/// A node on which a Module with a DRA driver is settled, and its plugin runs.
+fn running_dra() -> Play {
+    let mut play = Play::registered();
+    play.wish_dra("1", 'a');
+    play.settle();
+    play.pods = vec![pod(Role::Dra, true)];
+    play.settle();
+    play.writes = 0;
+    play
+}
+
+impl Play {
+    fn wish_dra(&mut self, image: &str, fill: char) {
+        self.wish("", image, fill);
+        let spec = &mut self.module.as_mut().unwrap().spec;
+        spec.device_plugin = None;
+        spec.dra =
+            Some(tenon_api::module::Dra { driver_name: "gauge.test".to_owned(), ..Default::default() });
+    }
+
+    fn use_devices(&mut self) {
+        let first = InUse {
+            claim: "hall/c".to_owned(),
+            node: self.node.name.clone(),
+            drivers: ["gauge.test".to_owned()].into(),
+            user: "pod hall/x".to_owned(),
+        };
+        self.users = Users::Known { first, others: 0 };
+    }
+}
+
+#[rstest]
+fn as_long_as_devices_are_in_use_neither_driver_nor_plugin_leaves(
+    #[values(
+        |play: &mut Play| play.wish_dra("2", 'b'),
+        |play: &mut Play| play.delete_module(),
+        |play: &mut Play| play.module.as_mut().unwrap().spec.module_loader = None,
+        |play: &mut Play| { play.node.labels.remove("hall"); },
+    )]
+    happens: fn(&mut Play),
+    #[values(true, false)] is_known: bool,
+    #[values(Turn::Unasked, Turn::Given)] turn: Turn,
+) {
+    let mut play = running_dra();
+    play.use_devices();
+    if !is_known {
+        play.users = Users::Unknown;
+    }
+    assert_eq!(play.decide(), Assignment::default(), "use alone is nothing to write of");
+    happens(&mut play);
+    play.turn = turn;
+    let held = play.decide();
+    assert_eq!(held.waiting[&Play::key()].reason, reasons::WAITING_FOR_CLAIMS);
+    assert_eq!(is_known, held.waiting[&Play::key()].message.starts_with("pod hall/x uses claim hall/c: "));
+    assert!(held.asks.is_empty(), "a node that is not to change takes no turn from another");
+    assert_eq!(held.order, OrderChange::Keep);
+    assert!(!held.labels.contains_key(READY), "{:?}", held.labels);
+    assert_eq!(held.config, None);
+    // It ends by itself when they are gone: first the plugin, then the driver.
+    play.users = Users::Nobody;
+    play.turn = Turn::Given;
+    let keeps_plugin = play.module.as_ref().unwrap().spec.module_loader.is_none();
+    if !keeps_plugin {
+        play.decide_and_apply();
+        assert_eq!(play.says(READY), None);
+        assert!(!play.is_told_to_change(), "the plugin is there");
+        play.pods.clear();
+    }
+    assert!(play.is_told_to_change());
+}
+
+#[test]
+fn a_user_that_comes_while_the_plugin_leaves_has_it_come_back() {
+    let mut play = running_dra();
+    play.wish_dra("2", 'b');
+    play.decide_and_apply();
+    assert_eq!(play.says(READY), None);
+    play.pods.clear();
+    play.use_devices();
+    play.decide_and_apply();
+    assert_eq!(play.says(READY), Some(""), "else nobody would prepare its devices, or unprepare them");
+    assert!(!play.is_told_to_change());
+}
+
+#[test]
+fn users_hold_up_nothing_where_the_plugin_is_away_anyhow() {
+    // The driver failed: its plugin is away, and nobody could unprepare anything before there is another.
+    let mut play = running_dra();
+    play.wish_dra("2", 'b');
+    play.pods.clear();
+    play.decide_and_apply();
+    play.answer(ModulePhase::Failed);
+    play.use_devices();
+    play.wish_dra("3", 'c');
+    assert!(play.is_told_to_change());
+    // A first load takes nothing from anybody.
+    let mut play = Play::registered();
+    play.use_devices();
+    play.wish_dra("1", 'a');
+    play.settle();
+    assert_eq!(play.says(READY), Some(""));
+}
+
+#[test]
+fn on_a_cordoned_node_the_order_is_the_same_and_on_a_silent_one_nobody_is_waited_for() {
+    let taint = |key: &str| k8s_openapi::api::core::v1::Taint {
+        key: key.to_owned(),
+        effect: "NoSchedule".to_owned(),
+        ..Default::default()
+    };
+    let mut play = running_dra();
+    play.node.taints.push(taint("node.kubernetes.io/unschedulable"));
+    play.use_devices();
+    play.delete_module();
+    assert_eq!(play.decide().waiting[&Play::key()].reason, reasons::WAITING_FOR_CLAIMS);
+    play.users = Users::Nobody;
+    play.decide_and_apply();
+    assert_eq!(play.says(READY), None, "its pod leaves a cordoned node, too");
+    let mut play = running_dra();
+    play.use_devices();
+    play.node.taints.push(taint("node.kubernetes.io/unreachable"));
+    play.delete_module();
+    play.decide_and_apply();
+    let wish = play.order.as_ref().and_then(|order| order.wish(&Play::key()).cloned());
+    assert_eq!(wish, Some(Wish::Removed));
 }

@@ -17,6 +17,7 @@ fn rolled_up(module: &Module, plays: &[&Play]) -> ModuleStatus {
             .collect(),
         images: plays.iter().filter_map(|play| play.image.as_ref()).take(1).collect(),
         plugin_problem: None,
+        leaving: Vec::new(),
         rivals: Vec::new(),
         now: time("2026-01-01T00:00:00Z"),
     })
@@ -48,10 +49,44 @@ fn a_loaded_module_is_ready_and_says_so_once() {
         nodes: vec![NodeView { facts: &play.node, config: play.config.as_ref() }],
         images: play.image.iter().collect(),
         plugin_problem: None,
+        leaving: Vec::new(),
         rivals: Vec::new(),
         now: time("2027-01-01T00:00:00Z"),
     });
     assert_eq!(later, first, "the time of a change is not the time of looking");
+}
+
+#[test]
+fn what_has_to_leave_a_node_first_is_named_also_of_a_deleted_module() {
+    let mut play = Play::registered();
+    play.settle();
+    let waiting = crate::assign::Waiting {
+        reason: reasons::WAITING_FOR_CLAIMS.into(),
+        message: "pod hall/x uses claim hall/c".to_owned(),
+    };
+    let (one, two) = ("n1".parse().unwrap(), "n2".parse().unwrap());
+    let told = |play: &Play| {
+        status(&Observed {
+            module: play.module.as_ref().unwrap(),
+            nodes: vec![NodeView { facts: &play.node, config: play.config.as_ref() }],
+            images: play.image.iter().collect(),
+            plugin_problem: None,
+            leaving: vec![(&one, &waiting), (&two, &waiting)],
+            rivals: Vec::new(),
+            now: time("2026-01-01T00:00:00Z"),
+        })
+    };
+    let waits = ("True", reasons::WAITING_FOR_CLAIMS, "n1 (and 1 more): pod hall/x uses claim hall/c");
+    assert_eq!(said(&told(&play), WAITING), Some(waits));
+    play.delete_module();
+    let deleted = told(&play);
+    assert_eq!(said(&deleted, WAITING), Some(waits));
+    let (_, reason, message) = said(&deleted, READY).unwrap();
+    assert_eq!(reason, reasons::UNLOADING);
+    assert!(
+        message.ends_with("1 node left (n1); n1 (and 1 more): pod hall/x uses claim hall/c"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -232,6 +267,7 @@ fn a_status_is_bounded_however_many_nodes_fail() {
         nodes: nodes.iter().map(|facts| NodeView { facts, config: play.config.as_ref() }).collect(),
         images: Vec::new(),
         plugin_problem: None,
+        leaving: Vec::new(),
         rivals: Vec::new(),
         now: time("2026-01-01T00:00:00Z"),
     });

@@ -3,14 +3,17 @@
 //! - [`daemon_set`]: the `DaemonSet` that runs it, as a value.
 //! - [`version`]: the labels of an ordered upgrade, as a table.
 //! - [`labels`]: which labels a node has for its sake. They are what its pods are placed by.
+//! - [`claim`]: who uses the devices of a DRA driver, before which it does not leave.
 //! - [`class`]: the device classes of a DRA driver, and whose they are.
 //! - [`plan`]: what is to be applied and deleted for a Module.
 //!
 //! The order of events on a node is kept by labels alone. Before a driver is changed or unloaded its `.ready` label goes, so that the
 //! `DaemonSet` controller takes the plugin's pod away; [`crate::assign`] orders nothing as long as such a pod is there. The label
-//! comes back with the driver, and the pod with the label. No pod has a finalizer of ours, and no cordon or taint takes a label away:
+//! comes back with the driver, and the pod with the label. Before the pods of a DRA driver those leave that use its devices; nobody is
+//! evicted for that. No pod has a finalizer of ours, and no cordon or taint takes a label away:
 //! whatever holds up a pod holds up its own node and nothing else.
 
+pub mod claim;
 pub mod class;
 pub mod daemon_set;
 pub mod labels;

@@ -42,6 +42,8 @@ pub struct Observed<'a> {
     pub orphans: usize,
     /// The Pod Security Standard that its namespace enforces.
     pub enforces: Option<&'a str>,
+    /// On some node devices of its DRA driver are in use, or nobody knows yet.
+    pub is_in_use: bool,
 }
 
 /// What is to be written.
@@ -62,6 +64,10 @@ pub struct Plan {
 pub fn plan(observed: &Observed<'_>) -> Plan {
     // What is there goes on running, also where the Module is to go.
     if is_paused(observed.module) {
+        return Plan::default();
+    }
+    // Who uses devices is to have them unprepared by the driver. Node by node it leaves before, by its labels.
+    if observed.is_in_use && observed.module.metadata.deletion_timestamp.is_some() {
         return Plan::default();
     }
     let wished = daemon_set(observed.module);
@@ -144,7 +150,7 @@ mod tests {
     }
 
     fn decide(module: &Module, sets: &[SetSeen]) -> Plan {
-        plan(&Observed { module, sets, orphans: 0, enforces: None })
+        plan(&Observed { module, sets, orphans: 0, enforces: None, is_in_use: false })
     }
 
     #[test]
@@ -172,7 +178,8 @@ mod tests {
         assert_eq!(first.problem.unwrap().reason, reasons::PLUGIN_REPLACED);
         let leaving = SetSeen { is_leaving: true, ..kmms };
         assert_eq!(decide(&module, &[leaving]).apply, None);
-        let orphans = plan(&Observed { module: &module, sets: &[], orphans: 1, enforces: None });
+        let orphans =
+            plan(&Observed { module: &module, sets: &[], orphans: 1, enforces: None, is_in_use: false });
         assert_eq!(orphans.apply, None, "its pods are still there");
         assert!(decide(&module, &[]).apply.is_some());
     }
@@ -209,6 +216,24 @@ mod tests {
     }
 
     #[test]
+    fn a_deleted_modules_dra_driver_stays_as_long_as_devices_are_in_use() {
+        let mut module = module("1");
+        let made = seen(&decide(&module, &[]).apply.unwrap());
+        let sets = std::slice::from_ref(&made);
+        let used =
+            |module: &Module| plan(&Observed { module, sets, orphans: 0, enforces: None, is_in_use: true });
+        assert_eq!(used(&module), Plan::default());
+        let other = self::module("2");
+        assert!(
+            used(&other).apply.is_some(),
+            "of a Module that stays it is the labels that say where it runs"
+        );
+        module.metadata.deletion_timestamp = Some(serde_json::from_str("\"2026-01-01T00:00:00Z\"").unwrap());
+        assert_eq!(used(&module), Plan::default());
+        assert_eq!(decide(&module, sets).delete, sets);
+    }
+
+    #[test]
     fn nothing_is_left_of_what_is_not_wished() {
         let mut module = module("1");
         let made = seen(&decide(&module, &[]).apply.unwrap());
@@ -222,7 +247,9 @@ mod tests {
     #[test]
     fn a_namespace_that_forbids_its_pods_is_named() {
         let module = module("");
-        let enforced = |level| plan(&Observed { module: &module, sets: &[], orphans: 0, enforces: level });
+        let enforced = |level| {
+            plan(&Observed { module: &module, sets: &[], orphans: 0, enforces: level, is_in_use: false })
+        };
         assert_eq!(enforced(Some("privileged")).problem, None);
         let plan = enforced(Some("restricted"));
         assert!(plan.apply.is_some(), "it is there as soon as it may be");
