@@ -20,6 +20,9 @@ mod s1_5_preflight;
 #[path = "conformance/s1_8_admission.rs"]
 mod s1_8_admission;
 #[cfg(test)]
+#[path = "conformance/s1_8_operator_writes.rs"]
+mod s1_8_operator_writes;
+#[cfg(test)]
 #[path = "conformance/s1_api.rs"]
 mod s1_api;
 #[cfg(test)]

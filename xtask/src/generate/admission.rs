@@ -1,5 +1,6 @@
 //! What RBAC cannot say: an agent writes only its own node's status, only the operator writes what nodes should do, and which images
-//! it has made; a namespace with Modules is not deleted, and of a namespace the operator changes one label alone.
+//! it has made; a namespace with Modules is not deleted. And the operator changes of a namespace one label alone, of a pod one
+//! finalizer, and DaemonSets and device classes only where they are a Module's.
 //!
 //! All are admission policies that the API server evaluates itself; when one cannot be evaluated, the write is refused.
 
@@ -9,7 +10,7 @@ use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicyBinding, ValidatingAdmissionPolicyBindingSpec, ValidatingAdmissionPolicySpec,
     Validation,
 };
-use tenon_api::labels::CONTAINS_MODULES;
+use tenon_api::labels::{CONTAINS_MODULES, MODULE_NAME, MODULE_NAMESPACE, finalizer};
 use tenon_api::node_pod::SERVICE_ACCOUNT as AGENT;
 
 use super::{OPERATOR, rbac, yaml};
@@ -26,6 +27,9 @@ pub(super) fn file() -> Result<String> {
         only_the_operator_remembers_images(),
         namespaces_with_modules_stay(),
         the_operator_labels_namespaces_only(),
+        the_operator_releases_pods_only(),
+        the_operator_runs_modules_plugins_only(),
+        the_operator_keeps_modules_classes_only(),
     ];
     for policy in policies {
         let name = policy.metadata.name.clone().unwrap_or_default();
@@ -125,12 +129,6 @@ fn namespaces_with_modules_stay() -> ValidatingAdmissionPolicy {
 
 /// RBAC lets the operator patch namespaces, for one label's sake.
 fn the_operator_labels_namespaces_only() -> ValidatingAdmissionPolicy {
-    let same = |field: &str| {
-        format!(
-            "has(object.metadata.{field}) == has(oldObject.metadata.{field}) && \
-             (!has(object.metadata.{field}) || object.metadata.{field} == oldObject.metadata.{field})"
-        )
-    };
     let kept_in = |one: &str, other: &str| {
         format!(
             "(!has({one}.metadata.labels) || {one}.metadata.labels.all(key, key == '{CONTAINS_MODULES}' || \
@@ -139,27 +137,122 @@ fn the_operator_labels_namespaces_only() -> ValidatingAdmissionPolicy {
         )
     };
     let message = format!("Tenon's operator changes nothing of a namespace but the label {CONTAINS_MODULES}");
-    let same_spec =
-        "has(object.spec) == has(oldObject.spec) && (!has(object.spec) || object.spec == oldObject.spec)";
     policy(
         "tenon-the-operator-labels-namespaces-only",
         rules("", &["namespaces", "namespaces/*"], &["*"]),
-        ("is-the-operator", format!("request.userInfo.username == '{}'", rbac::username(OPERATOR))),
+        is_the_operator(),
         vec![
-            refuse(
-                "request.operation == 'UPDATE' && !(has(request.subResource) && request.subResource != '')",
-                &message,
-            ),
+            refuse(CHANGES_ITSELF, &message),
             refuse(
                 &format!("{} && {}", kept_in("object", "oldObject"), kept_in("oldObject", "object")),
                 &message,
             ),
             refuse(
-                &[same("annotations"), same("finalizers"), same("ownerReferences"), same_spec.to_owned()]
+                &["metadata.annotations", "metadata.finalizers", "metadata.ownerReferences", "spec"]
+                    .map(same)
                     .join(" && "),
                 &message,
             ),
         ],
+    )
+}
+
+/// RBAC lets the operator patch pods, to take from those that KMM has left behind the finalizer for which nobody else cares.
+fn the_operator_releases_pods_only() -> ValidatingAdmissionPolicy {
+    let labeler = format!("'{}'", finalizer::NODE_LABELER);
+    let message = format!(
+        "Tenon's operator changes nothing of a pod but takes the finalizer {} away",
+        finalizer::NODE_LABELER
+    );
+    policy(
+        "tenon-the-operator-releases-pods-only",
+        rules("", &["pods", "pods/*"], &["*"]),
+        is_the_operator(),
+        vec![
+            refuse(CHANGES_ITSELF, &message),
+            refuse(
+                &format!(
+                    "(!has(object.metadata.finalizers) || (has(oldObject.metadata.finalizers) && \
+                     object.metadata.finalizers.all(name, name in oldObject.metadata.finalizers))) && \
+                     (!has(oldObject.metadata.finalizers) || oldObject.metadata.finalizers.all(name, name == {labeler} || \
+                     (has(object.metadata.finalizers) && name in object.metadata.finalizers)))"
+                ),
+                &message,
+            ),
+            refuse(
+                &["metadata.labels", "metadata.annotations", "metadata.ownerReferences", "spec"]
+                    .map(same)
+                    .join(" && "),
+                &message,
+            ),
+        ],
+    )
+}
+
+/// RBAC lets the operator write DaemonSets everywhere: Modules are everywhere. But not the agents', a network's or a store's.
+fn the_operator_runs_modules_plugins_only() -> ValidatingAdmissionPolicy {
+    let owned = |object: &str| {
+        format!(
+            "has({object}.metadata.ownerReferences) && {object}.metadata.ownerReferences.exists(owner, owner.kind == 'Module' && \
+             owner.apiVersion.startsWith('{}/') && has(owner.controller) && owner.controller) && \
+             has({object}.metadata.labels) && '{MODULE_NAME}' in {object}.metadata.labels",
+            rbac::KMM_GROUP,
+        )
+    };
+    policy(
+        "tenon-the-operator-runs-modules-plugins-only",
+        rules("apps", &["daemonsets", "daemonsets/*"], &["*"]),
+        is_the_operator(),
+        before_and_after(
+            owned,
+            "Tenon's operator writes no DaemonSet but those of Modules: their label and their controller say so",
+        ),
+    )
+}
+
+/// The same of device classes, which have no owner: their labels say whose they are. So one that somebody else has made is never merged
+/// with a Module's.
+fn the_operator_keeps_modules_classes_only() -> ValidatingAdmissionPolicy {
+    let labelled = |object: &str| {
+        format!(
+            "has({object}.metadata.labels) && '{MODULE_NAME}' in {object}.metadata.labels && \
+             '{MODULE_NAMESPACE}' in {object}.metadata.labels"
+        )
+    };
+    let message = "Tenon's operator writes no DeviceClass but those of Modules, and hands none from one Module to another: \
+                   their labels say whose they are";
+    let mut validations = before_and_after(labelled, message);
+    let stays = [MODULE_NAME, MODULE_NAMESPACE]
+        .map(|label| format!("object.metadata.labels['{label}'] == oldObject.metadata.labels['{label}']"));
+    validations.push(refuse(&format!("request.operation != 'UPDATE' || ({})", stays.join(" && ")), message));
+    policy(
+        "tenon-the-operator-keeps-modules-classes-only",
+        rules("resource.k8s.io", &["deviceclasses"], &["*"]),
+        is_the_operator(),
+        validations,
+    )
+}
+
+/// Whatever is written, this is to hold of the object as it is and as it will be.
+fn before_and_after(holds: impl Fn(&str) -> String, message: &str) -> Vec<Validation> {
+    vec![
+        refuse(&format!("request.operation == 'CREATE' || ({})", holds("oldObject")), message),
+        refuse(&format!("request.operation == 'DELETE' || ({})", holds("object")), message),
+    ]
+}
+
+fn is_the_operator() -> (&'static str, String) {
+    ("is-the-operator", format!("request.userInfo.username == '{}'", rbac::username(OPERATOR)))
+}
+
+/// It is neither made nor deleted, and none of its subresources is written.
+const CHANGES_ITSELF: &str =
+    "request.operation == 'UPDATE' && !(has(request.subResource) && request.subResource != '')";
+
+/// That this field is as it was.
+fn same(field: &str) -> String {
+    format!(
+        "has(object.{field}) == has(oldObject.{field}) && (!has(object.{field}) || object.{field} == oldObject.{field})"
     )
 }
 

@@ -1,15 +1,22 @@
 //! §2.8: the `DaemonSet` of a DRA driver, and its device classes.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use k8s_openapi::api::resource::v1::DeviceClass;
-use kube::api::{ListParams, PostParams};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use tenon_lab::wait;
 use tenon_test_api::cluster::{Cluster, SOON, condition};
 
-use super::plugins::{Kubelets, add_node, is_ordered_anew, labels_come, pods_come, sets_come, template};
+use super::plugins::{
+    Kubelets, NAMESPACE, add_node, is_ordered_anew, labels_come, pods, pods_come, sets_come, template,
+};
+
+/// For how long it is watched that nothing happens.
+const A_WHILE: Duration = Duration::from_secs(2);
 
 fn dra(driver: &str, classes: &[&str]) -> Value {
     let classes: Vec<_> = classes
@@ -29,6 +36,104 @@ async fn classes_come(classes: &Api<DeviceClass>, expected: &[&str]) -> Vec<Devi
     })
     .await
     .unwrap_or_else(|late| panic!("{late}"))
+}
+
+/// What a driver on the node would publish.
+async fn offer_device(cluster: &Cluster, node: &str, driver: &str) {
+    let slice: ResourceSlice = serde_json::from_value(json!({
+        "metadata": {"name": format!("{node}-{driver}")},
+        "spec": {
+            "driver": driver, "nodeName": node, "devices": [{"name": "d0"}],
+            "pool": {"name": node, "generation": 1, "resourceSliceCount": 1},
+        },
+    }))
+    .expect("a slice");
+    let slices: Api<ResourceSlice> = Api::all(cluster.client.clone());
+    slices.create(&PostParams::default(), &slice).await.expect("a slice");
+}
+
+/// Runs a pod that has a device of this class by a claim of its own, and waits until the scheduler has reserved it.
+async fn use_device(cluster: &Cluster, pod: &str, claim: &str, class: &str) {
+    let claims: Api<ResourceClaim> = Api::namespaced(cluster.client.clone(), NAMESPACE);
+    let one = json!({"name": "one", "exactly": {"deviceClassName": class}});
+    let object: ResourceClaim = serde_json::from_value(json!({
+        "metadata": {"name": claim}, "spec": {"devices": {"requests": [one]}},
+    }))
+    .expect("a claim");
+    claims.create(&PostParams::default(), &object).await.expect("a claim");
+    let object: Pod = serde_json::from_value(json!({"metadata": {"name": pod}, "spec": {
+        "containers": [{"name": "user", "image": "user.test/u:1", "resources": {"claims": [{"name": "it"}]}}],
+        "resourceClaims": [{"name": "it", "resourceClaimName": claim}],
+    }}))
+    .expect("a pod");
+    pods(cluster).create(&PostParams::default(), &object).await.expect("a pod");
+    let reserved = wait::until(format!("claim {claim} is reserved"), SOON, async || {
+        let status = claims.get(claim).await.ok()?.status?;
+        status.reserved_for.filter(|users| !users.is_empty()).map(drop)
+    });
+    reserved.await.unwrap_or_else(|late| panic!("{late}"));
+}
+
+/// Waits until the Module says that it waits for this pod and its claim.
+async fn waits_for(cluster: &Cluster, pod: &str, claim: &str) {
+    let told = format!("pine: pod {NAMESPACE}/{pod} uses claim {NAMESPACE}/{claim}: ");
+    let waits = |module: &tenon_api::Module| {
+        condition(module, "Waiting").is_some_and(|waiting| {
+            (waiting.0, waiting.1) == ("True", "WaitingForClaims") && waiting.2.starts_with(&told)
+        })
+    };
+    cluster.module_where("gauge", "the pod and its claim are named", waits).await;
+}
+
+/// k#1328, k#1332: those that use devices leave first, then the driver's pod, then the driver; and nobody is evicted.
+#[tokio::test(flavor = "multi_thread")]
+async fn k1328_k1332_a_dra_driver_leaves_after_the_users_of_its_devices() {
+    let mut cluster = Cluster::start().await;
+    let _kubelets = Kubelets::start(cluster.client.clone());
+    let classes: Api<DeviceClass> = Api::all(cluster.client.clone());
+    cluster.push_driver("gauge:v1", "one");
+    cluster.push_driver("gauge:v2", "two");
+    add_node(&cluster, "pine").await;
+    cluster.apply_module("gauge", "gauge:v1", dra("gauge.test", &["gauge.test"])).await;
+    let first = is_ordered_anew(&cluster, "pine", None).await;
+    let (ready, runs) =
+        ("kmm.node.kubernetes.io/hall.gauge.ready", "kmm.node.kubernetes.io/hall.gauge.dra-ready");
+    labels_come(&cluster, "pine", &[(ready, ""), (runs, "")], &[]).await;
+    offer_device(&cluster, "pine", "gauge.test").await;
+    use_device(&cluster, "loom", "thread", "gauge.test").await;
+
+    // A change.
+    cluster.apply_module("gauge", "gauge:v2", dra("gauge.test", &["gauge.test"])).await;
+    waits_for(&cluster, "loom", "thread").await;
+    tokio::time::sleep(A_WHILE).await;
+    let node = labels_come(&cluster, "pine", &[(ready, ""), (runs, "")], &[]).await;
+    assert!(node.spec.is_none_or(|spec| spec.taints.is_none()), "nobody is kept away from the node");
+    let order = cluster.configs().get("pine").await.expect("the node's object").spec.order;
+    assert_eq!(order, first, "nothing is changed");
+    pods_come(&cluster, "the user and the driver's pod", |pods| pods.len() == 2).await;
+    pods(&cluster).delete("loom", &DeleteParams::default()).await.expect("a deletion");
+    let second = is_ordered_anew(&cluster, "pine", first.as_ref()).await;
+    labels_come(&cluster, "pine", &[(ready, ""), (runs, "")], &[]).await;
+
+    // An end, on a node that is being drained.
+    use_device(&cluster, "wheel", "yarn", "gauge.test").await;
+    let cordon = Patch::Merge(json!({"spec": {"unschedulable": true}}));
+    cluster.nodes().patch("pine", &PatchParams::default(), &cordon).await.expect("a cordon");
+    cluster.delete_module("gauge").await;
+    waits_for(&cluster, "wheel", "yarn").await;
+    classes_come(&classes, &[]).await;
+    tokio::time::sleep(A_WHILE).await;
+    pods_come(&cluster, "the user and the driver's pod", |pods| pods.len() == 2).await;
+    let order = cluster.configs().get("pine").await.expect("the node's object").spec.order;
+    assert_eq!(order, second, "nothing is unloaded");
+    pods(&cluster).delete("wheel", &DeleteParams::default()).await.expect("a deletion");
+    pods_come(&cluster, "no pod is left", <[_]>::is_empty).await;
+    is_ordered_anew(&cluster, "pine", second.as_ref()).await;
+    let gone = wait::until("the Module is gone", SOON, async || {
+        cluster.modules().get_opt("gauge").await.ok()?.is_none().then_some(())
+    });
+    gone.await.unwrap_or_else(|late| panic!("{late}"));
+    cluster.stop_operator().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
