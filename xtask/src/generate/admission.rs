@@ -1,6 +1,6 @@
 //! What RBAC cannot say: an agent writes only its own node's status, only the operator writes what nodes should do, and which images
 //! it has made; a namespace with Modules is not deleted. And the operator changes of a namespace one label alone, of a pod one
-//! finalizer, and DaemonSets and device classes only where they are a Module's.
+//! finalizer, and `DaemonSet`s and device classes only where they are a Module's.
 //!
 //! All are admission policies that the API server evaluates itself; when one cannot be evaluated, the write is refused.
 
@@ -189,7 +189,7 @@ fn the_operator_releases_pods_only() -> ValidatingAdmissionPolicy {
     )
 }
 
-/// RBAC lets the operator write DaemonSets everywhere: Modules are everywhere. But not the agents', a network's or a store's.
+/// RBAC lets the operator write `DaemonSet`s everywhere: Modules are everywhere. But not the agents', a network's or a store's.
 fn the_operator_runs_modules_plugins_only() -> ValidatingAdmissionPolicy {
     let owned = |object: &str| {
         format!(
