@@ -69,7 +69,7 @@ fn first_sentence_of_long_description(schema: &mut JSONSchemaProps) {
     let Some(text) = schema.description.as_mut().filter(|text| text.len() > LONG) else { return };
     let paragraph = text.split("\n\n").next().unwrap_or_default().replace('\n', " ");
     let sentence = paragraph.find(". ").and_then(|dot| paragraph.get(..=dot)).unwrap_or(&paragraph);
-    *text = sentence.to_owned();
+    sentence.clone_into(text);
 }
 
 /// What a DRA driver calls its parameters is its own affair: an object without a schema would lose all its fields.

@@ -113,7 +113,7 @@ fn is_loaded_alike(one: &ModuleConfig, other: &ModuleConfig) -> bool {
         && one.in_tree_modules_to_remove == other.in_tree_modules_to_remove
 }
 
-/// On how many of `nodes` nodes a change of the Module may take it away at a time.
+/// On how many of the `nodes` nodes that are told to load it a change of the Module may take it away at a time.
 pub fn allowed(module: &Module, nodes: usize) -> usize {
     let limit = module.spec.rollout.as_ref().and_then(|rollout| rollout.max_unavailable.as_ref());
     let allowed = match limit {

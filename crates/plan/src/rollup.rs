@@ -227,13 +227,13 @@ fn rollout_status(observed: &Observed<'_>, tally: &Tally<'_>) -> Option<RolloutS
         updated_number: number(tally.ready),
         unavailable_number: number(tally.unavailable),
         waiting_number: number(tally.waiting),
-        allowed_number: number(rollout::allowed(module, observed.nodes.len())),
+        allowed_number: number(rollout::allowed(module, tally.desired)),
     })
 }
 
 /// Why nothing is changed any more: as many nodes as may be unavailable have failed to change.
 fn stuck(observed: &Observed<'_>, tally: &Tally<'_>) -> Option<Why> {
-    let allowed = rollout::allowed(observed.module, observed.nodes.len());
+    let allowed = rollout::allowed(observed.module, tally.desired);
     let failed = tally.unchanged.len();
     if is_deleted(observed.module) || tally.waiting == 0 || failed < allowed {
         return None;
@@ -409,7 +409,7 @@ fn ready(
     if let Some(why) = degraded.or(waiting) {
         return (false, why.clone());
     }
-    let allowed = rollout::allowed(module, observed.nodes.len());
+    let allowed = rollout::allowed(module, tally.desired);
     match tally.matching {
         0 => (false, why(reasons::NO_NODES, "no node matches spec.selector and is tolerated".to_owned())),
         all if tally.waiting > 0 && tally.unavailable >= allowed => {

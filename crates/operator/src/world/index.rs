@@ -30,7 +30,7 @@ pub struct Index {
     preflights: BTreeMap<String, Arc<PreflightValidation>>,
     images_of: HashMap<ModuleKey, BTreeSet<ImageKey>>,
     /// Nodes that a Module selects or whose object names it.
-    nodes_of: HashMap<ModuleKey, BTreeSet<NodeName>>,
+    nodes_of: HashMap<ModuleKey, NodesOf>,
     /// The same the other way round.
     modules_of: HashMap<NodeName, BTreeSet<ModuleKey>>,
     /// Since when a node lacks a discovered label that a Module asks for, by [`super::World::steady`]: a jump of the time
@@ -42,6 +42,29 @@ pub struct Index {
     plugin_problems: HashMap<ModuleKey, Problem>,
     /// What has to leave nodes before their drivers do.
     leaving: HashMap<ModuleKey, BTreeMap<NodeName, Waiting>>,
+}
+
+/// A Module's nodes.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct NodesOf {
+    /// Each, and whether its object tells it to load the Module.
+    nodes: BTreeMap<NodeName, bool>,
+    /// How many are told so.
+    told: usize,
+}
+
+impl NodesOf {
+    fn tell(&mut self, name: &NodeName, is_told: bool) {
+        if let Some(was_told) = self.nodes.get_mut(name) {
+            self.told = self.told + usize::from(is_told) - usize::from(*was_told);
+            *was_told = is_told;
+        }
+    }
+
+    fn remove(&mut self, name: &NodeName) {
+        self.tell(name, false);
+        self.nodes.remove(name);
+    }
 }
 
 /// What a change concerns.
@@ -210,12 +233,18 @@ impl Index {
 
     /// Nodes that the Module selects or whose object names it.
     pub fn nodes_of(&self, key: &ModuleKey) -> impl Iterator<Item = &NodeName> {
-        self.nodes_of.get(key).into_iter().flatten()
+        self.nodes_of.get(key).into_iter().flat_map(|of| of.nodes.keys())
     }
 
     /// How many these are.
     pub fn count_nodes_of(&self, key: &ModuleKey) -> usize {
-        self.nodes_of.get(key).map_or(0, BTreeSet::len)
+        self.nodes_of.get(key).map_or(0, |of| of.nodes.len())
+    }
+
+    /// How many nodes are told to load the Module: of these a share may be without it because of a change. A node that
+    /// repels it, or that no image is for, is none of them.
+    pub fn count_told(&self, key: &ModuleKey) -> usize {
+        self.nodes_of.get(key).map_or(0, |of| of.told)
     }
 
     /// Modules that select the node or that its object names.
@@ -400,11 +429,16 @@ impl Index {
 
     fn relate(&mut self, key: &ModuleKey, name: &NodeName, related: bool) {
         if related {
-            self.nodes_of.entry(key.clone()).or_default().insert(name.clone());
+            self.nodes_of.entry(key.clone()).or_default().nodes.entry(name.clone()).or_default();
             self.modules_of.entry(name.clone()).or_default().insert(key.clone());
             return;
         }
-        remove(&mut self.nodes_of, key, name);
+        if let Some(of) = self.nodes_of.get_mut(key) {
+            of.remove(name);
+            if of.nodes.is_empty() {
+                self.nodes_of.remove(key);
+            }
+        }
         remove(&mut self.modules_of, name, key);
     }
 
@@ -419,6 +453,9 @@ impl Index {
             Some((rollout::standing(entry, status, facts), is_withdrawn))
         });
         let (standing, is_withdrawn) = seen.unzip();
+        if let Some(of) = self.nodes_of.get_mut(key) {
+            of.tell(name, standing.is_some());
+        }
         let is_gone = config.is_none() || !self.nodes.contains_key(name);
         if standing.is_none() && !self.turns.contains_key(key) {
             return;
@@ -435,7 +472,7 @@ impl Index {
     }
 
     fn allowed(&self, key: &ModuleKey) -> usize {
-        let nodes = self.count_nodes_of(key);
+        let nodes = self.count_told(key);
         self.modules.get(key).map_or(0, |module| rollout::allowed(module, nodes))
     }
 
@@ -590,6 +627,24 @@ mod tests {
         assert_eq!(index.nodes_of(&key()).count(), 1);
         assert_eq!(index.set_config(&pine, Some(config(false)), NOW).len(), 1, "the last touch");
         assert_eq!((index.nodes_of(&key()).count(), index.modules_of(&pine).count()), (0, 0));
+    }
+
+    #[test]
+    fn nodes_that_are_not_told_to_load_a_module_raise_no_limit_of_its() {
+        let mut index = Index::default();
+        index.set_module(&key(), Some(module("hall")), NOW);
+        for number in 0..30 {
+            let name: NodeName = format!("oak-{number}").parse().unwrap();
+            index.set_node(&name, Some(facts(&name, &[("hall", "a")])), NOW);
+        }
+        let pine: NodeName = "pine".parse().unwrap();
+        index.set_config(&pine, Some(config(true)), NOW);
+        assert_eq!(index.count_told(&key()), 0, "the node is not known yet");
+        index.set_node(&pine, Some(facts(&pine, &[("hall", "a")])), NOW);
+        assert_eq!((index.count_nodes_of(&key()), index.count_told(&key())), (31, 1));
+        assert_eq!(index.allowed(&key()), 1, "ten of a hundred that have it, one at least");
+        index.set_config(&pine, Some(config(false)), NOW);
+        assert_eq!(index.count_told(&key()), 0);
     }
 
     #[test]

@@ -285,7 +285,7 @@ impl Replica {
             index.configs().filter(is_it).count()
         };
         let turn = |key: &ModuleKey| {
-            let allowed = index.module(key).map_or(0, |m| rollout::allowed(m, index.nodes_of(key).count()));
+            let allowed = index.module(key).map_or(0, |m| rollout::allowed(m, index.count_told(key)));
             let unavailable = unavailable(key);
             if unavailable < allowed { Turn::Given } else { Turn::Refused { unavailable, allowed } }
         };
