@@ -24,6 +24,7 @@ use crate::depot::{Depot, Fetched, Interrupted, Transfer};
 use crate::https::Address;
 use crate::kernel;
 use crate::loader_link::{Answer, Link, LinkError};
+use crate::paths;
 use crate::status_writer::{self, Outcome};
 use crate::watch::{Seen, Sighting, follow};
 use tenon_api::message::chain;
@@ -127,6 +128,7 @@ impl Agent {
                     self.steer_fetch(rest.fetch);
                     self.rest(rest).await;
                 }
+                Step::Validate(paths) => self.cycle.found(&paths::there(&paths), Instant::now()),
                 Step::Write(status) => self.write(&status).await,
                 step => self.begin_talk(step),
             }
@@ -210,7 +212,7 @@ impl Agent {
             Step::Apply => Some(Box::pin(async move { Talked::Applied(link.apply().await) })),
             Step::Silent => Some(Box::pin(async move { Talked::LoadedFromStore(link.go_on_alone().await) })),
             Step::Look => Some(Box::pin(async move { Talked::Looked(link.look().await) })),
-            Step::Connect | Step::Write(_) | Step::Rest(_) => None,
+            Step::Connect | Step::Validate(_) | Step::Write(_) | Step::Rest(_) => None,
         }
     }
 

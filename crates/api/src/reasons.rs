@@ -171,6 +171,12 @@ pub const WAITING_FOR_FIRST_NODE: &str = "WaitingForFirstNode";
 pub const LOAD_FAILED: &str = "LoadFailed";
 /// Something other than Tenon had unloaded the module, and it was loaded again.
 pub const RELOADED: &str = "Reloaded";
+/// The module is loaded, and what must be there after the load (`moduleLoader.validation`) is waited for.
+pub const VALIDATING: &str = "Validating";
+/// The module is loaded, and what must be there after the load has not come in time.
+pub const VALIDATION_FAILED: &str = "ValidationFailed";
+/// What had to be there after the load, and was, is not there any more.
+pub const PATH_VANISHED: &str = "PathVanished";
 /// The new content failed to load and the last one that had loaded is back.
 pub const ROLLED_BACK: &str = "RolledBack";
 /// The module is used by something and was therefore not removed.
@@ -198,6 +204,10 @@ pub mod event {
     pub const MODULE_RELOADED: &str = "ModuleReloaded";
     /// A module did not load on a node, which has none of it now (Warning, on the Node).
     pub const MODULE_LOAD_FAILED: &str = "ModuleLoadFailed";
+    /// A module is loaded on a node, and what must be there after the load has not come in time (Warning, on the Node).
+    pub const MODULE_VALIDATION_FAILED: &str = "ModuleValidationFailed";
+    /// What had to be there after a module's load, and was, is not there any more (Warning, on the Node).
+    pub const MODULE_PATH_VANISHED: &str = "ModulePathVanished";
     /// A module's new content did not load on a node, which has the former one again (Warning, on the Node).
     pub const MODULE_ROLLED_BACK: &str = "ModuleRolledBack";
     /// A module is not loaded on a node any more, because the node went down just after loading it (Warning, on the

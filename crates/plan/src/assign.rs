@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tenon_api::labels::{LabelKind, STARTUP_TAINT};
 use tenon_api::module_image::ModuleImage;
 use tenon_api::node_modules_config::{
-    ModulePhase, NodeModule, NodeModulesConfig, NodeModulesConfigStatus, Replaced,
+    ModulePhase, NodeModule, NodeModuleStatus, NodeModulesConfig, NodeModulesConfigStatus, Replaced,
 };
 use tenon_api::{Module, reasons};
 use tenon_order::{ModuleKey, Order};
@@ -478,14 +478,32 @@ fn waiting_for(image: Option<&ModuleImage>, resolved: &Resolved) -> Waiting {
 
 /// Whether the node has what an entry of its spec wishes: the same bundle and settings, loaded in the present boot, and
 /// reported since the node was told to.
+/// What must be there after the load has been as well.
 pub fn is_loaded(entry: &NodeModule, status: Option<&NodeModulesConfigStatus>, node: &NodeFacts) -> bool {
+    as_wished(entry, status, node).is_some_and(|reported| reported.has_validated(entry.validation.as_ref()))
+}
+
+/// What the node reports of what it has in its kernel as the entry wishes it.
+fn as_wished<'s>(
+    entry: &NodeModule,
+    status: Option<&'s NodeModulesConfigStatus>,
+    node: &NodeFacts,
+) -> Option<&'s NodeModuleStatus> {
     let reported = rollout::report(status, &entry.namespace, &entry.name);
-    reported.filter(|_| rollout::answers(entry, status)).is_some_and(|reported| {
+    reported.filter(|_| rollout::answers(entry, status)).filter(|reported| {
         reported.phase == Some(ModulePhase::Loaded)
             && reported.bundle == entry.bundle
             && reported.config.as_ref() == Some(&entry.config)
             && reported.boot_id.as_deref() == Some(node.boot_id.as_str())
     })
+}
+
+/// Whether the node is ready with the entry's Module. Where it was so by its label, only its own word ends that: when a path to
+/// be validated is added to a driver that serves, the node has not looked for it yet.
+fn is_ready(entry: &NodeModule, assigned: &Assigned<'_>, node: &NodeFacts) -> bool {
+    let label = LabelKind::Ready.key(&entry.namespace, &entry.name);
+    let was_ready = node.labels.contains_key(&label);
+    is_loaded(entry, assigned.status, node) || was_ready && as_wished(entry, assigned.status, node).is_some()
 }
 
 /// The labels that the node should have of ours, against those it has: first those that go, afterwards those that come.
@@ -500,8 +518,7 @@ fn labels(
         let entry = wishes.entries.get(key);
         let leaving = wishes.leaving.get(key);
         let is_ready = leaving.is_none()
-            && entry
-                .is_some_and(|entry| is_loaded(entry, assigned.status, observed.node) && assigned.stays(key));
+            && entry.is_some_and(|entry| is_ready(entry, assigned, observed.node) && assigned.stays(key));
         let version = entry.and_then(|entry| entry.version.as_ref());
         if is_ready {
             desired.insert(LabelKind::Ready.key(key.namespace(), key.name()), String::new());

@@ -32,6 +32,8 @@ pub enum Standing {
     RolledBack,
     /// It is not tried any more: the node went down just after loading it.
     CrashSuspected,
+    /// It is loaded, and what must be there after the load is not.
+    Unvalidated,
     /// It should change or go, and is in use.
     InUse,
     /// It is to go.
@@ -42,7 +44,7 @@ pub enum Standing {
 
 impl Standing {
     /// Each of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Loaded,
         Self::Waiting,
         Self::Unregistered,
@@ -51,6 +53,7 @@ impl Standing {
         Self::Failed,
         Self::RolledBack,
         Self::CrashSuspected,
+        Self::Unvalidated,
         Self::InUse,
         Self::Leaving,
         Self::Orphaned,
@@ -67,6 +70,7 @@ impl Standing {
             Self::Failed => "failed",
             Self::RolledBack => "rolled-back",
             Self::CrashSuspected => "crash-suspected",
+            Self::Unvalidated => "unvalidated",
             Self::InUse => "in-use",
             Self::Leaving => "leaving",
             Self::Orphaned => "orphaned",
@@ -82,7 +86,12 @@ impl Standing {
             | Self::Fetching
             | Self::Failed
             | Self::CrashSuspected => true,
-            Self::Loaded | Self::RolledBack | Self::InUse | Self::Leaving | Self::Orphaned => false,
+            Self::Loaded
+            | Self::RolledBack
+            | Self::Unvalidated
+            | Self::InUse
+            | Self::Leaving
+            | Self::Orphaned => false,
         }
     }
 
@@ -117,6 +126,7 @@ pub fn standing(module: &Module, view: &NodeView<'_>) -> Option<Standing> {
         Some(ModulePhase::Failed | ModulePhase::Unknown) => Standing::Failed,
         Some(ModulePhase::RolledBack) => Standing::RolledBack,
         Some(ModulePhase::CrashSuspected) => Standing::CrashSuspected,
+        Some(ModulePhase::Unvalidated) => Standing::Unvalidated,
         Some(ModulePhase::InUse) => Standing::InUse,
         Some(ModulePhase::WaitingForBundle) => Standing::Fetching,
         // Of another content, or another boot.
@@ -196,6 +206,7 @@ mod tests {
     #[case(ModulePhase::Unknown, Standing::Failed, true)]
     #[case(ModulePhase::RolledBack, Standing::RolledBack, false)]
     #[case(ModulePhase::CrashSuspected, Standing::CrashSuspected, true)]
+    #[case(ModulePhase::Unvalidated, Standing::Unvalidated, false)]
     #[case(ModulePhase::InUse, Standing::InUse, false)]
     #[case(ModulePhase::WaitingForBundle, Standing::Fetching, true)]
     fn what_the_node_says_is_its_standing(

@@ -219,6 +219,12 @@ impl Play {
         status.modules = entries
             .into_iter()
             .map(|entry| NodeModuleStatus {
+                validated: entry
+                    .validation
+                    .clone()
+                    .filter(|_| phase == ModulePhase::Loaded)
+                    .unwrap_or_default()
+                    .paths,
                 config: came_up(&entry).then_some(entry.config),
                 bundle: entry.bundle,
                 phase: Some(phase),

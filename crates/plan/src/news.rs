@@ -37,11 +37,18 @@ fn reason(module: &NodeModuleStatus) -> Option<&'static str> {
         ModulePhase::Loaded if module.reason.as_deref() == Some(reasons::RELOADED) => {
             Some(event::MODULE_RELOADED)
         }
+        ModulePhase::Loaded if module.reason.as_deref() == Some(reasons::PATH_VANISHED) => {
+            Some(event::MODULE_PATH_VANISHED)
+        }
+        ModulePhase::Unvalidated if module.reason.as_deref() == Some(reasons::VALIDATION_FAILED) => {
+            Some(event::MODULE_VALIDATION_FAILED)
+        }
         ModulePhase::Failed => Some(event::MODULE_LOAD_FAILED),
         ModulePhase::RolledBack => Some(event::MODULE_ROLLED_BACK),
         ModulePhase::CrashSuspected => Some(event::MODULE_CRASH_SUSPECTED),
         ModulePhase::InUse => Some(event::MODULE_IN_USE),
         ModulePhase::Loaded
+        | ModulePhase::Unvalidated
         | ModulePhase::Removed
         | ModulePhase::Orphaned
         | ModulePhase::WaitingForBundle
@@ -84,6 +91,9 @@ mod tests {
     #[case(ModulePhase::InUse, "InUse", &["ModuleInUse"])]
     #[case(ModulePhase::Loaded, "Reloaded", &["ModuleReloaded"])]
     #[case(ModulePhase::Loaded, "Loaded", &[])]
+    #[case(ModulePhase::Unvalidated, "Validating", &[])]
+    #[case(ModulePhase::Unvalidated, "ValidationFailed", &["ModuleValidationFailed"])]
+    #[case(ModulePhase::Loaded, "PathVanished", &["ModulePathVanished"])]
     #[case(ModulePhase::WaitingForBundle, "BundleMissing", &[])]
     fn trouble_is_told_once(#[case] phase: ModulePhase, #[case] reason: &str, #[case] told: &[&str]) {
         let fine = status(ModulePhase::Loaded, "Adopted", 1);

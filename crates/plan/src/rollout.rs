@@ -56,7 +56,13 @@ pub fn standing(entry: &NodeModule, status: Option<&NodeModulesConfigStatus>, no
     };
     // The report says with which settings it was loaded: it did come up once.
     match reported.phase {
-        Some(ModulePhase::Loaded) => Standing::Serving,
+        // A change that brings a driver without its device has not come up.
+        Some(ModulePhase::Loaded | ModulePhase::Unvalidated)
+            if entry.replaces.is_some() && !is_validated(reported, entry) =>
+        {
+            Standing::Unavailable
+        }
+        Some(ModulePhase::Loaded | ModulePhase::Unvalidated) => Standing::Serving,
         _ if is_in_kernel(reported, node) => Standing::Serving,
         Some(ModulePhase::CrashSuspected) if entry.replaces.is_some() => Standing::Unavailable,
         _ => Standing::Free,
@@ -90,6 +96,11 @@ fn is_of(reported: &NodeModuleStatus, entry: &NodeModule) -> bool {
     reported.bundle == entry.bundle && reported.config.as_ref() == Some(&entry.config)
 }
 
+/// Whether all that must be there after the load has been.
+fn is_validated(reported: &NodeModuleStatus, entry: &NodeModule) -> bool {
+    reported.phase == Some(ModulePhase::Loaded) && reported.has_validated(entry.validation.as_ref())
+}
+
 fn is_in_kernel(reported: &NodeModuleStatus, node: &NodeFacts) -> bool {
     reported.boot_id.as_deref() == Some(node.boot_id.as_str())
 }
@@ -99,8 +110,9 @@ fn is_in_kernel(reported: &NodeModuleStatus, node: &NodeFacts) -> bool {
 pub fn takes_away(wished: &NodeModule, reported: Option<&NodeModuleStatus>, node: &NodeFacts) -> bool {
     let Some(reported) = reported else { return false };
     let is_for_this_kernel = |config: &ModuleConfig| config.kernel_version == node.kernel.without_plus();
-    let comes_back = matches!(reported.phase, Some(ModulePhase::Loaded | ModulePhase::RolledBack))
-        && reported.config.as_ref().is_none_or(is_for_this_kernel);
+    let is_kept = [ModulePhase::Loaded, ModulePhase::Unvalidated, ModulePhase::RolledBack].map(Some);
+    let comes_back =
+        is_kept.contains(&reported.phase) && reported.config.as_ref().is_none_or(is_for_this_kernel);
     let is_the_same = reported.bundle == wished.bundle
         && reported.config.as_ref().is_some_and(|config| is_loaded_alike(config, &wished.config));
     (is_in_kernel(reported, node) || comes_back) && !is_the_same

@@ -170,7 +170,8 @@ fn count<'o>(observed: &Observed<'o>) -> Tally<'o> {
         tally.available += usize::from(loaded);
         let offer = tally.offers.to(view.facts.kernel.as_str(), &view.facts.architecture);
         let current = entry.zip(offer).is_some_and(|(entry, offer)| offer.is_in(entry));
-        let ready = wanted && loaded && current;
+        let ready =
+            wanted && loaded && current && entry.is_some_and(|entry| validates(entry, observed.module));
         tally.ready += usize::from(ready);
         if entry.is_some() || reported.is_some() {
             tally.holding.insert(view.facts.name.clone());
@@ -209,7 +210,7 @@ impl Tally<'_> {
         match rollout::standing(entry, view.status(), view.facts) {
             Standing::Unavailable => {
                 self.unavailable += 1;
-                let failed = view.reported(module).is_some_and(retry::has_failed);
+                let failed = view.reported(module).is_some_and(has_not_come_up);
                 if failed && rollout::answers(entry, view.status()) {
                     self.unchanged.insert(view.facts.name.clone());
                 }
@@ -218,6 +219,12 @@ impl Tally<'_> {
             Standing::Free => {}
         }
     }
+}
+
+/// Whether the node was told what must be there after the load as the Module has it now.
+fn validates(entry: &NodeModule, module: &Module) -> bool {
+    let wished = module.spec.module_loader.as_ref().and_then(|loader| loader.validation.as_ref());
+    entry.validation.as_ref() == wished
 }
 
 /// How far the change is; nothing of a Module that loads nothing or is to go.
@@ -248,6 +255,11 @@ fn stuck(observed: &Observed<'_>, tally: &Tally<'_>) -> Option<Why> {
     Some((reasons::ROLLOUT_PAUSED.to_owned(), message))
 }
 
+/// Whether what was ordered last has ended in trouble.
+fn has_not_come_up(reported: &NodeModuleStatus) -> bool {
+    retry::has_failed(reported) || reported.reason.as_deref() == Some(reasons::VALIDATION_FAILED)
+}
+
 /// The node's trouble with the module, if it has any. What an earlier boot reported counts no more.
 fn failure(node: &NodeFacts, reported: &NodeModuleStatus) -> Option<NodeFailure> {
     Some(NodeFailure {
@@ -265,7 +277,13 @@ pub fn trouble(reported: &NodeModuleStatus) -> Option<&str> {
         ModulePhase::CrashSuspected => reasons::CRASH_SUSPECTED,
         ModulePhase::InUse => reasons::IN_USE,
         ModulePhase::Orphaned => reasons::ORPHANED,
-        ModulePhase::Loaded | ModulePhase::Removed | ModulePhase::WaitingForBundle => return None,
+        ModulePhase::Unvalidated if reported.reason.as_deref() == Some(reasons::VALIDATION_FAILED) => {
+            reasons::VALIDATION_FAILED
+        }
+        ModulePhase::Loaded
+        | ModulePhase::Unvalidated
+        | ModulePhase::Removed
+        | ModulePhase::WaitingForBundle => return None,
     };
     Some(reported.reason.as_deref().unwrap_or(fallback))
 }

@@ -80,7 +80,7 @@ const ALERTS: [Alert; 15] = [
     Alert {
         name: "TenonDriverFailed",
         severity: Severity::Warning,
-        expression: "sum(tenon_module_nodes{phase=~\"failed|rolled-back\"}) > 0",
+        expression: "sum(tenon_module_nodes{phase=~\"failed|rolled-back|unvalidated\"}) > 0",
         lasting: "5m",
         summary: "A driver does not load on {{ $value }} nodes.",
         next: "kubectl tenon explain has the kernel's own words.",

@@ -3,12 +3,14 @@
 //! The agent has two sides. From the API server comes the node's object with the order ([`Cycle::see`]); with the
 //! loader there is at most one conversation at a time (`Connect`, `Tell`, `Supply`, `Apply`, …). Between them bundles
 //! are fetched. Whatever ends, the caller says so by the method of that name and asks [`Cycle::next`] again: steps
-//! towards the loader come first, then a status if there is something new to say, then a rest.
+//! towards the loader come first, then a look whether what must be there after a load is, then a status if there is something new to say,
+//! then a rest.
 
 mod loader;
 mod report;
+mod validation;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -17,6 +19,7 @@ use tenon_order::wire::Refusal;
 use tenon_order::{Digest, NodeReport};
 
 use crate::backoff::{Backoff, Dice};
+use crate::validation::Validations;
 use crate::watch::Seen;
 
 /// For how long the API server may be silent before the loader is told to do with what it has. Less than the loader's
@@ -55,6 +58,8 @@ pub enum Step {
     Silent,
     /// Ask how things stand.
     Look,
+    /// Look which of these paths are there.
+    Validate(BTreeSet<String>),
     /// Write this status.
     Write(Box<NodeModulesConfigStatus>),
     /// Wait until something happens.
@@ -87,6 +92,8 @@ pub struct Cycle {
     report: Option<NodeReport>,
     /// The running kernel's GNU build-id, where it shows one.
     build_id: Option<String>,
+    /// What was found of what must be there after loads.
+    validations: Validations,
     refused: Option<Refused>,
     /// How often in a row an order could not be brought or carried out.
     refusals: u32,
@@ -176,6 +183,7 @@ impl Cycle {
             unapplied: false,
             report: None,
             build_id: None,
+            validations: Validations::default(),
             refused: None,
             refusals: 0,
             fetches: BTreeMap::new(),
@@ -193,6 +201,9 @@ impl Cycle {
     pub fn next(&self, now: Instant, wall: Timestamp) -> Step {
         if let Some(step) = self.talk(now) {
             return step;
+        }
+        if let Some(paths) = self.paths_to_look_for(now) {
+            return Step::Validate(paths);
         }
         if let Some(status) = self.status_to_write(now, wall) {
             return Step::Write(Box::new(status));
@@ -287,7 +298,7 @@ impl Cycle {
         let retries = [refused, self.again, self.write];
         let fetches = self.fetches.values().map(|fetch| fetch.retry.at);
         let silence = (!self.answered && self.told == Told::Nothing).then_some(self.started + SILENCE);
-        [link, silence, Some(self.look_at()), self.quiet_until()]
+        [link, silence, Some(self.look_at()), self.quiet_until(), self.validation_due(now)]
             .into_iter()
             .chain(retries.map(|retry| retry.map(|retry| retry.at)))
             .flatten()

@@ -53,6 +53,7 @@ impl Cycle {
             build_id: self.build_id.as_deref(),
             obstacle: self.obstacle().as_ref(),
             bundles: &bundles.collect(),
+            validations: &self.validations,
             now: wall,
         });
         status::differs(previous, &new).then_some(new)

@@ -1,5 +1,6 @@
 use rstest::rstest;
-use tenon_api::node_modules_config::{ModuleConfig, NodeModule, NodeModulesConfigSpec};
+use tenon_api::module::Validation;
+use tenon_api::node_modules_config::{ModuleConfig, ModulePhase, NodeModule, NodeModulesConfigSpec};
 use tenon_order::{
     Generation, Load, ModuleReport, Order, OrderedModule, Phase, PublicKey, Reason, SigningKey, StoreId,
     Wish, sign,
@@ -95,6 +96,20 @@ impl Node {
         self.object.spec.order = Some(text.clone());
         self.tell_object();
         Digest::of(text.as_bytes())
+    }
+
+    /// The operator wishes that these paths are there after the load.
+    fn wish_paths(&mut self, paths: &[&str]) {
+        let paths = paths.iter().map(|path| (*path).to_owned()).collect();
+        let validation = Validation { paths, timeout_seconds: Some(30) };
+        self.object.spec.modules[0].validation = Some(validation);
+        self.tell_object();
+    }
+
+    /// Of the paths that are looked for, these are there.
+    fn find(&mut self, there: &[&str]) {
+        assert!(matches!(self.next(), Step::Validate(_)), "{:?}", self.next());
+        self.cycle.found(&there.iter().map(|path| (*path).to_owned()).collect(), self.now);
     }
 
     fn tell_object(&mut self) {
@@ -601,4 +616,45 @@ fn a_loader_that_cannot_follow_is_left_alone_for_longer_each_time() {
     node.tell(order, &[]);
     node.apply(loaded(6, "new"));
     assert_eq!(node.write().conditions[0].status, "True");
+}
+
+#[test]
+fn what_is_there_after_the_load_is_part_of_the_one_report() {
+    let mut node = Node::new();
+    let order = node.wish(5, "a");
+    node.wish_paths(&["/dev/nic0"]);
+    node.connect(report(0, vec![]));
+    node.tell(order, &[]);
+    node.apply(loaded(5, "a"));
+    node.find(&["/dev/nic0"]);
+    let status = node.write();
+    assert_eq!(status.modules[0].validated, ["/dev/nic0"]);
+    assert_eq!(status.modules[0].phase, Some(ModulePhase::Loaded));
+    assert!(node.rests().until.is_some());
+}
+
+#[test]
+fn what_is_missing_is_looked_for_until_it_comes_and_told_no_more_often_than_it_changes() {
+    let mut node = Node::with_loaded("a");
+    node.wish_paths(&["/dev/nic0"]);
+    node.find(&[]);
+    assert_eq!(node.write().modules[0].reason.as_deref(), Some("Validating"));
+    let mut told = Vec::new();
+    for _ in 0..20 {
+        node.now = node.rests().until.unwrap();
+        node.find(&[]);
+        if matches!(node.next(), Step::Write(_)) {
+            told.push(node.write().modules[0].reason.clone().unwrap());
+        }
+    }
+    assert_eq!(told, ["ValidationFailed"]);
+    let ready = node.object.status.as_ref().unwrap().conditions[0].clone();
+    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "ValidationFailed"));
+    node.now = node.rests().until.unwrap();
+    node.find(&["/dev/nic0"]);
+    let status = node.write();
+    assert_eq!(
+        (status.modules[0].phase, status.conditions[0].status.as_str()),
+        (Some(ModulePhase::Loaded), "True")
+    );
 }

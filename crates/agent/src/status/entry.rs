@@ -7,24 +7,35 @@ use tenon_api::node_modules_config::{ModulePhase, NodeModule, NodeModuleStatus};
 use tenon_order::{Digest, ModuleReport, NodeReport, Phase, Reason};
 
 use super::Facts;
+use crate::validation::Outcome;
 
-/// What the status says of a module that the loader reports.
-pub(super) fn of(module: &ModuleReport, report: &NodeReport, facts: &Facts<'_>) -> NodeModuleStatus {
+/// What the status says of a module that the loader reports; `validation` is what was found of what must be there.
+pub(super) fn of(
+    module: &ModuleReport,
+    report: &NodeReport,
+    facts: &Facts<'_>,
+    validation: Option<Outcome>,
+) -> NodeModuleStatus {
     let (namespace, name) = (module.key.namespace(), module.key.name());
     let wished = facts.spec.modules.iter().find(|entry| entry.namespace == namespace && entry.name == name);
     let before =
         facts.previous.modules.iter().find(|entry| entry.namespace == namespace && entry.name == name);
     let is_loaded = is_loaded(module);
+    let (reason, text) = match validation.as_ref().and_then(|outcome| outcome.reason.clone()) {
+        Some((reason, message)) => (reason.to_owned(), Some(ShortMessage::new(message))),
+        None => (word(module.reason), message(module, wished, facts)),
+    };
     NodeModuleStatus {
         name: name.to_owned(),
         namespace: namespace.to_owned(),
         boot_id: is_loaded.then(|| report.boot_id.clone()),
         bundle: module.bundle.map(String::from),
-        phase: Some(phase(module.phase)),
-        reason: Some(word(module.reason)),
-        message: message(module, wished, facts),
+        phase: Some(validation.as_ref().map_or(phase(module.phase), |outcome| outcome.phase)),
+        reason: Some(reason),
+        message: text,
         parameters: module.parameters.clone(),
         loaded_at: module.loaded_at.filter(|_| is_loaded).and_then(time),
+        validated: validation.map(|outcome| outcome.validated).unwrap_or_default(),
         ..origin(module, wished, before, facts)
     }
 }

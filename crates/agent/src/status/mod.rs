@@ -15,6 +15,8 @@ use tenon_api::reasons::condition;
 use tenon_order::wire::Refusal;
 use tenon_order::{Digest, Generation, NodeReport, Phase, read_unverified};
 
+use crate::validation::{self, Validations};
+
 /// Everything that a status is made of.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
@@ -30,6 +32,8 @@ pub struct Facts<'a> {
     pub obstacle: Option<&'a Obstacle>,
     /// Bundles that are not on the node yet, and what is to be said of that.
     pub bundles: &'a BTreeMap<Digest, String>,
+    /// What was found of what must be there after loads.
+    pub validations: &'a Validations,
     /// The time, for the condition's last transition.
     pub now: Timestamp,
 }
@@ -111,12 +115,13 @@ pub fn registration_differs(old: &NodeModulesConfigStatus, report: &NodeReport) 
 
 fn modules(facts: &Facts<'_>) -> Vec<NodeModuleStatus> {
     let mut modules: Vec<_> = match facts.report {
-        Some(report) => report
-            .modules
-            .iter()
-            .filter(|module| module.phase != Phase::Removed)
-            .map(|module| entry::of(module, report, facts))
-            .collect(),
+        Some(report) => {
+            let questions = validation::questions(facts.spec, report, &facts.previous.modules);
+            let outcome =
+                |key| validation::about(&questions, key).map(|question| facts.validations.outcome(question));
+            let there = report.modules.iter().filter(|module| module.phase != Phase::Removed);
+            there.map(|module| entry::of(module, report, facts, outcome(&module.key))).collect()
+        }
         None => facts.previous.modules.clone(),
     };
     sort(&mut modules);

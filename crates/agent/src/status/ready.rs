@@ -106,7 +106,7 @@ fn lagging(facts: &Facts<'_>, modules: &[NodeModuleStatus]) -> Vec<Lagging> {
         facts.spec.modules.iter().any(|wish| wish.name == entry.name && wish.namespace == entry.namespace)
     };
     let present = modules.iter().filter_map(|entry| {
-        let (state, reason, weight) = fault(entry.phase.unwrap_or_default(), is_wished(entry))?;
+        let (state, reason, weight) = fault(entry, is_wished(entry))?;
         let name = format!("{}/{}", entry.namespace, entry.name);
         Some(Lagging { name, is_wished: is_wished(entry), state, reason, weight })
     });
@@ -125,14 +125,18 @@ fn lagging(facts: &Facts<'_>, modules: &[NodeModuleStatus]) -> Vec<Lagging> {
     all
 }
 
-/// What is wrong with a module in this phase: in words, as a reason, and how heavy it weighs.
-fn fault(phase: ModulePhase, is_wished: bool) -> Option<(&'static str, &'static str, u8)> {
-    match phase {
+/// What is wrong with a module: in words, as a reason, and how heavy it weighs.
+fn fault(entry: &NodeModuleStatus, is_wished: bool) -> Option<(&'static str, &'static str, u8)> {
+    match entry.phase.unwrap_or_default() {
         ModulePhase::Loaded | ModulePhase::Removed => None,
         // Of what nobody wishes, nothing is missing.
         ModulePhase::Orphaned if !is_wished => None,
         ModulePhase::Orphaned => Some(("is not ordered", reasons::ORPHANED, 1)),
         ModulePhase::WaitingForBundle => Some(("waits for its bundle", reasons::WAITING_FOR_BUNDLE, 2)),
+        ModulePhase::Unvalidated if entry.reason.as_deref() == Some(reasons::VALIDATING) => {
+            Some(("waits for its device", reasons::VALIDATING, 2))
+        }
+        ModulePhase::Unvalidated => Some(("lacks its device", reasons::VALIDATION_FAILED, 4)),
         ModulePhase::InUse => Some(("is in use", reasons::IN_USE, 3)),
         ModulePhase::RolledBack => Some(("is rolled back", reasons::ROLLED_BACK, 4)),
         ModulePhase::Failed | ModulePhase::Unknown => Some(("failed", reasons::LOAD_FAILED, 5)),

@@ -109,6 +109,7 @@ fn status(
         build_id: Some(BUILD),
         obstacle: None,
         bundles: &bundles,
+        validations: &Validations::default(),
         now,
     })
 }
@@ -224,6 +225,7 @@ fn what_hinders_a_transfer_stands_in_its_module() {
         build_id: Some(BUILD),
         obstacle: None,
         bundles: &BTreeMap::from([(digest("new"), problem)]),
+        validations: &Validations::default(),
         now: at(0),
     });
     let message = status.modules[0].message.as_ref().unwrap().as_str();
@@ -251,6 +253,7 @@ fn a_refusal_keeps_the_modules_and_says_what_is_next(#[case] reason: Refusal) {
         build_id: Some(BUILD),
         obstacle: Some(&obstacle),
         bundles: &BTreeMap::new(),
+        validations: &Validations::default(),
         now: at(0),
     });
     let (ready, word, message) = ready(&status);
@@ -279,6 +282,7 @@ fn a_loader_that_never_answered_changes_nothing_but_the_condition() {
         build_id: Some(BUILD),
         obstacle: Some(&obstacle),
         bundles: &BTreeMap::new(),
+        validations: &Validations::default(),
         now: at(1_900_000_000),
     });
     assert_eq!(ready(&after).1, "LoaderUnreachable");
@@ -380,6 +384,7 @@ proptest! {
             build_id: Some(BUILD),
             obstacle: None,
             bundles: &BTreeMap::new(),
+            validations: &Validations::default(),
             now: at(1_900_000_000),
         };
         prop_assert!(!differs(&stored, &compute(&facts)));

@@ -3,7 +3,7 @@
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Build, Modprobe, Sign, rules};
+use super::{Build, Modprobe, Sign, Validation, rules};
 use crate::serde_forms::{empty_is_absent, is_false};
 
 /// How the module gets into the kernel.
@@ -16,6 +16,14 @@ pub struct ModuleLoader {
     /// Accepted for compatibility: no pod runs to load a module, so no account is used.
     #[serde(default, deserialize_with = "empty_is_absent", skip_serializing_if = "Option::is_none")]
     pub service_account_name: Option<String>,
+
+    /// What must be there after the load before a node counts as ready. Tenon's own field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rules::validation_paths_below_dev_or_sys())]
+    #[x_kube(validation = rules::validation_paths_are_straight())]
+    #[x_kube(validation = rules::validation_paths_can_be_seen())]
+    #[x_kube(validation = rules::validation_paths_are_unique())]
+    pub validation: Option<Validation>,
 }
 
 /// The module's images and how it is loaded from them.

@@ -11,6 +11,7 @@ mod rollout;
 mod rules;
 mod sign;
 mod status;
+mod validation;
 
 use std::collections::BTreeMap;
 
@@ -31,6 +32,7 @@ pub use status::{
     KernelPhase, KernelStatus, MAX_FAILURES, MAX_KERNELS, ModuleStatus, NodeFailure, RolloutNumbers,
     RolloutStatus,
 };
+pub use validation::Validation;
 
 /// What a Module asks for.
 #[expect(clippy::duplicated_attributes, reason = "each printer column has a type of its own")]

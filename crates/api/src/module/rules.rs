@@ -267,6 +267,46 @@ pub(super) fn mappings_sign_below_dir_name() -> Rule {
     .field_path(".kernelMappings")
 }
 
+/// A validation: only there can a driver leave a trace that is looked for.
+pub(super) fn validation_paths_below_dev_or_sys() -> Rule {
+    rule(
+        "self.paths.all(p, p.matches('^/(dev|sys)/[^/]'))",
+        "every item of validation.paths must be an absolute path below /dev/ or /sys/, such as /dev/my-device or \
+         /sys/class/my-class/my-device",
+    )
+    .field_path(".paths")
+}
+
+/// A validation: paths are compared as they are written.
+pub(super) fn validation_paths_are_straight() -> Rule {
+    rule(
+        "self.paths.all(p, !p.matches('(^|/)[.]{1,2}(/|$)|.//|./$|[^!-~]'))",
+        "every item of validation.paths must be of printable characters without spaces, and hold no '.', '..', '//' \
+         or '/' at the end: write the path out",
+    )
+    .field_path(".paths")
+}
+
+/// A validation: what no node's agent could ever see would never be there.
+pub(super) fn validation_paths_can_be_seen() -> Rule {
+    rule(
+        "self.paths.all(p, !p.matches('^/dev/(disk|block|char|fd|hugepages|mqueue|pts|shm)(/|$)|\
+         ^/sys/(firmware|fs/(bpf|cgroup|pstore|selinux)|kernel/(config|debug|security|tracing))(/|$)'))",
+        "an item of validation.paths cannot be seen: links that udev makes, and file systems of their own below /dev and /sys, are \
+         not looked at; name the device node that the kernel makes, or a path below /sys/class, /sys/bus or /sys/module",
+    )
+    .field_path(".paths")
+}
+
+/// A validation: server-side apply and people take a list without repetitions.
+pub(super) fn validation_paths_are_unique() -> Rule {
+    rule(
+        "self.paths.all(p, self.paths.exists_one(q, q == p))",
+        "validation.paths must not name a path twice: take one of them out",
+    )
+    .field_path(".paths")
+}
+
 /// A device plugin or a DRA driver: Kubernetes knows no probes of init containers.
 pub(super) fn no_probes_on_init_container() -> Rule {
     forbidden(

@@ -208,6 +208,7 @@ fn what_the_kernel_will_refuse_is_said_with_every_reason() {
 )]
 #[case::back("RolledBack", "RolledBack", "kubectl tenon retry gauge -n lab")]
 #[case::crashed("CrashSuspected", "CrashSuspected", "kubectl tenon retry gauge -n lab --node oak")]
+#[case::without_device("Unvalidated", "ValidationFailed", "next: look at the kernel's log of oak")]
 #[case::used("InUse", "InUse", "next: stop what uses the module on oak")]
 #[case::left("Orphaned", "NotOrdered", "unload the driver by hand on oak")]
 #[case::newer("FluxLost", "FluxLost", "next: read the message above")]
@@ -223,6 +224,32 @@ fn a_node_that_fails_has_the_last_word(#[case] phase: &str, #[case] reason: &str
     );
     assert!(text.contains(&quoted), "{text}");
     assert!(text.contains(next), "{text}");
+}
+
+/// A node that was told what must be there after the load, and says this.
+fn validated(reported: serde_json::Value) -> String {
+    let mut wish = entry();
+    wish["validation"] = json!({ "paths": ["/dev/gauge0"] });
+    let mut seen = well();
+    said(&mut seen.modules[0], &[("Ready", "False", "Loading")]);
+    seen.configs.insert("oak".to_owned(), config("oak", Some(wish), Some(reported)));
+    told(&seen).1
+}
+
+#[test]
+fn a_device_that_is_waited_for_is_named() {
+    let words = "the driver is loaded, and /dev/gauge0 is not there yet";
+    let text = validated(failed("Unvalidated", "Validating", words));
+    assert!(text.contains("node oak: Validating") && text.contains(words), "{text}");
+    let text = validated(loaded(entry()));
+    assert!(text.contains("node oak: Validating") && text.contains("does not look"), "{text}");
+    let mut gone = loaded(entry());
+    gone["validated"] = json!(["/dev/gauge0"]);
+    assert!(!validated(gone.clone()).contains("Validating"));
+    gone["reason"] = json!("PathVanished");
+    gone["message"] = json!("/dev/gauge0 is not there any more");
+    let text = validated(gone);
+    assert!(text.contains("PathVanished") && text.contains("/dev/gauge0 is not there any more"), "{text}");
 }
 
 #[test]

@@ -266,7 +266,7 @@ impl Reading {
     }
 
     async fn explain(&mut self, key: &ModuleKey) -> Option<String> {
-        let page = explain::page(self.client.clone(), key).await;
+        let page = Box::pin(explain::page(self.client.clone(), key)).await;
         page.map_err(|error| self.gaps.push(format!("explanation of Module {key}: {error}"))).ok()
     }
 

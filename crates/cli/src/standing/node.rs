@@ -241,6 +241,10 @@ impl Case<'_> {
     fn good(&self) -> Why {
         let reported = self.reported();
         let reason = reported.and_then(|reported| reported.reason.as_deref()).unwrap_or(reasons::LOADED);
+        if reason == reasons::PATH_VANISHED {
+            let message = reported.and_then(|reported| reported.message.as_ref());
+            return Why::of(reason, message.map(ToString::to_string).unwrap_or_default());
+        }
         Why { state: State::Ready, reason: reason.to_owned(), message: String::new() }
     }
 
@@ -251,11 +255,27 @@ impl Case<'_> {
         };
         let message = reported.message.as_ref().map(ToString::to_string).unwrap_or_default();
         match (reported.phase, reported.reason.as_deref()) {
+            (Some(ModulePhase::Unvalidated), reason) => {
+                Why::of(reason.unwrap_or(reasons::VALIDATING), message)
+            }
+            (Some(ModulePhase::Loaded), _) if self.is_unvalidated(reported) => Why::of(
+                reasons::VALIDATING,
+                "the node's agent is of a version that does not look for what must be there after the load",
+            ),
             (Some(ModulePhase::WaitingForBundle), reason) => {
                 Why::of(reason.unwrap_or(reasons::WAITING_FOR_BUNDLE), message).in_state(State::Underway)
             }
             _ => Why::of("NotApplied", "the node was told of something new, and has not answered yet"),
         }
+    }
+
+    /// Whether the node says that the driver is loaded, and nothing of what must be there after that.
+    fn is_unvalidated(&self, reported: &NodeModuleStatus) -> bool {
+        self.entry().is_some_and(|entry| {
+            reported.bundle == entry.bundle
+                && reported.config.as_ref() == Some(&entry.config)
+                && !reported.has_validated(entry.validation.as_ref())
+        })
     }
 
     /// It is still to be told.

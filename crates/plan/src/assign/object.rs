@@ -47,6 +47,7 @@ pub(super) fn entry(
         generation: module.metadata.generation,
         replaces: None,
         retry: None,
+        validation: loader.and_then(|loader| loader.validation.clone()),
     }
 }
 

@@ -4,6 +4,7 @@ use kube::ResourceExt as _;
 use proptest::prelude::*;
 use rstest::rstest;
 use tenon_api::labels::{HOLD, STARTUP_TAINT, annotation};
+use tenon_api::module::Validation;
 use tenon_api::node_modules_config::ModulePhase;
 use tenon_order::{KmodName, Wish};
 
@@ -385,6 +386,7 @@ fn the_version_label_decides_when_a_version_is_set() {
 #[case(ModulePhase::RolledBack)]
 #[case(ModulePhase::InUse)]
 #[case(ModulePhase::WaitingForBundle)]
+#[case(ModulePhase::Unvalidated)]
 #[case(ModulePhase::Unknown)]
 fn a_node_is_not_ready_unless_it_says_loaded(#[case] phase: ModulePhase) {
     let mut play = Play::registered();
@@ -392,6 +394,45 @@ fn a_node_is_not_ready_unless_it_says_loaded(#[case] phase: ModulePhase) {
     play.answer(phase);
     assert_eq!(play.decide().labels.len(), 0);
     assert!(!play.is_ready());
+}
+
+fn validate(play: &mut Play, paths: &[&str]) {
+    let loader = play.module.as_mut().unwrap().spec.module_loader.as_mut().unwrap();
+    let paths = paths.iter().map(|path| (*path).to_owned()).collect();
+    loader.validation = Some(Validation { paths, timeout_seconds: None });
+}
+
+#[test]
+fn a_node_is_ready_when_all_has_been_there_that_must_be_after_the_load() {
+    let mut play = Play::registered();
+    validate(&mut play, &["/dev/gauge0", "/sys/class/gauge"]);
+    play.decide_and_apply();
+    for validated in [&[][..], &["/dev/gauge0"][..]] {
+        play.obey();
+        play.status().modules[0].validated = validated.iter().map(|path| (*path).to_owned()).collect();
+        assert_eq!(play.decide().labels.len(), 0, "{validated:?}: also of an agent that looks for nothing");
+    }
+    play.obey();
+    play.decide_and_apply();
+    assert!(play.is_ready());
+}
+
+#[test]
+fn a_validation_that_changes_reloads_nothing_and_takes_the_label_only_by_the_nodes_word() {
+    let mut play = Play::registered();
+    play.settle();
+    validate(&mut play, &["/dev/gauge0"]);
+    let decided = play.decide_and_apply();
+    assert_eq!((decided.order, decided.labels.len()), (OrderChange::Keep, 0));
+    assert!(play.config.as_ref().unwrap().spec.modules[0].validation.is_some(), "the node is told");
+    assert!(play.is_ready(), "it has not looked yet");
+    let report = &mut play.status().modules[0];
+    (report.phase, report.reason) = (Some(ModulePhase::Unvalidated), Some("Validating".to_owned()));
+    play.decide_and_apply();
+    assert!(!play.is_ready());
+    play.obey();
+    play.decide_and_apply();
+    assert!(play.is_ready());
 }
 
 #[test]

@@ -134,7 +134,7 @@ fn is_proven(module: &Module, bundle: &str, node: &NodeFacts, config: Option<&No
     status.into_iter().flat_map(|status| &status.modules).any(|reported| {
         Some(&reported.namespace) == module.metadata.namespace.as_ref()
             && Some(&reported.name) == module.metadata.name.as_ref()
-            && reported.phase == Some(ModulePhase::Loaded)
+            && matches!(reported.phase, Some(ModulePhase::Loaded | ModulePhase::Unvalidated))
             && reported.bundle.as_deref() == Some(bundle)
             && reported.boot_id.as_deref() == Some(node.boot_id.as_str())
     })

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 use rstest::rstest;
+use tenon_api::module::Validation;
 use tenon_api::node_modules_config::Replaced;
 
 use super::*;
@@ -49,6 +50,26 @@ fn changing() -> Play {
     play.image = Some(default_image('b'));
     play.decide_and_apply();
     play
+}
+
+#[test]
+fn a_change_has_come_up_once_its_device_is_there() {
+    let mut play = loaded();
+    let loader = play.module.as_mut().unwrap().spec.module_loader.as_mut().unwrap();
+    let paths = vec!["/dev/gauge0".to_owned()];
+    loader.validation = Some(Validation { paths: paths.clone(), timeout_seconds: None });
+    play.settle();
+    assert_eq!(judged(&play), Standing::Serving, "the wish alone takes nothing away");
+    play.image = Some(default_image('b'));
+    play.decide_and_apply();
+    play.obey();
+    let report = &mut play.status().modules[0];
+    (report.phase, report.validated) = (Some(ModulePhase::Unvalidated), vec![]);
+    assert_eq!(judged(&play), Standing::Unavailable);
+    play.status().modules[0].phase = Some(ModulePhase::Loaded);
+    assert_eq!(judged(&play), Standing::Unavailable, "of an agent that looks for nothing");
+    play.status().modules[0].validated = paths;
+    assert_eq!(judged(&play), Standing::Serving);
 }
 
 #[test]

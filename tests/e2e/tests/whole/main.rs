@@ -10,3 +10,4 @@ mod failures;
 mod images;
 mod inspection;
 mod site;
+mod validation;

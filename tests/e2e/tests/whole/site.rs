@@ -136,14 +136,26 @@ pub(crate) struct Wanted<'a> {
     pub(crate) secret: Option<&'a str>,
     /// What a prediction is good for; by default as the kernel's builder has it.
     pub(crate) inspection: Option<&'a str>,
+    /// What must be there after the load.
+    pub(crate) validated_by: &'a [&'a str],
 }
 
 impl<'a> Wanted<'a> {
     pub(crate) fn new(name: &'a str, kernel_module: &'a str, image: &'a str) -> Self {
-        Self { name, image, kernel_module, parameters: &[], firmware: None, secret: None, inspection: None }
+        Self {
+            name,
+            image,
+            kernel_module,
+            parameters: &[],
+            firmware: None,
+            secret: None,
+            inspection: None,
+            validated_by: &[],
+        }
     }
 
     fn manifest(&self) -> Value {
+        let paths = (!self.validated_by.is_empty()).then_some(self.validated_by);
         // An API server takes `null` for a field that is not there.
         let spec = json!({
             "selector": { "kubernetes.io/os": "linux" },
@@ -151,7 +163,7 @@ impl<'a> Wanted<'a> {
             // Both nodes at once: they have different kernels, and each is to be seen.
             "rollout": { "maxUnavailable": 2 },
             "imageRepoSecret": self.secret.map(|name| json!({ "name": name })),
-            "moduleLoader": { "container": {
+            "moduleLoader": { "validation": paths.map(|paths| json!({ "paths": paths, "timeoutSeconds": 3 })), "container": {
                 "registryTLS": { "insecure": true },
                 "kernelMappings": [{ "regexp": "^.+$", "containerImage": self.image }],
                 "modprobe": {

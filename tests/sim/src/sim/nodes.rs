@@ -237,6 +237,11 @@ impl Sim {
                     let from = From::Agent { node: at, epoch };
                     return self.send(Request { from, call: Call::Write(write), awaited: true });
                 }
+                // Whatever a load is to bring is there.
+                Step::Validate(paths) => {
+                    agent.cycle.found(&paths, now);
+                    continue;
+                }
                 Step::Connect => Talk::Connect,
                 _ if !agent.link => {
                     agent.cycle.lost("there is no connection".to_owned(), now);
