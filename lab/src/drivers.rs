@@ -35,6 +35,12 @@ pub enum Driver {
     InTreeUser,
     /// Takes the kernel down.
     Panic,
+    /// Needs a firmware file to have a device.
+    Accel,
+    /// `lab-volume`, a disk, which needs `lab-volume-core`.
+    Volume,
+    /// A network driver in the place of one of the kernel's own.
+    Net,
 }
 
 type Source = (&'static str, &'static str);
@@ -46,7 +52,7 @@ macro_rules! sources {
 }
 
 impl Driver {
-    /// All of them.
+    /// Those for one question each.
     pub const ALL: [Self; 8] = [
         Self::SimpleKmod,
         Self::SimpleProcfsKmod,
@@ -57,6 +63,8 @@ impl Driver {
         Self::InTreeUser,
         Self::Panic,
     ];
+    /// Those like vendors' drivers, with devices to use.
+    pub const VENDORS: [Self; 3] = [Self::Accel, Self::Volume, Self::Net];
 
     /// The modules that come out, as files are named, those that others need first.
     pub fn modules(self) -> &'static [&'static str] {
@@ -69,6 +77,9 @@ impl Driver {
             Self::Broken => &["lab-broken"],
             Self::InTreeUser => &["lab-intree-user"],
             Self::Panic => &["lab-panic"],
+            Self::Accel => &["lab-accel"],
+            Self::Volume => &["lab-volume-core", "lab-volume"],
+            Self::Net => &["dummy"],
         }
     }
 
@@ -82,6 +93,11 @@ impl Driver {
             Self::Broken => sources!("lab-broken": "Makefile", "lab-broken.c"),
             Self::InTreeUser => sources!("lab-intree-user": "Makefile", "lab-intree-user.c"),
             Self::Panic => sources!("lab-panic": "Makefile", "lab-panic.c"),
+            Self::Accel => sources!("lab-accel": "Makefile", "lab-accel.c"),
+            Self::Volume => {
+                sources!("lab-volume": "Makefile", "lab-volume.h", "lab-volume-core.c", "lab-volume.c")
+            }
+            Self::Net => sources!("lab-net": "Makefile", "lab-net.c"),
         }
     }
 }

@@ -231,7 +231,7 @@ pub fn setup(progress: &mut dyn FnMut(&str)) -> Result<Supplies, SetupError> {
     let supplies = Supplies::provide(&Cache::open()?, progress)?;
     for kernel in supplies.kernels() {
         progress(&format!("example drivers for {}", kernel.release));
-        for driver in Driver::ALL {
+        for driver in Driver::ALL.into_iter().chain(Driver::VENDORS) {
             drivers::build(kernel, driver.into())?;
         }
     }

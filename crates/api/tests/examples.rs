@@ -1,5 +1,6 @@
 //! The manifests in `examples/modules` are what people begin with: each is a Module that the definition accepts, of
-//! which nothing is lost when it is read, and all of them can be turned to another registry by the README's one `sed`.
+//! which nothing is lost when it is read, and all of them can be turned to another registry by the README's one `sed`. So can those
+//! in `examples/vendors`, which are of KMM's fields alone.
 #![expect(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -78,5 +79,39 @@ fn every_image_is_in_the_registry_that_the_readme_replaces() {
         for image in images {
             assert!(image.starts_with(REGISTRY), "{name}: {image}");
         }
+    }
+}
+
+/// The Modules among the objects of `examples/vendors`, by the file's name.
+fn of_vendors() -> Vec<(String, Value)> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/vendors");
+    let read = |name: &str| fs::read_to_string(folder.join(name)).expect("a readable manifest");
+    let mut modules = Vec::new();
+    for name in ["gpu.yaml", "storage.yaml", "network.yaml"] {
+        let text = read(name);
+        assert!(read("README.md").contains(&format!("`{name}`")), "the README's table names {name}");
+        let objects = text.split("\n---\n").map(|object| -> Value {
+            serde_saphyr::from_str(object).unwrap_or_else(|error| panic!("{name}: {error}"))
+        });
+        modules.extend(
+            objects.filter(|object| object["kind"] == "Module").map(|object| (name.to_owned(), object)),
+        );
+    }
+    assert_eq!(modules.len(), 3);
+    modules
+}
+
+#[test]
+fn vendors_manifests_are_accepted_read_whole_and_have_no_field_but_kmms() {
+    for (name, manifest) in of_vendors() {
+        let (schema, filled) = with_defaults(&manifest);
+        let judged = Validator::new().validate(&schema, &filled, None);
+        assert!(judged.is_ok(), "{name}: {judged:?}");
+        let module: Module =
+            serde_json::from_value(manifest.clone()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(serde_json::to_value(&module).expect("a Module as JSON"), filled, "{name}");
+        let spec = module.spec;
+        assert!(spec.inspection.is_none() && spec.rollout.is_none(), "{name}");
+        assert!(spec.module_loader.is_some_and(|loader| loader.validation.is_none()), "{name}");
     }
 }
