@@ -8,19 +8,23 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::coordination::v1::LeaseSpec;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
+use k8s_openapi::api::resource::v1::DeviceClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, OwnerReference, Time};
 use kube::core::ObjectMeta;
 use kube::{Resource, ResourceExt};
 use tenon_api::module::ModuleStatus;
 use tenon_api::module_image::ModuleImageStatus;
 use tenon_api::node_modules_config::{NodeModulesConfig, NodeModulesConfigStatus};
-use tenon_api::{Module, ModuleImage};
+use tenon_api::preflight_validation::{PreflightValidationSpec, PreflightValidationStatus};
+use tenon_api::{Module, ModuleImage, PreflightValidation, labels};
 use tenon_operator::world::{ImageKey, Index};
 use tenon_order::{ModuleKey, NodeName};
 use tenon_plan::node::NodeFacts;
 
 use crate::clock;
+use crate::pod::{Named, SimPod};
 
 /// A kind that is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,10 +37,20 @@ pub enum Kind {
     Image,
     /// `NodeModulesConfig`.
     Config,
+    /// A plugin's `DaemonSet`.
+    Set,
+    /// A plugin's Pod.
+    Pod,
+    /// `PreflightValidation`.
+    Preflight,
 }
 
+/// How many kinds there are.
+pub const COUNT: usize = 7;
+
 /// All kinds.
-pub const KINDS: [Kind; 4] = [Kind::Node, Kind::Module, Kind::Image, Kind::Config];
+pub const KINDS: [Kind; COUNT] =
+    [Kind::Node, Kind::Module, Kind::Image, Kind::Config, Kind::Set, Kind::Pod, Kind::Preflight];
 
 /// What became of an object: its new state, or that it is gone.
 #[derive(Debug, Clone)]
@@ -49,6 +63,12 @@ pub enum Change {
     Image(ImageKey, Option<Arc<ModuleImage>>, u64),
     /// A node's object, at this version.
     Config(NodeName, Option<Arc<NodeModulesConfig>>, u64),
+    /// A plugin's `DaemonSet`.
+    Set(Named, Option<Arc<DaemonSet>>),
+    /// A plugin's pod.
+    Pod(Named, Option<Arc<SimPod>>),
+    /// A preflight.
+    Preflight(String, Option<Arc<PreflightValidation>>),
 }
 
 impl Change {
@@ -59,6 +79,9 @@ impl Change {
             Self::Module(..) => Kind::Module,
             Self::Image(..) => Kind::Image,
             Self::Config(..) => Kind::Config,
+            Self::Set(..) => Kind::Set,
+            Self::Pod(..) => Kind::Pod,
+            Self::Preflight(..) => Kind::Preflight,
         }
     }
 
@@ -67,7 +90,9 @@ impl Change {
         match self {
             Self::Config(_, config, _) => config.as_ref()?.uid(),
             Self::Image(_, image, _) => image.as_ref()?.uid(),
-            Self::Node(..) | Self::Module(..) => None,
+            Self::Set(_, set) => set.as_ref()?.uid(),
+            Self::Pod(_, pod) => Some(pod.as_ref()?.uid.clone()),
+            Self::Node(..) | Self::Module(..) | Self::Preflight(..) => None,
         }
     }
 }
@@ -137,6 +162,38 @@ pub enum Write {
         /// The status.
         status: Box<NodeModulesConfigStatus>,
     },
+    /// Server-side apply of a `DaemonSet`, by force.
+    Set(Box<DaemonSet>),
+    /// A delete in the background.
+    DeleteSet {
+        /// The `DaemonSet`.
+        key: Named,
+        /// Only if it is this one.
+        uid: Option<String>,
+    },
+    /// Server-side apply of a device class.
+    Class {
+        /// The class.
+        class: Box<DeviceClass>,
+        /// Whether it is taken from whoever has it.
+        force: bool,
+    },
+    /// A delete.
+    DeleteClass {
+        /// The class.
+        name: String,
+        /// Only if it is this one.
+        uid: Option<String>,
+    },
+    /// Server-side apply of a preflight's status.
+    PreflightStatus {
+        /// The preflight.
+        name: String,
+        /// Only if it is this one.
+        uid: Option<String>,
+        /// The status.
+        status: Box<PreflightValidationStatus>,
+    },
 }
 
 /// What the API server answers.
@@ -167,10 +224,18 @@ pub struct ApiServer {
     pub images: BTreeMap<ImageKey, Arc<ModuleImage>>,
     /// Nodes' objects.
     pub configs: BTreeMap<NodeName, Arc<NodeModulesConfig>>,
+    /// Plugins' `DaemonSet`s.
+    pub sets: BTreeMap<Named, Arc<DaemonSet>>,
+    /// Their pods.
+    pub pods: BTreeMap<Named, Arc<SimPod>>,
+    /// Device classes.
+    pub classes: BTreeMap<String, DeviceClass>,
+    /// Preflights.
+    pub preflights: BTreeMap<String, Arc<PreflightValidation>>,
     /// The operator's lease and its version.
     pub lease: Option<(LeaseSpec, u64)>,
     /// Everything that became of objects of each kind, in order.
-    history: [Vec<Change>; 4],
+    history: [Vec<Change>; COUNT],
     /// Effective writes.
     pub writes: u64,
 }
@@ -220,6 +285,12 @@ impl ApiServer {
             }
             Kind::Config => {
                 self.configs.iter().map(|(key, o)| Change::Config(key.clone(), Some(o.clone()), 0)).collect()
+            }
+            Kind::Set => self.sets.iter().map(|(key, o)| Change::Set(key.clone(), Some(o.clone()))).collect(),
+            Kind::Pod => self.pods.iter().map(|(key, o)| Change::Pod(key.clone(), Some(o.clone()))).collect(),
+            Kind::Preflight => {
+                let all = self.preflights.iter();
+                all.map(|(key, o)| Change::Preflight(key.clone(), Some(o.clone()))).collect()
             }
         }
     }
@@ -334,7 +405,17 @@ impl ApiServer {
         let configs = configs.map(|(key, config)| Change::Config(key.clone(), Some(config.clone()), 0));
         let images = self.images.iter().filter(|(_, image)| orphaned(&image.metadata, &module));
         let images = images.map(|(key, image)| Change::Image(key.clone(), Some(image.clone()), 0));
-        configs.chain(images).collect()
+        let sets = self.sets.iter().filter(|(_, set)| orphaned(&set.metadata, &module));
+        let sets = sets.map(|(key, set)| Change::Set(key.clone(), Some(set.clone())));
+        let pods = self.pods.iter().filter(|(_, pod)| self.is_garbage(pod));
+        let pods = pods.map(|(key, pod)| Change::Pod(key.clone(), Some(pod.clone())));
+        configs.chain(images).chain(sets).chain(pods).collect()
+    }
+
+    /// A pod whose node is gone, or whose `DaemonSet` is and that has not been told to go.
+    fn is_garbage(&self, pod: &SimPod) -> bool {
+        let owned = || self.sets.values().any(|set| set.metadata.uid.as_ref() == Some(&pod.owner));
+        !self.nodes.contains_key(&pod.node) || !pod.is_leaving && !owned()
     }
 
     /// Collects an object that [`garbage`](Self::garbage) named, if it still is.
@@ -353,6 +434,19 @@ impl ApiServer {
                 self.images.remove(key);
                 self.version += 1;
                 self.record(Change::Image(key.clone(), None, self.version));
+            }
+            Change::Set(key, ..) => {
+                self.sets.remove(key);
+                self.record(Change::Set(key.clone(), None));
+            }
+            // Nobody is there to end it but where its node is.
+            Change::Pod(key, ..) => {
+                let node = self.pods.get(key).map(|pod| pod.node.clone());
+                if node.is_some_and(|node| self.nodes.contains_key(&node)) {
+                    self.change_pod(key, |pod| pod.is_leaving = true);
+                } else {
+                    self.end_pod(key);
+                }
             }
             _ => {}
         }
@@ -419,6 +513,187 @@ impl ApiServer {
                 config.status = Some((**status).clone());
                 Answer::Done(Some(self.keep_config(node, config)))
             }
+            Write::Set(set) => Answer::Done(Some(self.apply_set(set))),
+            Write::DeleteSet { key, uid } => match self.sets.get(key) {
+                None => Answer::NotFound,
+                Some(known) if differs(uid.as_ref(), known.metadata.uid.as_ref()) => Answer::Conflict,
+                Some(_) => {
+                    self.sets.remove(key);
+                    self.record(Change::Set(key.clone(), None));
+                    Answer::Done(None)
+                }
+            },
+            Write::Class { class, force } => self.apply_class(class, *force),
+            Write::DeleteClass { name, uid } => match self.classes.get(name) {
+                None => Answer::NotFound,
+                Some(known) if differs(uid.as_ref(), known.metadata.uid.as_ref()) => Answer::Conflict,
+                Some(_) => {
+                    self.classes.remove(name);
+                    self.writes += 1;
+                    Answer::Done(None)
+                }
+            },
+            Write::PreflightStatus { name, uid, status } => {
+                let Some(known) = self.preflights.get(name) else { return Answer::NotFound };
+                if differs(uid.as_ref(), known.meta().uid.as_ref()) {
+                    return Answer::Conflict;
+                }
+                if known.status.as_ref() != Some(&**status) {
+                    let mut preflight = (**known).clone();
+                    preflight.status = Some((**status).clone());
+                    self.keep_preflight(name, preflight);
+                }
+                Answer::Done(Some(Change::Preflight(name.clone(), self.preflights.get(name).cloned())))
+            }
+        }
+    }
+
+    fn keep_preflight(&mut self, name: &str, mut preflight: PreflightValidation) {
+        preflight.metadata.resource_version = Some(self.next_version());
+        let preflight = Arc::new(preflight);
+        self.preflights.insert(name.to_owned(), preflight.clone());
+        self.record(Change::Preflight(name.to_owned(), Some(preflight)));
+    }
+
+    /// A user asks whether drivers will be there on a kernel.
+    pub fn put_preflight(&mut self, name: &str, kernel: &str) {
+        let spec = PreflightValidationSpec {
+            kernel_version: kernel.to_owned(),
+            ..PreflightValidationSpec::default()
+        };
+        let mut preflight = PreflightValidation::new(name, spec);
+        if let Some(known) = self.preflights.get(name) {
+            if known.spec == preflight.spec {
+                return;
+            }
+            preflight.metadata = known.metadata.clone();
+            preflight.status.clone_from(&known.status);
+        } else {
+            preflight.metadata.uid = Some(self.next_uid());
+        }
+        raise(&mut preflight.metadata);
+        self.keep_preflight(name, preflight);
+    }
+
+    /// A user has asked enough.
+    pub fn delete_preflight(&mut self, name: &str) {
+        if self.preflights.remove(name).is_some() {
+            self.record(Change::Preflight(name.to_owned(), None));
+        }
+    }
+
+    fn keep_set(&mut self, key: &Named, mut set: DaemonSet) -> Change {
+        set.metadata.resource_version = Some(self.next_version());
+        let set = Arc::new(set);
+        self.sets.insert(key.clone(), set.clone());
+        let change = Change::Set(key.clone(), Some(set));
+        self.record(change.clone());
+        change
+    }
+
+    fn apply_set(&mut self, wanted: &DaemonSet) -> Change {
+        let key = (wanted.namespace().unwrap_or_default(), wanted.name_any());
+        let mut set = match self.sets.get(&key) {
+            Some(known) => (**known).clone(),
+            None => {
+                let uid = Some(self.next_uid());
+                DaemonSet { metadata: ObjectMeta { uid, ..wanted.metadata.clone() }, ..DaemonSet::default() }
+            }
+        };
+        set.metadata.labels.clone_from(&wanted.metadata.labels);
+        set.metadata.annotations.clone_from(&wanted.metadata.annotations);
+        set.metadata.owner_references.clone_from(&wanted.metadata.owner_references);
+        // What somebody else had a say in is ours again.
+        set.metadata.managed_fields = Some(vec![managed(labels::field_manager::WORKLOADS)]);
+        if set.spec != wanted.spec {
+            set.spec.clone_from(&wanted.spec);
+            raise(&mut set.metadata);
+        }
+        match self.sets.get(&key) {
+            Some(known) if **known == set => Change::Set(key, Some(known.clone())),
+            _ => self.keep_set(&key, set),
+        }
+    }
+
+    /// Somebody else, or its controller, changes a `DaemonSet`.
+    pub fn change_set(&mut self, key: &Named, change: impl FnOnce(&mut DaemonSet)) {
+        let Some(known) = self.sets.get(key) else { return };
+        let mut set = (**known).clone();
+        change(&mut set);
+        if set == **known {
+            return;
+        }
+        if set.spec != known.spec {
+            set.metadata.managed_fields.get_or_insert_default().push(managed("somebody"));
+            raise(&mut set.metadata);
+        }
+        self.keep_set(key, set);
+    }
+
+    fn apply_class(&mut self, wanted: &DeviceClass, force: bool) -> Answer {
+        let name = wanted.name_any();
+        let mut class = match self.classes.get(&name) {
+            Some(known) => {
+                if differs(wanted.metadata.uid.as_ref(), known.metadata.uid.as_ref()) {
+                    return Answer::Conflict;
+                }
+                // Its selectors are somebody else's field.
+                if !force && !known.labels().contains_key(labels::MODULE_NAME) {
+                    return Answer::Conflict;
+                }
+                known.clone()
+            }
+            None if wanted.metadata.uid.is_some() => return Answer::Conflict,
+            None => {
+                let uid = Some(self.next_uid());
+                DeviceClass {
+                    metadata: ObjectMeta { uid, name: Some(name.clone()), ..ObjectMeta::default() },
+                    ..DeviceClass::default()
+                }
+            }
+        };
+        class.metadata.labels.clone_from(&wanted.metadata.labels);
+        class.metadata.annotations.clone_from(&wanted.metadata.annotations);
+        class.spec = wanted.spec.clone();
+        if self.classes.get(&name) != Some(&class) {
+            self.classes.insert(name, class);
+            self.writes += 1;
+        }
+        Answer::Done(None)
+    }
+
+    /// Somebody else makes a device class, in the place of whatever has its name.
+    pub fn make_class(&mut self, name: &str) {
+        let uid = Some(self.next_uid());
+        let metadata = ObjectMeta { uid, name: Some(name.to_owned()), ..ObjectMeta::default() };
+        self.classes.insert(name.to_owned(), DeviceClass { metadata, ..DeviceClass::default() });
+        self.writes += 1;
+    }
+
+    /// The `DaemonSet` controller makes a pod.
+    pub fn make_pod(&mut self, set: &DaemonSet, node: &NodeName) {
+        let uid = self.next_uid();
+        let pod = Arc::new(SimPod::of(set, node, uid, self.head(Kind::Pod)));
+        self.pods.insert(pod.key.clone(), pod.clone());
+        self.record(Change::Pod(pod.key.clone(), Some(pod)));
+    }
+
+    /// A pod changes.
+    pub fn change_pod(&mut self, key: &Named, change: impl FnOnce(&mut SimPod)) {
+        let Some(known) = self.pods.get(key) else { return };
+        let mut pod = (**known).clone();
+        change(&mut pod);
+        if pod != **known {
+            let pod = Arc::new(pod);
+            self.pods.insert(key.clone(), pod.clone());
+            self.record(Change::Pod(key.clone(), Some(pod)));
+        }
+    }
+
+    /// A pod is gone.
+    pub fn end_pod(&mut self, key: &Named) {
+        if self.pods.remove(key).is_some() {
+            self.record(Change::Pod(key.clone(), None));
         }
     }
 
@@ -542,6 +817,16 @@ impl ApiServer {
 /// Whether a precondition is set and does not hold.
 fn differs(asked: Option<&String>, is: Option<&String>) -> bool {
     asked.is_some_and(|asked| Some(asked) != is)
+}
+
+/// Somebody who has a say in what an object wishes.
+fn managed(manager: &str) -> ManagedFieldsEntry {
+    let fields = k8s_openapi::apimachinery::pkg::apis::meta::v1::FieldsV1(serde_json::json!({"f:spec": {}}));
+    ManagedFieldsEntry {
+        manager: Some(manager.to_owned()),
+        fields_v1: Some(fields),
+        ..ManagedFieldsEntry::default()
+    }
 }
 
 fn raise(meta: &mut ObjectMeta) {

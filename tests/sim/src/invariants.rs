@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use tenon_api::labels::{LabelKind, ModuleLabel};
 use tenon_api::node_modules_config::ModulePhase;
-use tenon_order::{Digest, KmodName, ModuleKey, NodeName, Wish};
+use tenon_order::{Digest, KmodName, Load, ModuleKey, NodeName, Wish};
 
 use crate::api::{Change, KINDS, Kind, Write};
 use crate::changes;
@@ -25,12 +25,18 @@ pub const LAG: u64 = 150_000;
 #[derive(Debug, Default)]
 pub struct Before {
     loaded: BTreeMap<KmodName, Kmod>,
+    live: BTreeMap<ModuleKey, Load>,
 }
 
 /// Looks at a node before the loader works on it.
 pub fn before_work(node: &SimNode, before: &mut Before) {
     if let Some(machine) = &node.machine {
         machine.with_loaded(|loaded| before.loaded.clone_from(loaded));
+        before.live = machine.with_disk(|disk| {
+            let live = disk.records.iter();
+            live.filter_map(|(key, record)| Some((key.clone(), record.live.as_ref()?.content.clone())))
+                .collect()
+        });
     }
 }
 
@@ -53,6 +59,8 @@ pub fn after_work(sim: &mut Sim, at: usize) {
     }
     s3_only_unwanted_is_unloaded(sim, at);
     s7_label_goes_first(sim, at, &effects);
+    w10_plugin_leaves_first(sim, at, &effects);
+    w10_nothing_is_loaded_anew(sim, at, &effects);
 }
 
 /// S1: nothing is offered to a kernel that it was not made for.
@@ -176,6 +184,92 @@ fn s7_label_goes_first(sim: &mut Sim, at: usize, effects: &[Effect]) {
     }
 }
 
+/// W10: while a driver is unloaded or replaced, no pod of its plugin is on the node of which was known when that was decided.
+fn w10_plugin_leaves_first(sim: &mut Sim, at: usize, effects: &[Effect]) {
+    let Some(node) = sim.nodes.get(at).filter(|_| !sim.restored) else { return };
+    let order = node.machine.as_ref().and_then(|machine| machine.with_disk(|disk| disk.order.clone()));
+    let Some((text, _)) = order else { return };
+    for effect in effects {
+        let Effect::Remove { name, was: Some(was), gone: true, .. } = effect else { continue };
+        let owners =
+            sim.script.keys.iter().filter(|(_, driver)| *driver == name.as_ref() && was.file.is_some());
+        for (key, _) in owners {
+            let Some(known) = sim.seals.decided(&text, key) else { continue };
+            let left = sim.pods_on(&node.name).find(|pod| pod.is_of(key) && pod.lives() && pod.made < known);
+            if let Some(pod) = left {
+                let message = format!("{}: {name} was unloaded below pod {}", node.name, pod.key.1);
+                return sim.violated("W10", message);
+            }
+        }
+    }
+}
+
+/// W10: a driver is not unloaded to be loaded again as it was: not for the sake of its plugin, nor for anything else.
+fn w10_nothing_is_loaded_anew(sim: &mut Sim, at: usize, effects: &[Effect]) {
+    let Some(node) = sim.nodes.get(at) else { return };
+    for (key, driver) in &sim.script.keys {
+        let of_driver = effects.iter().filter_map(|effect| match effect {
+            Effect::Remove { name, was: Some(was), gone: true, .. } if name.as_ref() == *driver => {
+                Some((was.file, true))
+            }
+            Effect::Insert { name, file, errno: 0 } if name.as_ref() == *driver => Some((*file, false)),
+            _ => None,
+        });
+        let of_driver: Vec<_> = of_driver.collect();
+        let again = of_driver
+            .windows(2)
+            .any(|pair| matches!(pair, [(Some(was), true), (Some(is), false)] if was == is));
+        let tried_another = effects.iter().any(|effect| {
+            matches!(effect, Effect::Insert { name, errno, .. } if name.as_ref() == *driver && *errno != 0)
+        });
+        let Some(machine) = node.machine.as_ref().filter(|_| again && !tried_another) else { continue };
+        let after =
+            machine.with_disk(|disk| disk.order.as_ref().and_then(|(_, order)| order.wish(key).cloned()));
+        let before = sim.script.before.live.get(key);
+        if let (Some(Wish::Loaded(after)), Some(before)) = (after, before)
+            && asked(before) == asked(&after)
+        {
+            let message = format!("{}: {driver} was loaded anew as it was", node.name);
+            return sim.violated("W10", message);
+        }
+    }
+}
+
+/// What users have asked of a driver.
+fn asked(load: &Load) -> (Digest, Vec<&String>) {
+    (load.bundle, load.parameters.iter().filter(|parameter| parameter.starts_with("level=")).collect())
+}
+
+/// W10: a device class of somebody else's stays as it is.
+fn w10_foreign_classes_stay(sim: &mut Sim) {
+    let is_same = |(name, uid): (&String, &String)| {
+        let class = sim.api.classes.get(name);
+        class.is_some_and(|class| class.metadata.uid.as_ref() == Some(uid) && class.metadata.labels.is_none())
+    };
+    if let Some((name, _)) = sim.foreign_classes.iter().find(|foreign| !is_same(*foreign)) {
+        let message = format!("DeviceClass {name} was somebody else's");
+        sim.violated("W10", message);
+    }
+}
+
+/// W10: a version's plugin may run where that version is loaded, and nowhere else.
+fn w10_version_labels_are_true(sim: &mut Sim, write: &Write) {
+    let Write::Labels { node, labels, .. } = write else { return };
+    let Some(facts) = sim.api.nodes.get(node).filter(|_| !sim.restored) else { return };
+    for (key, _) in &sim.script.keys {
+        let name = |kind: LabelKind| kind.key(key.namespace(), key.name());
+        let Some(Some(version)) = labels.get(&name(LabelKind::VersionSchedulePod)) else { continue };
+        let has = |kind| facts.labels.get(&name(kind));
+        let is_true = has(LabelKind::Ready).is_some()
+            && has(LabelKind::VersionReady) == Some(version)
+            && has(LabelKind::VersionWorkerPod) == Some(version);
+        if !is_true {
+            let message = format!("{node}: the plugin of {key} {version} may run, without that driver");
+            return sim.violated("W10", message);
+        }
+    }
+}
+
 /// S9: nothing foreign is unloaded, but what the Module names.
 fn s9_nothing_foreign_unloaded(sim: &mut Sim, at: usize, effect: &Effect) {
     let Effect::Remove { name, was: Some(was), gone: true, .. } = effect else { return };
@@ -234,9 +328,12 @@ fn s9_preconditions(sim: &mut Sim, write: &Write) {
         Write::Finalizers { uid, version, .. } | Write::Report { uid, version, .. } => {
             uid.is_none() || version.is_none()
         }
-        Write::DeleteImage { uid, .. } | Write::ImageStatus { uid, .. } | Write::ModuleStatus { uid, .. } => {
-            uid.is_none()
-        }
+        Write::DeleteImage { uid, .. }
+        | Write::ImageStatus { uid, .. }
+        | Write::ModuleStatus { uid, .. }
+        | Write::DeleteSet { uid, .. }
+        | Write::DeleteClass { uid, .. }
+        | Write::PreflightStatus { uid, .. } => uid.is_none(),
         _ => false,
     };
     sim.unseen = unseen;
@@ -308,6 +405,8 @@ pub fn after_write(sim: &mut Sim, writer: Option<&str>, write: &Write, effective
         sim.violated("S7", message);
     }
     s8_finalizer_goes_last(sim, write);
+    w10_foreign_classes_stay(sim);
+    w10_version_labels_are_true(sim, write);
     // S6: nobody orders more nodes to give up what they have than users allow.
     match write {
         Write::Config(config) => {

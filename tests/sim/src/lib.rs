@@ -8,7 +8,7 @@
 //!
 //! What is real and what is modelled stands at the head of each module: `replica` and `node` name the lines of the
 //! operator, agent and loader that they stand for. Deliberately absent: builds and signing (S11), Secrets (S12), pods
-//! (S13) and hubs (S14), for the model has none; two loaders at once on one node (S4), for the store's lock is not
+//! but plugins' (S13) and hubs (S14), for the model has none; two loaders at once on one node (S4), for the store's lock is not
 //! modelled.
 //!
 //! A seed that fails is played again by `cargo run -p tenon-test-sim -- --workload NAME --seed N --trace`.
@@ -21,6 +21,7 @@ pub mod machine;
 pub mod node;
 pub mod oracle;
 pub mod planted;
+pub mod pod;
 pub mod registry;
 pub mod replica;
 pub mod rng;

@@ -1,5 +1,8 @@
 //! How the cluster should be once everything has come to rest, by what users wished and by nothing that Tenon thinks.
 
+mod plugins;
+
+use tenon_api::Module;
 use tenon_api::labels::LabelKind;
 use tenon_api::node_modules_config::{ModulePhase, NodeModuleStatus};
 use tenon_order::{KmodName, ModuleKey};
@@ -33,6 +36,16 @@ pub fn want(sim: &Sim, key: &ModuleKey, node: &NodeFacts) -> Want {
         return Want::Nothing;
     }
     let container = &loader.container;
+    if let Some(version) = &container.version {
+        let label = LabelKind::VersionModule.key(key.namespace(), key.name());
+        match node.labels.get(&label) {
+            // What came without a version stays until the node is labelled.
+            None if !lacks_own(module, node) && has_unversioned(sim, key, node) => return Want::Keep,
+            None => return Want::Nothing,
+            Some(other) if other != version && !lacks_own(module, node) => return Want::Keep,
+            Some(_) => {}
+        }
+    }
     let mapped = container
         .kernel_mappings
         .iter()
@@ -58,6 +71,19 @@ pub fn want(sim: &Sim, key: &ModuleKey, node: &NodeFacts) -> Want {
     }
 }
 
+/// Whether the node lacks a label that nobody but an administrator sets.
+fn lacks_own(module: &Module, node: &NodeFacts) -> bool {
+    let mut asked = module.spec.selector.iter();
+    asked.any(|(key, value)| *key != DISCOVERED && node.labels.get(key) != Some(value))
+}
+
+fn has_unversioned(sim: &Sim, key: &ModuleKey, node: &NodeFacts) -> bool {
+    let config = sim.api.configs.get(&node.name);
+    let mut entries = config.into_iter().flat_map(|config| &config.spec.modules);
+    let entry = entries.find(|entry| entry.namespace == key.namespace() && entry.name == key.name());
+    entry.is_some_and(|entry| entry.version.is_none())
+}
+
 /// What is not as it was wished, and which goal that touches; `None` when everything is.
 pub fn difference(sim: &Sim) -> Option<(&'static str, String)> {
     leftovers(sim)
@@ -66,6 +92,7 @@ pub fn difference(sim: &Sim) -> Option<(&'static str, String)> {
             nodes.into_iter().find_map(|(node, machine)| of_node(sim, node, machine))
         })
         .or_else(|| statuses(sim))
+        .or_else(|| plugins::difference(sim))
 }
 
 fn leftovers(sim: &Sim) -> Option<(&'static str, String)> {

@@ -31,11 +31,19 @@ pub enum Bug {
     TurnsNotReserved,
     /// A new leader counts turns off the nodes' objects that its watch has brought so far, without a list from the quorum.
     TurnsByStaleList,
+    /// Nobody waits for a plugin's pods before its driver goes.
+    PluginsUnseen,
+    /// A former version's `DaemonSet` stays when no node has it any more.
+    FormerSetsStay,
+    /// Device classes are written by force, whoever has made them.
+    ClassesByForce,
+    /// A preflight's status is told once.
+    PreflightToldOnce,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 18] = [
         Self::FinalizerByStaleList,
         Self::NoPreconditions,
         Self::DropsRemovals,
@@ -50,5 +58,9 @@ impl Bug {
         Self::IgnoresKernel,
         Self::TurnsNotReserved,
         Self::TurnsByStaleList,
+        Self::PluginsUnseen,
+        Self::FormerSetsStay,
+        Self::ClassesByForce,
+        Self::PreflightToldOnce,
     ];
 }

@@ -5,25 +5,29 @@
 //! everything of `tenon_plan`. This file stands for what is left of the controllers: `nodes/apply.rs` (labels, then
 //! the object with its order; after a conflict the object is read), `modules/apply.rs` (finalizer, images, deletions,
 //! the list before the finalizer goes), `images/mod.rs` and `images/apply.rs` (look, note a miss, write the status),
-//! `status/mod.rs`, and the hand-over between requests in `controllers.rs`. One request is one step.
+//! `status/mod.rs`, `workloads/observe.rs` and `workloads/apply.rs` (classes that are nobody's business are not asked for;
+//! former `DaemonSet`s go, then classes, then what is wished is applied), `preflight/mod.rs`, and the hand-over between requests in
+//! `controllers.rs`. One request is one step.
 
 mod work;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use kube::core::ObjectMeta;
 use tenon_api::node_modules_config::NodeModulesConfig;
-use tenon_api::{Module, ModuleImage};
+use tenon_api::{Module, ModuleImage, PreflightValidation};
 use tenon_operator::depot::Assignments;
 use tenon_operator::images::misses::Misses;
 use tenon_operator::lease::election::{Election, Timing};
-use tenon_operator::world::{ImageKey, Kind as _, Node as NodeObject, NodeInfo, NodeSpec, NodeStatus, World};
-use tenon_order::{Digest, NodeName, StoreId};
+use tenon_operator::world::{
+    ImageKey, Kind as _, KnownPod, KnownSet, Node as NodeObject, NodeInfo, NodeSpec, NodeStatus, World,
+};
+use tenon_order::{Digest, ModuleKey, NodeName, StoreId};
 use tenon_plan::node::NodeFacts;
 
-use crate::api::{ApiServer, Change, KINDS, Kind};
+use crate::api::{ApiServer, COUNT, Change, KINDS, Kind};
 use crate::clock;
 use crate::planted::Bug;
 use crate::seal::Key;
@@ -43,6 +47,13 @@ pub struct Watch {
     known: BTreeSet<String>,
 }
 
+/// What the controller of plugins has learned: `workloads::Memory`.
+#[derive(Debug, Default)]
+struct Learned {
+    accepted: HashMap<String, i64>,
+    with_classes: Option<BTreeSet<ModuleKey>>,
+}
+
 /// One replica.
 #[derive(Debug)]
 pub struct Replica {
@@ -55,7 +66,7 @@ pub struct Replica {
     /// What it knows.
     pub world: World,
     /// Its watches.
-    pub watches: [Watch; 4],
+    pub watches: [Watch; COUNT],
     /// Its view of the lease.
     pub election: Election,
     /// Whether it leads, as it knows.
@@ -80,6 +91,7 @@ pub struct Replica {
     /// Nodes' objects as watches have told of them, for planted bugs.
     told: BTreeMap<NodeName, Arc<NodeModulesConfig>>,
     former_stores: BTreeMap<NodeName, StoreId>,
+    learned: Learned,
     bug: Option<Bug>,
 }
 
@@ -87,12 +99,15 @@ impl Replica {
     /// A process that has just started.
     pub fn start(name: String, epoch: u32, skew: i64, keys: Vec<Key>, bug: Option<Bug>) -> Self {
         let assignments = Assignments::default();
+        let world = World::with_clock(assignments.clone(), clock::clock());
+        // The model has no claims.
+        world.claims_listed();
         Self {
             election: Election::new(name.clone(), Timing::default()),
             name,
             epoch,
             skew,
-            world: World::with_clock(assignments.clone(), clock::clock()),
+            world,
             watches: Default::default(),
             led: false,
             taking_over: false,
@@ -106,6 +121,7 @@ impl Replica {
             misses: Misses::with_clock(clock::tokio_instant),
             told: BTreeMap::new(),
             former_stores: BTreeMap::new(),
+            learned: Learned::default(),
             bug,
         }
     }
@@ -137,6 +153,7 @@ impl Replica {
             Change::Module(key, Some(module)) => module.is_outdated(key, &self.world),
             Change::Image(key, Some(image), _) => image.is_outdated(key, &self.world),
             Change::Config(key, Some(config), _) => config.is_outdated(key, &self.world),
+            Change::Preflight(key, Some(preflight)) => preflight.is_outdated(key, &self.world),
             _ => false,
         };
         if !outdated {
@@ -182,6 +199,25 @@ impl Replica {
                 self.told.remove(key);
                 watch.known.remove(key.as_ref());
                 NodeModulesConfig::gone(key, Some(*version), &self.world);
+            }
+            Change::Set(key, set) => {
+                let known = set.as_ref().and_then(|set| KnownSet::of(set));
+                note(&mut watch.known, named(key), set.is_some());
+                self.world.set(&key.0, &key.1, known);
+            }
+            Change::Pod(key, pod) => {
+                let known = pod.as_ref().and_then(|pod| KnownPod::of(&pod.object()));
+                note(&mut watch.known, named(key), pod.is_some());
+                if self.bug != Some(Bug::PluginsUnseen) {
+                    self.world.pod(&key.0, &key.1, known);
+                }
+            }
+            Change::Preflight(key, preflight) => {
+                note(&mut watch.known, key.clone(), preflight.is_some());
+                match preflight {
+                    Some(preflight) => (**preflight).clone().seen(key, &self.world),
+                    None => PreflightValidation::gone(key, None, &self.world),
+                }
             }
         }
     }
@@ -229,6 +265,15 @@ impl Replica {
                         ModuleImage::gone(&key, None, &self.world);
                     }
                 }
+                Kind::Set | Kind::Pod => {
+                    let Some((namespace, name)) = gone.split_once('/') else { continue };
+                    if kind == Kind::Set {
+                        self.world.set(namespace, name, None);
+                    } else {
+                        self.world.pod(namespace, name, None);
+                    }
+                }
+                Kind::Preflight => PreflightValidation::gone(gone, None, &self.world),
             }
         }
         if self.is_complete() {
@@ -258,6 +303,19 @@ impl Replica {
             watch.is_some_and(|watch| !watch.moving && watch.at.is_some_and(|at| at < api.head(*kind)))
         };
         KINDS.into_iter().filter(behind).collect()
+    }
+}
+
+/// As what is known of a watch names it.
+fn named((namespace, name): &crate::pod::Named) -> String {
+    format!("{namespace}/{name}")
+}
+
+fn note(known: &mut BTreeSet<String>, key: String, is_there: bool) {
+    if is_there {
+        known.insert(key);
+    } else {
+        known.remove(&key);
     }
 }
 

@@ -3,19 +3,21 @@
 mod cluster;
 mod nodes;
 mod operator;
+mod plugins;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use tenon_order::{Digest, ModuleKey, NodeName, Order};
 
-use crate::api::{ApiServer, Change, Kind};
+use crate::api::{ApiServer, COUNT, Change, Kind};
 use crate::changes::Changes;
 use crate::clock;
 use crate::invariants;
 use crate::node::{SimNode, Talk, Talked};
 use crate::oracle;
 use crate::planted::Bug;
+use crate::pod::Named;
 use crate::registry::Registry;
 use crate::replica::{Call, Heard, Replica};
 use crate::rng::Rng;
@@ -128,6 +130,10 @@ pub(crate) enum Event {
     Chores(usize, u32),
     /// The garbage collector looks.
     Collect(Change),
+    /// The `DaemonSet` controller looks: at nodes as they were when so much had been written.
+    Daemons(Box<BTreeMap<NodeName, std::sync::Arc<tenon_plan::node::NodeFacts>>>, u64),
+    /// A kubelet looks after a pod.
+    Pod(Named),
 }
 
 /// The whole cluster.
@@ -188,7 +194,20 @@ pub struct Sim {
     pub(crate) backup: Option<BTreeMap<NodeName, std::sync::Arc<tenon_api::NodeModulesConfig>>>,
     pub(crate) restored: bool,
     /// The history up to which changes were looked at.
-    pub(crate) looked: [usize; 4],
+    pub(crate) looked: [usize; COUNT],
+    /// The changes of pods of which kubelets have heard.
+    pub(crate) pods_told: usize,
+    /// Whether the `DaemonSet` controller is about to look, and what was written when it looked last.
+    pub(crate) daemons_look: bool,
+    pub(crate) daemons_at: u64,
+    /// Device classes that somebody else has made, by their uids.
+    pub(crate) foreign_classes: BTreeMap<String, String>,
+    /// Whether the operator was started anew at the end.
+    pub(crate) restarted: bool,
+    /// What the operator has written.
+    pub(crate) operator_writes: u64,
+    /// What others had written when it was started anew.
+    others_wrote: u64,
 }
 
 /// The most events of a run: more is a loop.
@@ -248,7 +267,14 @@ impl Sim {
             violation: None,
             backup: None,
             restored: false,
-            looked: [0; 4],
+            looked: [0; COUNT],
+            pods_told: 0,
+            daemons_look: false,
+            daemons_at: 0,
+            foreign_classes: BTreeMap::new(),
+            restarted: false,
+            operator_writes: 0,
+            others_wrote: 0,
             rng,
             script,
         };
@@ -339,10 +365,18 @@ impl Sim {
             match rested {
                 Some((_, writes)) if writes != self.api.writes => {
                     unrest += 1;
+                    if self.restarted && self.others_wrote == self.api.writes - self.operator_writes {
+                        return Some(
+                            self.stuck("L8", "a restarted operator writes, and nothing has happened"),
+                        );
+                    }
                     if unrest > MOST_UNREST {
                         return Some(self.stuck("L8", "write after write although everything is as wished"));
                     }
                     rested = None;
+                }
+                Some((since, _)) if at >= since + self.script.rest && self.restart() => {
+                    rested = Some((at, self.api.writes));
                 }
                 Some((since, _)) if at >= since + self.script.rest => return None,
                 None if self.may_have_converged() => {
@@ -360,6 +394,22 @@ impl Sim {
             }
         }
         Some(self.stuck("L1", "nothing happens any more"))
+    }
+
+    /// Where that is part of the plan, all replicas are started anew once everything is at rest; whether they were now. Nothing is
+    /// written for it.
+    fn restart(&mut self) -> bool {
+        let restarts = self.script.restarts && !std::mem::replace(&mut self.restarted, true);
+        if restarts {
+            self.tell(|| "all replicas are started anew".to_owned());
+            // Long enough for the lease to pass on and everything to be looked at.
+            self.script.rest = self.script.rest.max(60_000);
+            self.others_wrote = self.api.writes - self.operator_writes;
+            for at in 0..self.replicas.len() {
+                self.start_replica(at);
+            }
+        }
+        restarts
     }
 
     /// Power cuts may have made a good driver suspected of crashing: that is what a user's wish to try again is for.
@@ -404,6 +454,8 @@ impl Sim {
             | Event::Work(..) => self.operator_event(event),
             Event::Arrive(request) => self.arrive(*request),
             Event::Answer(request, heard) => self.answered(&request, heard),
+            Event::Daemons(nodes, writes) => self.daemons(&nodes, writes),
+            Event::Pod(key) => self.pod(&key),
             Event::Collect(garbage) => {
                 self.tell(|| format!("collected {}", name_of(&garbage)));
                 self.api.collect(&garbage);
@@ -429,6 +481,7 @@ impl Sim {
             }
         }
         self.spread_to_agents();
+        self.spread_to_plugins();
         self.notice_garbage();
     }
 }
@@ -455,5 +508,8 @@ pub(crate) fn name_of(change: &Change) -> String {
         Change::Module(key, _) => format!("Module {key}"),
         Change::Image(key, ..) => format!("ModuleImage {key}"),
         Change::Config(name, ..) => format!("NodeModulesConfig {name}"),
+        Change::Set(key, _) => format!("DaemonSet {}/{}", key.0, key.1),
+        Change::Pod(key, _) => format!("Pod {}/{}", key.0, key.1),
+        Change::Preflight(name, _) => format!("PreflightValidation {name}"),
     }
 }

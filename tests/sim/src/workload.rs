@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tenon_api::Module;
 use tenon_api::labels::LabelKind;
-use tenon_api::module::{KernelMapping, Modprobe, ModuleContainer, ModuleLoader, ModuleSpec, Rollout};
+use tenon_api::module::{
+    CommonContainer, DevicePlugin, Dra, DraDeviceClass, KernelMapping, Modprobe, ModuleContainer,
+    ModuleLoader, ModuleSpec, Rollout,
+};
 use tenon_order::ModuleKey;
 
 use crate::api::Kind;
@@ -35,13 +38,19 @@ pub enum Workload {
     Failing,
     /// Keys are rotated, stores wiped, nodes made anew, objects restored from a backup.
     Disasters,
+    /// W10: a driver has a device plugin or a DRA driver beside it, which comes, changes and goes.
+    Plugins,
+    /// W10: and is changed node by node, as version labels say.
+    Ordered,
+    /// W12: somebody asks whether drivers will be there on another kernel.
+    Preflights,
     /// Some of everything.
     Mixed,
 }
 
 impl Workload {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Load,
         Self::Delete,
         Self::Upgrade,
@@ -51,6 +60,9 @@ impl Workload {
         Self::Rolling,
         Self::Failing,
         Self::Disasters,
+        Self::Plugins,
+        Self::Ordered,
+        Self::Preflights,
         Self::Mixed,
     ];
 
@@ -66,6 +78,9 @@ impl Workload {
             Self::Rolling => "rolling",
             Self::Failing => "failing",
             Self::Disasters => "disasters",
+            Self::Plugins => "plugins",
+            Self::Ordered => "ordered",
+            Self::Preflights => "preflights",
             Self::Mixed => "mixed",
         }
     }
@@ -133,6 +148,16 @@ pub enum Act {
     RotateKey(bool),
     /// The old key is dropped.
     DropOldKey,
+    /// A user labels a node with the version of a Module that it should have, or takes the label away.
+    Version(usize, ModuleKey, Option<u32>),
+    /// Somebody deletes a node's plugin pods.
+    KillPods(usize),
+    /// Somebody changes the plugins' `DaemonSet`s.
+    Meddle,
+    /// Somebody else makes a device class.
+    Class(&'static str),
+    /// A user asks for a preflight on this kernel, or has asked enough.
+    Preflight(&'static str, Option<&'static str>),
     /// Somebody makes a copy of nodes' objects.
     Backup,
     /// The copy is put back.
@@ -149,6 +174,20 @@ pub enum Limit {
     /// So many of a hundred.
     Percent(u32),
 }
+
+/// What runs beside a driver; the number tells one spec from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plugin {
+    /// Nothing.
+    None,
+    /// A device plugin.
+    Device(u32),
+    /// A DRA driver, with one or two device classes.
+    Dra(u32),
+}
+
+/// The device classes of DRA drivers.
+pub const CLASSES: [&str; 2] = ["gauge.test", "dial.test"];
 
 /// What a user asks of a Module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,6 +206,10 @@ pub struct Wish {
     pub parameter: u32,
     /// On how many nodes a change may take the driver away at a time.
     pub limit: Limit,
+    /// What runs beside it.
+    pub plugin: Plugin,
+    /// Whether nodes get a version when their labels say so.
+    pub is_ordered: bool,
 }
 
 impl Wish {
@@ -180,6 +223,8 @@ impl Wish {
             in_tree: false,
             parameter: 0,
             limit: Limit::Unset,
+            plugin: Plugin::None,
+            is_ordered: false,
         }
     }
 
@@ -200,6 +245,7 @@ impl Wish {
                 parameters,
                 ..Modprobe::default()
             },
+            version: self.is_ordered.then(|| self.version.to_string()),
             in_tree_modules_to_remove: self.in_tree.then(|| vec![IN_TREE.to_owned()]),
             ..ModuleContainer::default()
         };
@@ -208,9 +254,31 @@ impl Wish {
             Limit::Nodes(number) => Some(IntOrString::Int(number)),
             Limit::Percent(number) => Some(IntOrString::String(format!("{number}%"))),
         };
+        let image = |number: u32| CommonContainer {
+            image: format!("reg.test/plugin:{number}"),
+            ..CommonContainer::default()
+        };
+        let class = |name: &&str| DraDeviceClass { name: (*name).to_owned(), ..DraDeviceClass::default() };
+        let device_plugin = match self.plugin {
+            Plugin::Device(number) => {
+                Some(DevicePlugin { container: image(number), ..DevicePlugin::default() })
+            }
+            Plugin::None | Plugin::Dra(_) => None,
+        };
+        let dra = match self.plugin {
+            Plugin::Dra(number) => Some(Dra {
+                container: image(number),
+                driver_name: self.driver.to_owned(),
+                device_classes: CLASSES.iter().take(1 + number as usize % 2).map(class).collect(),
+                ..Dra::default()
+            }),
+            Plugin::None | Plugin::Device(_) => None,
+        };
         Module::new(
             self.driver,
             ModuleSpec {
+                device_plugin,
+                dra,
                 rollout: limit.map(|limit| Rollout { max_unavailable: Some(limit) }),
                 module_loader: Some(ModuleLoader { container, ..ModuleLoader::default() }),
                 selector: BTreeMap::from([(self.selector.0.to_owned(), self.selector.1.to_owned())]),
@@ -235,8 +303,8 @@ pub struct Script {
     pub faults_end: u64,
     /// How long nothing may be written at the end.
     pub rest: u64,
-    /// Whether nothing is repaired any more at the end.
-    pub is_calm: bool,
+    /// Whether the operator is started anew when everything is at rest.
+    pub restarts: bool,
     /// The Modules.
     pub keys: Vec<(ModuleKey, &'static str)>,
     /// The label by which each is said to be ready.
@@ -276,7 +344,7 @@ impl Script {
             acts,
             faults_end: if faulty { last + 500 } else { 0 },
             rest: if rng.chance(30) { 11 * 60 * 1000 } else { 5000 },
-            is_calm: true,
+            restarts: rng.chance(200),
             keys,
             kills: BTreeSet::new(),
             before: Before::default(),
@@ -327,6 +395,9 @@ impl Draft<'_> {
             Workload::Rolling => self.rolling(),
             Workload::Failing => self.failing(),
             Workload::Disasters => self.disasters(),
+            Workload::Plugins => self.plugins(),
+            Workload::Ordered => self.ordered(),
+            Workload::Preflights => self.preflights(),
             Workload::Mixed => self.mixed(),
         }
         if !calm {
@@ -509,6 +580,128 @@ impl Draft<'_> {
         }
     }
 
+    fn plugin(&mut self) -> Plugin {
+        let number = u32::try_from(self.rng.below(4)).unwrap_or(0);
+        match self.rng.below(8) {
+            0 => Plugin::None,
+            1..=4 => Plugin::Device(number),
+            _ => Plugin::Dra(number),
+        }
+    }
+
+    /// What happens beside, to plugins and their nodes.
+    fn beside(&mut self) {
+        let node = self.node();
+        match self.rng.below(9) {
+            0 => {
+                let present = self.rng.chance(600);
+                self.act(Act::Taint(node, present));
+            }
+            1 => self.act(Act::KillPods(node)),
+            2 => self.act(Act::Meddle),
+            3 => {
+                let name = self.rng.pick(&CLASSES).copied().unwrap_or_default();
+                self.act(Act::Class(name));
+            }
+            4 => self.act(Act::Reboot(node, None)),
+            5 => {
+                let time = self.rng.between(1000, 60_000);
+                self.act(Act::Off(node, time));
+            }
+            6 => {
+                let value = self.rng.chance(500).then_some("a");
+                self.act(Act::Label(node, "hall", value));
+            }
+            _ => {}
+        }
+    }
+
+    fn plugins(&mut self) {
+        let mut wish = Wish { plugin: self.plugin(), ..Wish::of("gauge", 1) };
+        if self.rng.chance(100) {
+            self.act(Act::Class("gauge.test"));
+        }
+        self.put("lab/gauge", wish);
+        self.now += self.rng.between(0, 6000);
+        for _ in 0..self.rng.between(1, 5) {
+            self.pass(8000);
+            match self.rng.below(8) {
+                0..=2 => wish.plugin = self.plugin(),
+                3 => wish.version = u32::try_from(self.rng.between(1, 3)).unwrap_or(1),
+                4 => wish.is_ordered = !wish.is_ordered,
+                5 => {
+                    self.delete("lab/gauge");
+                    self.pass(6000);
+                }
+                _ => self.beside(),
+            }
+            self.put("lab/gauge", wish);
+        }
+        if self.rng.chance(300) {
+            self.pass(8000);
+            self.delete("lab/gauge");
+        }
+    }
+
+    fn ordered(&mut self) {
+        let Ok(key) = "lab/gauge".parse::<ModuleKey>() else { return };
+        let mut wish = Wish { plugin: self.plugin(), is_ordered: true, ..Wish::of("gauge", 1) };
+        self.put("lab/gauge", wish);
+        for node in 0..3 {
+            let version = self.rng.chance(900).then_some(1);
+            self.act(Act::Version(node, key.clone(), version));
+        }
+        self.now += self.rng.between(0, 6000);
+        for _ in 0..self.rng.between(1, 7) {
+            self.pass(6000);
+            let node = self.node();
+            match self.rng.below(9) {
+                0..=1 => wish.version = u32::try_from(self.rng.between(1, 2)).unwrap_or(1),
+                2 => wish.plugin = self.plugin(),
+                3 if self.rng.chance(300) => wish.is_ordered = !wish.is_ordered,
+                4 => self.beside(),
+                _ => {
+                    let version = self.rng.chance(850).then_some(wish.version);
+                    self.act(Act::Version(node, key.clone(), version));
+                }
+            }
+            self.put("lab/gauge", wish);
+        }
+        if self.rng.chance(150) {
+            self.pass(8000);
+            self.delete("lab/gauge");
+        }
+    }
+
+    fn preflights(&mut self) {
+        let kernels = if self.rng.chance(700) { 2 } else { 1 };
+        let mut wish = Wish { kernels, ..Wish::of("gauge", 1) };
+        self.put("lab/gauge", wish);
+        for _ in 0..self.rng.between(2, 6) {
+            self.pass(5000);
+            let name = if self.rng.chance(700) { "next" } else { "other" };
+            match self.rng.below(8) {
+                0 => self.act(Act::Preflight(name, None)),
+                1..=3 => {
+                    let kernel = self.rng.pick(&KERNELS).copied();
+                    let kernel = kernel.filter(|_| self.rng.chance(800)).or(Some("9.9.9-none"));
+                    self.act(Act::Preflight(name, kernel));
+                }
+                4 => self.put("lab/meter", Wish::of("meter", 1)),
+                5 => self.delete("lab/meter"),
+                6 => {
+                    let (tag, version) = ("reg.test/gauge:v1-6.12.0-20-amd64", self.rng.chance(500));
+                    self.act(Act::Tag(tag.to_owned(), version.then_some(2)));
+                }
+                _ => {
+                    wish.version = 3 - wish.version;
+                    wish.kernels = 3 - wish.kernels;
+                    self.put("lab/gauge", wish);
+                }
+            }
+        }
+    }
+
     fn mixed(&mut self) {
         match self.rng.below(6) {
             0 => self.deletion(),
@@ -519,10 +712,12 @@ impl Draft<'_> {
             _ => self.failing(),
         }
         self.pass(3000);
-        match self.rng.below(4) {
+        match self.rng.below(6) {
             0 => self.kernels(),
             1 => self.nodes(),
             2 => self.disasters(),
+            3 => self.plugins(),
+            4 => self.ordered(),
             _ => self.upgrade(),
         }
     }

@@ -10,7 +10,7 @@ const SEEDS: u64 = 1_000;
 /// Where a bug is looked for, and by which invariants it counts as found.
 type Hunt = (Bug, &'static [&'static str], &'static [Workload]);
 
-const HUNTS: [Hunt; 14] = [
+const HUNTS: [Hunt; 18] = [
     (Bug::FinalizerByStaleList, &["S8"], &[Workload::Delete, Workload::Shared]),
     (Bug::NoPreconditions, &["S9"], &Workload::ALL),
     (Bug::DropsRemovals, &["S8", "L4"], &[Workload::Delete, Workload::Nodes]),
@@ -25,7 +25,13 @@ const HUNTS: [Hunt; 14] = [
     (Bug::IgnoresKernel, &["S1"], &[Workload::Kernels, Workload::Rolling]),
     (Bug::TurnsNotReserved, &["S6"], &[Workload::Upgrade, Workload::Rolling]),
     (Bug::TurnsByStaleList, &["S6"], &[Workload::Upgrade, Workload::Rolling]),
+    (Bug::PluginsUnseen, &["W10"], &PLUGINS),
+    (Bug::FormerSetsStay, &["L4"], &PLUGINS),
+    (Bug::ClassesByForce, &["W10"], &PLUGINS),
+    (Bug::PreflightToldOnce, &["W12"], &[Workload::Preflights]),
 ];
+
+const PLUGINS: [Workload; 2] = [Workload::Plugins, Workload::Ordered];
 
 /// The first run in which the bug breaks one of these invariants.
 fn found((bug, by, workloads): Hunt) -> Option<(&'static str, Workload, u64)> {

@@ -179,7 +179,7 @@ async fn write_set(
     let written = context.writes.make(Resource::DaemonSet, Verb::Patch, call).await?;
     if let Some(known) = KnownSet::of(&written) {
         workloads.memory().accepted.insert(known.seen.uid.clone(), known.generation);
-        world.set(&namespace, &name, Some(known));
+        world.wrote_set(&namespace, &name, known);
     }
     Ok(())
 }
@@ -233,11 +233,9 @@ fn gone(result: Result<(), WriteError>) -> Result<(), WriteError> {
     }
 }
 
-/// Whether device classes of a Module that is to go are left: no owner reference takes them along.
+/// Whether device classes of a Module that is to go are left: no owner reference takes them along. It may have asked for them in a
+/// former spec alone.
 pub(crate) async fn are_classes_left(context: &Context, module: &Module) -> Result<bool, kube::Error> {
-    if module.spec.dra.is_none() {
-        return Ok(false);
-    }
     let mark: Vec<_> = class::mark(module).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
     let classes: Api<DeviceClass> = Api::all(context.client.clone());
     let left = observe::list(&classes, &ListParams::default().labels(&mark.join(","))).await?;

@@ -88,7 +88,7 @@ impl World {
     }
 
     /// All claims that there were have been seen.
-    fn claims_listed(&self) {
+    pub fn claims_listed(&self) {
         if !std::mem::replace(&mut lock(&self.claims).is_listed, true) {
             let nodes = self.read().nodes().map(|node| node.name.clone()).collect();
             self.look_at_users_of(nodes);

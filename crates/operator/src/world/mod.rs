@@ -42,7 +42,10 @@ pub use jobs::{JobsIndex, KnownJob, follow_jobs};
 pub use node::{Node, NodeInfo, NodeSpec, NodeStatus};
 pub use takeover::{catch_up, take_in};
 pub use watch::{Kind, Listed, follow, now};
-pub use workloads::{KnownPod, KnownSet, Workload, WorkloadsIndex, follow_pods, follow_sets};
+pub use workloads::{
+    KnownPod, KnownSet, Pod, PodCondition, PodSpec, PodStatus, Workload, WorkloadsIndex, follow_pods,
+    follow_sets,
+};
 
 use crate::depot::{Assignments, Build, Kernels, RunningKernel};
 use crate::queue::Queue;
@@ -269,7 +272,10 @@ impl World {
     /// A Module was seen whose status or labels alone differ: they are kept, and a status that is not the one that is known
     /// is held against the facts. It may be a late write of ours, or somebody else's.
     fn refresh_module(&self, key: &ModuleKey, module: Module) {
-        let same = self.read().module(key).is_some_and(|known| known.status == module.status);
+        let is_same = |known: &Module| {
+            known.status == module.status && known.metadata.generation == module.metadata.generation
+        };
+        let same = self.read().module(key).is_some_and(|known| is_same(known));
         self.write().refresh_module(key, Arc::new(module));
         if !same {
             self.roll_up(key.clone());
@@ -285,7 +291,12 @@ impl World {
         };
         // With its version, so that no late event brings the former status back, to be replaced once more.
         if watch::is_same_wish(&known, &module) {
+            // What was wished is wished again, with another wish between of which nobody has told: the status is about the former.
+            let is_another = known.metadata.generation != module.metadata.generation;
             self.write().refresh_module(&key, Arc::new(module));
+            if is_another {
+                self.roll_up(key);
+            }
         } else {
             self.module(&key, Some(module));
         }

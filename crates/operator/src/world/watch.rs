@@ -405,6 +405,10 @@ mod tests {
         assert!(module(1, 3).is_outdated(&key, &world), "what the watch tells of before is no news");
         module(3, 1).seen(&key, &world);
         assert!(is_looked_at(), "a write of ours that nobody answered, or somebody else's");
+        let mut wished_again = module(4, 1);
+        wished_again.metadata.generation = Some(9);
+        world.wrote_status(wished_again);
+        assert!(is_looked_at(), "the status is about an earlier generation");
     }
 
     #[test]

@@ -36,7 +36,7 @@ type Key = (String, String);
 /// Of a Pod (`k8s.io/api/core/v1`) what is read here.
 #[derive(Debug, Clone, Default, Resource, Deserialize)]
 #[resource(inherit = k8s_openapi::api::core::v1::Pod)]
-pub(super) struct Pod {
+pub struct Pod {
     /// What names it, its labels, its owner.
     pub metadata: ObjectMeta,
     /// Where it runs.
@@ -48,7 +48,7 @@ pub(super) struct Pod {
 /// Of a Pod's spec.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct PodSpec {
+pub struct PodSpec {
     /// Once it is placed.
     pub node_name: Option<String>,
     /// Of a `DaemonSet`'s pod: the node that it is for.
@@ -57,7 +57,7 @@ pub(super) struct PodSpec {
 
 /// Of a Pod's status.
 #[derive(Debug, Clone, Default, Deserialize)]
-pub(super) struct PodStatus {
+pub struct PodStatus {
     /// Whether it has ended.
     pub phase: Option<String>,
     /// Whether it is ready.
@@ -66,7 +66,7 @@ pub(super) struct PodStatus {
 
 /// Of a Pod's condition.
 #[derive(Debug, Clone, Default, Deserialize)]
-pub(super) struct PodCondition {
+pub struct PodCondition {
     /// Of what it tells.
     #[serde(rename = "type")]
     pub type_: String,
@@ -93,7 +93,7 @@ pub struct KnownPod {
 
 impl KnownPod {
     /// `None` for a pod of no `DaemonSet`, or of none that runs plugins.
-    fn of(pod: &Pod) -> Option<Self> {
+    pub fn of(pod: &Pod) -> Option<Self> {
         let labels = pod.labels();
         let role = Role::of_label(labels.get(labels::ROLE).map(String::as_str))?;
         let owner = pod.owner_references().iter().find(|owner| owner.kind == "DaemonSet")?;
@@ -146,6 +146,8 @@ pub struct KnownSet {
     pub seen: SetSeen,
     /// The version of what it says.
     pub generation: i64,
+    /// The version of the object.
+    version: Option<u64>,
 }
 
 impl KnownSet {
@@ -179,6 +181,7 @@ impl KnownSet {
                 is_leaving: set.metadata.deletion_timestamp.is_some(),
             },
             generation,
+            version: super::version(set.metadata.resource_version.as_deref()),
         })
     }
 }
@@ -313,6 +316,17 @@ impl World {
         };
         for module in [before, after].into_iter().flatten() {
             self.queues.workloads.add_within(module, LOOK_WITHIN);
+        }
+    }
+
+    /// As [`Self::wrote_config`], of a plugin's `DaemonSet`: its controller may have said more of it meanwhile, and would not say it
+    /// again.
+    pub fn wrote_set(&self, namespace: &str, name: &str, set: KnownSet) {
+        let key = (namespace.to_owned(), name.to_owned());
+        let is_past = |known: &KnownSet| known.seen.uid == set.seen.uid && known.version > set.version;
+        let is_past = super::lock(&self.workloads).sets.get(&key).is_some_and(is_past);
+        if !is_past {
+            self.set(namespace, name, Some(set));
         }
     }
 
@@ -502,6 +516,35 @@ mod tests {
         assert_eq!(workload().orphans, 1);
         pine(&world, &json!([{"key": "node.kubernetes.io/unreachable", "effect": "NoSchedule"}]));
         assert_eq!(workload().orphans, 0, "the node is silent");
+    }
+
+    #[test]
+    fn the_answer_to_a_write_does_not_make_a_set_what_it_was_before_its_controller_looked() {
+        let set = |version: &str, status: &serde_json::Value| {
+            let set: DaemonSet = serde_json::from_value(json!({
+                "metadata": {
+                    "name": "gauge", "namespace": "lab", "uid": "d-1", "generation": 1, "resourceVersion": version,
+                    "ownerReferences": [{
+                        "apiVersion": "kmm.sigs.x-k8s.io/v1beta1", "kind": "Module", "name": "gauge", "uid": "m-1",
+                        "controller": true
+                    }]
+                },
+                "status": status
+            }))
+            .unwrap();
+            KnownSet::of(&set).unwrap()
+        };
+        let status = json!({
+            "observedGeneration": 1, "desiredNumberScheduled": 0, "currentNumberScheduled": 0,
+            "numberMisscheduled": 0, "numberReady": 0
+        });
+        let world = World::new(Assignments::default());
+        let is_idle = || world.workload(&"lab/gauge".parse().unwrap(), "m-1").sets[0].0.is_idle;
+        world.set("lab", "gauge", Some(set("10", &status)));
+        world.wrote_set("lab", "gauge", set("9", &json!(null)));
+        assert!(is_idle(), "that it is idle is told once");
+        world.wrote_set("lab", "gauge", set("11", &json!(null)));
+        assert!(!is_idle(), "a later write counts");
     }
 
     fn pine(world: &World, taints: &serde_json::Value) {

@@ -279,10 +279,8 @@ fn a_version_that_goes_unloads_nothing_and_leaves_no_label() {
     play.wish("", "1", 'a');
     play.settle();
     assert_eq!((play.order.clone(), play.says(READY)), (order, Some("")));
-    assert_eq!([SCHEDULE, WORKER].map(|key| play.says(key)), [None, Some("1")]);
-    play.pods.clear();
-    play.settle();
-    assert_eq!(play.says(WORKER), None);
+    // The pods may be those of the plugin without a version already, and stay.
+    assert_eq!([SCHEDULE, WORKER].map(|key| play.says(key)), [None, None]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::resource::v1::{DeviceClass, DeviceClassSpec};
 use kube::ResourceExt as _;
 use kube::core::ObjectMeta;
-use tenon_api::labels::{self, annotation};
+use tenon_api::labels::{self, annotation, finalizer};
 use tenon_api::{Module, reasons};
 
 use super::{Problem, Role, daemon_set};
@@ -38,6 +38,8 @@ pub fn classes(module: &Module, known: &[DeviceClass]) -> Classes {
     let is_own =
         |class: &&DeviceClass| mark.iter().all(|(key, value)| class.labels().get(key) == Some(value));
     let wished = wished(module, &mark);
+    // What nothing owns is made for no Module that could vanish unseen.
+    let is_held = module.finalizers().iter().any(|name| name == finalizer::MODULE);
     let mut out = Classes::default();
     for class in wished.values() {
         match known.iter().find(|known| known.name_any() == class.name_any()) {
@@ -49,7 +51,8 @@ pub fn classes(module: &Module, known: &[DeviceClass]) -> Classes {
                 ),
             }),
             Some(known) if known.annotations().get(annotation::WISH) == class.annotations().get(annotation::WISH) => {}
-            Some(_) | None => out.apply.push(class.clone()),
+            Some(_) | None if is_held => out.apply.push(class.clone()),
+            Some(_) | None => {}
         }
     }
     let is_unwished = |class: &&DeviceClass| {
@@ -90,7 +93,8 @@ mod tests {
 
     fn module(classes: &str) -> Module {
         serde_saphyr::from_str(&format!(
-            "apiVersion: kmm.sigs.x-k8s.io/v1beta1\nkind: Module\nmetadata: {{name: gauge, namespace: lab, uid: m-1}}\nspec: {{selector: {{}}, dra: {{driverName: g.test, container: {{image: 'r.test/d:1'}}, deviceClasses: [{classes}]}}}}\n"
+            "apiVersion: kmm.sigs.x-k8s.io/v1beta1\nkind: Module\nmetadata: {{name: gauge, namespace: lab, uid: m-1, finalizers: [{}]}}\nspec: {{selector: {{}}, dra: {{driverName: g.test, container: {{image: 'r.test/d:1'}}, deviceClasses: [{classes}]}}}}\n",
+            finalizer::MODULE
         ))
         .expect("a Module")
     }
@@ -121,6 +125,13 @@ mod tests {
             assert_eq!(decided.taken[0].reason, reasons::DEVICE_CLASS_TAKEN);
             assert!(decided.taken[0].message.contains("a.test"));
         }
+    }
+
+    #[test]
+    fn nothing_is_made_for_a_module_that_could_vanish_unseen() {
+        let mut module = module("{name: a.test}");
+        module.metadata.finalizers = None;
+        assert_eq!(classes(&module, &[]), Classes::default());
     }
 
     #[test]

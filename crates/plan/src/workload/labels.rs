@@ -80,7 +80,10 @@ fn is_target(module: &Module, node: &NodeFacts, standing: &Standing<'_>, has_loa
 fn versions(module: &Module, node: &NodeFacts, standing: &Standing<'_>) -> Vec<(String, String)> {
     let label = |kind| node.labels.get(&key(kind, module)).map(String::as_str);
     let wished = standing.wished.map(value);
-    let guards = Guards { is_ready: standing.is_ready, has_pods: !standing.pods.is_empty() };
+    // A driver that stays without a version has none to be withdrawn, whoever uses it.
+    let stays_unversioned = wished.is_none() && standing.is_ready;
+    let guards =
+        Guards { is_ready: standing.is_ready, has_pods: !standing.pods.is_empty() && !stays_unversioned };
     let former = label(LabelKind::VersionDevicePlugin);
     let (worker, schedule) = settle(
         wished.as_deref(),

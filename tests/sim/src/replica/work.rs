@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::resource::v1::DeviceClass;
 use kube::ResourceExt as _;
 use tenon_api::labels::finalizer;
 use tenon_api::module_image::BundleStatus;
@@ -13,15 +14,21 @@ use tenon_operator::controllers::Reconciler as _;
 use tenon_operator::images::Images;
 use tenon_operator::modules::{self, Modules, Provision};
 use tenon_operator::nodes::{self, Node, Nodes};
+use tenon_operator::preflight::{Preflight, Preflights};
 use tenon_operator::queue::Next;
 use tenon_operator::status::{Rollup, Status};
-use tenon_operator::world::{ImageKey, Node as NodeObject, take_in};
+use tenon_operator::workloads::Workloads;
+use tenon_operator::world::{ImageKey, KnownSet, Node as NodeObject, Workload as SeenWorkload, take_in};
 use tenon_order::{Digest, ModuleKey, NodeName, Order, Wish};
 use tenon_plan::assign::{Assignment, OrderChange, assign};
+use tenon_plan::preflight;
 use tenon_plan::provision::{self, Finding};
 use tenon_plan::removal::{self, Finalizer};
 use tenon_plan::rollout::{self, Standing, Turn};
 use tenon_plan::rollup;
+use tenon_plan::workload::class::{self, Classes};
+use tenon_plan::workload::plan::{self as plugin, Plan, SetSeen};
+use tenon_plan::workload::{Problem, Role};
 
 use super::{Replica, node_object};
 use crate::api::{Answer, Change, Write};
@@ -32,6 +39,9 @@ use crate::seal::{self, Seals};
 
 /// How often a deleted Module is looked at that waits for its nodes: `modules::LEAVING_AGAIN`.
 const LEAVING_AGAIN: Duration = Duration::from_secs(30);
+
+/// How often a plugin is looked at that is not there as wished: `workloads::AGAIN`.
+const PLUGIN_AGAIN: Duration = Duration::from_secs(60);
 
 /// What is worked on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +56,10 @@ pub enum Job {
     Node(NodeName),
     /// A Module's status.
     Status(ModuleKey),
+    /// A Module's plugin.
+    Plugin(ModuleKey),
+    /// A preflight's status.
+    Preflight(String),
 }
 
 /// One request of a piece of work.
@@ -65,6 +79,10 @@ pub enum Call {
     GetNode(NodeName),
     /// A look into the registry.
     Find(Arc<ModuleImage>),
+    /// The owners of all device classes that bear a Module's mark.
+    ListClasses,
+    /// The device classes that bear the mark, and those of these names.
+    GetClasses(BTreeMap<String, String>, Vec<String>),
 }
 
 /// A piece of work that has begun.
@@ -83,6 +101,10 @@ pub struct Task {
     undecided: bool,
     /// The Nodes that were listed, and the Modules.
     listed: (Vec<NodeObject>, Vec<Module>),
+    /// A Module and its plugin, until its device classes are known.
+    plugin: Option<(Arc<Module>, SeenWorkload)>,
+    /// Why the plugin is not there as wished.
+    problem: Option<Problem>,
 }
 
 impl Task {
@@ -96,6 +118,8 @@ impl Task {
             node_before: None,
             undecided: false,
             listed: (Vec::new(), Vec::new()),
+            plugin: None,
+            problem: None,
         }
     }
 }
@@ -115,6 +139,8 @@ pub enum Heard {
     Read(Option<Arc<NodeModulesConfig>>),
     /// Of a look into the registry.
     Found(Box<Finding>),
+    /// To a list of device classes.
+    Classes(Vec<DeviceClass>),
     /// Nothing.
     Lost,
     /// The replica does not lead.
@@ -150,6 +176,18 @@ impl Replica {
                 Err(at) => due = earliest(due, at),
             }
         }
+        if running(|key| matches!(key, Job::Plugin(_))) < Workloads::CONCURRENCY {
+            match self.world.queues.workloads.try_next() {
+                Ok(key) => return Ok(Job::Plugin(key)),
+                Err(at) => due = earliest(due, at),
+            }
+        }
+        if running(|key| matches!(key, Job::Preflight(_))) < Preflights::CONCURRENCY {
+            match self.world.queues.preflights.try_next() {
+                Ok(key) => return Ok(Job::Preflight(key)),
+                Err(at) => due = earliest(due, at),
+            }
+        }
         Err(due)
     }
 
@@ -170,6 +208,8 @@ impl Replica {
                 Some(Task { undecided: true, ..Task::new(key.clone(), read.into_iter().collect()) })
             }
             Job::Status(module) => self.begin_status(module),
+            Job::Plugin(module) => self.begin_plugin(module),
+            Job::Preflight(name) => self.begin_preflight(name),
         };
         task.unwrap_or_else(|| Task::new(key, VecDeque::new()))
     }
@@ -226,6 +266,9 @@ impl Replica {
         } else {
             nodes::decide(&self.world, &observed)
         };
+        let reasons = [reasons::WAITING_FOR_CLAIMS, reasons::WAITING_FOR_PLUGIN];
+        let leaving = assignment.waiting.iter().filter(|(_, waiting)| reasons.contains(&&*waiting.reason));
+        self.world.leaving(key, leaving.map(|(key, waiting)| (key.clone(), waiting.clone())).collect());
         let again = assignment.again_after.map(Duration::from_millis).into_iter().chain(given_back).min();
         let mut calls = VecDeque::new();
         if self.bug == Some(Bug::DropsRemovals) && assignment.config.is_none() {
@@ -249,9 +292,14 @@ impl Replica {
                 OrderChange::Withdraw => None,
                 OrderChange::Replace(mut order) => {
                     self.spoil(&mut order, before.as_ref(), key);
-                    let known = observed.known_keys();
-                    let next = self.keys.iter().rev().find(|key| known.contains(&seal::id(**key)));
-                    next.or(self.keys.first()).map(|key| seals.sign(&order, *key))
+                    let published = observed.known_keys();
+                    let next = self.keys.iter().rev().find(|key| published.contains(&seal::id(**key)));
+                    let former = known;
+                    // On a node that has fallen silent nobody ends a pod.
+                    let is_silent = rollout::is_silent(&observed.facts);
+                    let pods = self.watches.get(crate::api::Kind::Pod as usize).and_then(|watch| watch.at);
+                    let pods = pods.filter(|_| !is_silent).unwrap_or_default();
+                    next.or(self.keys.first()).map(|key| seals.sign(&order, *key, pods, former.as_deref()))
                 }
             };
             if self.bug == Some(Bug::NoPreconditions) {
@@ -308,6 +356,87 @@ impl Replica {
         }
     }
 
+    /// `workloads::observe`, up to the first request. Namespaces are not modelled.
+    fn begin_plugin(&self, key: &ModuleKey) -> Option<Task> {
+        let module = self.world.read().module(key).cloned()?;
+        let seen = self.world.workload(key, &module.uid().unwrap_or_default());
+        let wishes = Role::of(&module) == Some(Role::Dra);
+        let asked = module.spec.dra.iter().flat_map(|dra| &dra.device_classes).filter(|_| wishes);
+        let get = Call::GetClasses(class::mark(&module), asked.map(|asked| asked.name.clone()).collect());
+        let calls = match &self.learned.with_classes {
+            None => VecDeque::from([Call::ListClasses, get]),
+            Some(with) if wishes || with.contains(key) => VecDeque::from([get]),
+            Some(_) => VecDeque::new(),
+        };
+        Some(Task { plugin: Some((module, seen)), ..Task::new(Job::Plugin(key.clone()), calls) })
+    }
+
+    /// `workloads::apply`, with the classes that are known.
+    fn decide_plugin(
+        &self,
+        key: &ModuleKey,
+        module: &Module,
+        seen: &SeenWorkload,
+        known: &[DeviceClass],
+    ) -> (VecDeque<Call>, Option<Problem>) {
+        let accepted = |set: &SetSeen, generation: i64| {
+            self.learned.accepted.get(&set.uid).is_some_and(|accepted| *accepted == generation)
+        };
+        let sets: Vec<_> = seen
+            .sets
+            .iter()
+            .map(|(set, generation)| SetSeen {
+                is_changed: set.is_changed && !accepted(set, *generation),
+                ..set.clone()
+            })
+            .collect();
+        let is_in_use = self.world.is_in_use(key, module);
+        let observed =
+            plugin::Observed { module, sets: &sets, orphans: seen.orphans, enforces: None, is_in_use };
+        let Plan { apply, mut delete, problem } = plugin::plan(&observed);
+        if self.bug == Some(Bug::FormerSetsStay) {
+            delete.retain(|set| !set.is_ordered);
+        }
+        let Classes { apply: apply_classes, delete: delete_classes, taken } = class::classes(module, known);
+        let namespace = key.namespace();
+        let mut calls: VecDeque<_> = delete
+            .into_iter()
+            .map(|set| {
+                Call::Write(Write::DeleteSet { key: (namespace.to_owned(), set.name), uid: Some(set.uid) })
+            })
+            .collect();
+        calls.extend(
+            delete_classes
+                .iter()
+                .map(|class| Call::Write(Write::DeleteClass { name: class.name_any(), uid: class.uid() })),
+        );
+        if module.metadata.deletion_timestamp.is_some() && !delete_classes.is_empty() {
+            self.world.queues.modules.add(key.clone());
+        }
+        calls.extend(apply_classes.into_iter().map(|class| {
+            let mine = known.iter().find(|known| known.name_any() == class.name_any());
+            let force = mine.is_some() || self.bug == Some(Bug::ClassesByForce);
+            Call::Write(Write::Class { class: Box::new(class), force })
+        }));
+        calls.extend(apply.map(|set| Call::Write(Write::Set(Box::new(set)))));
+        (calls, problem.or(taken.into_iter().next()))
+    }
+
+    fn begin_preflight(&self, name: &String) -> Option<Task> {
+        let observed = Preflight::of(&self.world.read(), name)?;
+        let second = clock::timestamp(self.world.now() / 1000 * 1000);
+        let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(second);
+        let status = preflight::status(&observed.preflight, &observed.views(), &now);
+        let mut calls = VecDeque::new();
+        let is_told = self.bug == Some(Bug::PreflightToldOnce) && observed.preflight.status.is_some();
+        if observed.preflight.status.as_ref() != Some(&status) && !is_told {
+            let uid = observed.preflight.uid();
+            let status = Box::new(status);
+            calls.push_back(Call::Write(Write::PreflightStatus { name: name.clone(), uid, status }));
+        }
+        Some(Task::new(Job::Preflight(name.clone()), calls))
+    }
+
     fn begin_status(&self, key: &ModuleKey) -> Option<Task> {
         let observed = Rollup::of(&self.world.read(), key)?;
         let status = rollup::status(&observed.view(self.world.now()));
@@ -329,6 +458,18 @@ impl Replica {
             let task = self.tasks.get_mut(&number)?;
             let Some(call) = task.calls.pop_front() else {
                 let undecided = std::mem::take(&mut task.undecided);
+                if let Some((module, seen)) = task.plugin.take()
+                    && let Job::Plugin(key) = task.key.clone()
+                {
+                    // Nobody has asked for classes: it has none.
+                    let (calls, problem) = self.decide_plugin(&key, &module, &seen, &[]);
+                    let task = self.tasks.get_mut(&number)?;
+                    (task.calls, task.problem) = (calls, problem);
+                    if !task.calls.is_empty() {
+                        continue;
+                    }
+                }
+                let task = self.tasks.get_mut(&number)?;
                 let decided = match task.key.clone() {
                     Job::Node(node) if undecided && self.world.is_node_doubted(&node) => {
                         task.undecided = true;
@@ -388,9 +529,21 @@ impl Replica {
                 Some(Change::Module(_, Some(module))) if matches!(write, Write::ModuleStatus { .. }) => {
                     self.world.wrote_status((*module).clone());
                 }
+                Some(Change::Set((namespace, name), Some(set))) => {
+                    if let Some(known) = KnownSet::of(&set) {
+                        self.learned.accepted.insert(known.seen.uid.clone(), known.generation);
+                        self.world.wrote_set(&namespace, &name, known);
+                    }
+                }
+                Some(Change::Preflight(_, Some(preflight))) => {
+                    self.world.wrote_preflight((*preflight).clone());
+                }
                 _ => {}
             },
-            (Call::Write(Write::DeleteImage { .. }), Heard::Written(Answer::NotFound)) => {}
+            (
+                Call::Write(Write::DeleteImage { .. } | Write::DeleteSet { .. } | Write::DeleteClass { .. }),
+                Heard::Written(Answer::NotFound),
+            ) => {}
             (Call::GetConfig(name), Heard::Read(config)) => {
                 let config = config.map(|config| (*config).clone());
                 self.world.config_read(name, task.before.as_deref(), config);
@@ -408,7 +561,8 @@ impl Replica {
                 if let Job::Module(key) = task.key.clone() {
                     let held = configs.iter().any(|config| is_held(&key, config, seals));
                     if let Some(module) = task.leaving.take().filter(|_| !held) {
-                        task.calls.push_back(Call::Write(finalizers(&key, &module, false)));
+                        task.calls.push_back(Call::GetClasses(class::mark(&module), Vec::new()));
+                        task.leaving = Some(module);
                     }
                 } else {
                     let (nodes, modules) = std::mem::take(&mut task.listed);
@@ -421,6 +575,44 @@ impl Replica {
                     task.calls.extend(unclear.into_iter().map(Call::GetConfig));
                 }
             }
+            (Call::ListClasses, Heard::Classes(all)) => {
+                let owner = |class: &DeviceClass| {
+                    let label = |key| class.labels().get(key);
+                    let (namespace, name) =
+                        (tenon_api::labels::MODULE_NAMESPACE, tenon_api::labels::MODULE_NAME);
+                    ModuleKey::new(label(namespace)?, label(name)?).ok()
+                };
+                let owners = all.iter().filter_map(owner).collect();
+                let with = self.learned.with_classes.get_or_insert(owners);
+                if let Some((module, _)) = &task.plugin
+                    && let Job::Plugin(key) = &task.key
+                    && Role::of(module) != Some(Role::Dra)
+                    && !with.contains(key)
+                {
+                    task.calls.clear();
+                }
+            }
+            (Call::GetClasses(..), Heard::Classes(known)) => match (task.key.clone(), task.plugin.take()) {
+                (Job::Plugin(key), Some((module, seen))) => {
+                    if let Some(with) = &mut self.learned.with_classes {
+                        if Role::of(&module) == Some(Role::Dra) || !known.is_empty() {
+                            with.insert(key.clone());
+                        } else {
+                            with.remove(&key);
+                        }
+                    }
+                    let (calls, problem) = self.decide_plugin(&key, &module, &seen, &known);
+                    if let Some(task) = self.tasks.get_mut(&number) {
+                        (task.calls, task.problem) = (calls, problem);
+                    }
+                }
+                (Job::Module(key), _) => {
+                    if let Some(module) = task.leaving.take().filter(|_| known.is_empty()) {
+                        task.calls.push_back(Call::Write(finalizers(&key, &module, false)));
+                    }
+                }
+                _ => {}
+            },
             (Call::Find(image), Heard::Found(finding)) => self.found(number, image, &finding),
             (_, heard) => self.failed(number, call, &heard),
         }
@@ -481,6 +673,18 @@ impl Replica {
             Job::Image(key) => queues.images.done(key, next),
             Job::Node(key) => queues.nodes.done(key, next),
             Job::Status(key) => queues.status.done(key, next),
+            Job::Plugin(key) => {
+                let next = if next == Next::AwaitChange && task.problem.is_some() {
+                    Next::After(PLUGIN_AGAIN)
+                } else {
+                    next
+                };
+                if next != Next::Backoff {
+                    self.world.plugin_problem(key, task.problem);
+                }
+                queues.workloads.done(key, next);
+            }
+            Job::Preflight(name) => queues.preflights.done(name, next),
             Job::TakeOver => self.caught_up = true,
         }
     }

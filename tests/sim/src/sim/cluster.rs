@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Taint;
-use tenon_api::labels::annotation;
+use tenon_api::labels::{LabelKind, annotation};
 use tenon_kmod::release::KernelRelease;
 use tenon_order::NodeName;
 use tenon_plan::node::NodeFacts;
@@ -131,6 +131,22 @@ impl Sim {
                 self.keys = last.into_iter().collect();
                 self.spread_keys();
             }
+            Act::Version(at, ref key, version) => self.change_node(at, |facts| {
+                let label = LabelKind::VersionModule.key(key.namespace(), key.name());
+                match version {
+                    Some(version) => facts.labels.insert(label, version.to_string()),
+                    None => facts.labels.remove(&label),
+                };
+            }),
+            Act::KillPods(at) => self.kill_pods(at),
+            Act::Meddle => self.meddle(),
+            Act::Class(name) => {
+                self.api.make_class(name);
+                let uid = self.api.classes.get(name).and_then(|class| class.metadata.uid.clone());
+                self.foreign_classes.extend(uid.map(|uid| (name.to_owned(), uid)));
+            }
+            Act::Preflight(name, Some(kernel)) => self.api.put_preflight(name, kernel),
+            Act::Preflight(name, None) => self.api.delete_preflight(name),
             Act::Backup => self.backup = Some(self.api.configs.clone()),
             Act::Restore => {
                 if let Some(backup) = self.backup.clone() {

@@ -72,6 +72,7 @@ impl Sim {
             let facts = self.new_facts(&name, kernel, boot_id);
             self.api.set_node(&name, Some(facts));
         }
+        self.restart_pods(&name);
     }
 
     /// The node lifecycle controller taints what is silent.
@@ -88,6 +89,7 @@ impl Sim {
                 ..Taint::default()
             });
             self.api.set_node(&name, Some(facts));
+            self.unready_pods(&name);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::LeaseSpec;
+use k8s_openapi::api::resource::v1::DeviceClass;
 use tenon_operator::lease::election::{Intent, Timing};
 
 use super::{Event, From, Request, Sim, name_of};
@@ -258,6 +259,9 @@ impl Sim {
                 let before = self.api.writes;
                 let answer = self.api.write(write);
                 let effective = self.api.writes != before;
+                // Why a plugin is not there as wished is known again when somebody has looked.
+                let is_status = matches!(write, crate::api::Write::ModuleStatus { .. });
+                self.operator_writes += u64::from(effective && writer.is_some() && !is_status);
                 crate::invariants::after_write(self, writer, write, effective);
                 self.tell(|| format!("{:?} -> {}", told_write(write), told_answer(&answer)));
                 Heard::Written(answer)
@@ -271,6 +275,14 @@ impl Sim {
             Call::ListModules => Heard::Modules(self.api.modules.values().cloned().collect()),
             Call::ListConfigs => Heard::Listed(self.api.configs.values().cloned().collect()),
             Call::GetConfig(name) => Heard::Read(self.api.configs.get(name).cloned()),
+            Call::ListClasses => Heard::Classes(self.api.classes.values().cloned().collect()),
+            Call::GetClasses(mark, names) => {
+                let labels = |class: &DeviceClass| class.metadata.labels.clone().unwrap_or_default();
+                let is_marked = |class: &DeviceClass| crate::pod::fits(mark, &labels(class));
+                let asked =
+                    self.api.classes.iter().filter(|(name, class)| is_marked(class) || names.contains(name));
+                Heard::Classes(asked.map(|(_, class)| class.clone()).collect())
+            }
             Call::Find(image) => Heard::Found(Box::new(Replica::find(image, &self.registry))),
         }
     }
@@ -300,6 +312,8 @@ fn told(call: &Call) -> String {
         Call::ListConfigs => "list NodeModulesConfigs".to_owned(),
         Call::GetConfig(name) => format!("get NodeModulesConfig {name}"),
         Call::Find(image) => format!("look for {}", image.spec.image),
+        Call::ListClasses => "list DeviceClasses".to_owned(),
+        Call::GetClasses(_, names) => format!("get DeviceClasses {names:?}"),
     }
 }
 
@@ -332,8 +346,19 @@ fn told_write(write: &crate::api::Write) -> String {
         Write::Finalizers { key, finalizers, .. } => format!("finalizers of {key}: {finalizers:?}"),
         Write::Image(image) => format!("image {:?} {}", image.metadata.name, image.spec.image),
         Write::DeleteImage { key, .. } => format!("delete image {key}"),
+        Write::Set(set) => format!("DaemonSet {:?}", set.metadata.name),
+        Write::DeleteSet { key, .. } => format!("delete DaemonSet {}/{}", key.0, key.1),
+        Write::Class { class, force } => format!("DeviceClass {:?}, force {force}", class.metadata.name),
+        Write::DeleteClass { name, .. } => format!("delete DeviceClass {name}"),
+        Write::PreflightStatus { name, status, .. } => {
+            format!("status of preflight {name}: {:?} {:?}", status.result, status.message)
+        }
         Write::ImageStatus { key, status, .. } => format!("status of image {key}: {:?}", status.reason),
-        Write::ModuleStatus { key, status, .. } => format!("status of {key}: {:?}", status.module_loader),
+        Write::ModuleStatus { key, status, .. } => {
+            let conditions = status.conditions.iter();
+            let told: Vec<_> = conditions.map(|told| (&told.type_, &told.status, &told.reason)).collect();
+            format!("status of {key}: {:?} {told:?}", status.module_loader)
+        }
         Write::Report { node, status, .. } => format!(
             "report of {node}: boot {:?} generation {:?} {:?}",
             status.boot_id,
