@@ -477,8 +477,8 @@ fn waiting_for(image: Option<&ModuleImage>, resolved: &Resolved) -> Waiting {
 }
 
 /// Whether the node has what an entry of its spec wishes: the same bundle and settings, loaded in the present boot, and
-/// reported since the node was told to.
-/// What must be there after the load has been as well.
+/// reported since the node was told to; what must be there after the load has been as well. What KMM has loaded, and labelled,
+/// counts until our loader has looked at it.
 pub fn is_loaded(entry: &NodeModule, status: Option<&NodeModulesConfigStatus>, node: &NodeFacts) -> bool {
     as_wished(entry, status, node).is_some_and(|reported| reported.has_validated(entry.validation.as_ref()))
 }
@@ -491,6 +491,10 @@ fn as_wished<'s>(
 ) -> Option<&'s NodeModuleStatus> {
     let reported = rollout::report(status, &entry.namespace, &entry.name);
     reported.filter(|_| rollout::answers(entry, status)).filter(|reported| {
+        if reported.is_kmms() {
+            let ready = LabelKind::Ready.key(&entry.namespace, &entry.name);
+            return node.labels.contains_key(&ready) && rollout::is_inherited(reported, entry, node);
+        }
         reported.phase == Some(ModulePhase::Loaded)
             && reported.bundle == entry.bundle
             && reported.config.as_ref() == Some(&entry.config)
@@ -570,6 +574,8 @@ fn is_ready_label(key: &str) -> bool {
     key.strip_prefix("kmm.node.kubernetes.io/").and_then(|name| name.strip_suffix(".ready")).is_some()
 }
 
+#[cfg(test)]
+mod inherited_tests;
 #[cfg(test)]
 mod plugin_tests;
 #[cfg(test)]

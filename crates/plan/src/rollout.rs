@@ -106,9 +106,9 @@ fn is_in_kernel(reported: &NodeModuleStatus, node: &NodeFacts) -> bool {
 }
 
 /// Whether ordering `wished` takes something from the node: other content of the Module is in its kernel, or will be as
-/// soon as the node has booted.
+/// soon as the node has booted. What KMM has loaded is adopted or left alone by the loader, and never taken away.
 pub fn takes_away(wished: &NodeModule, reported: Option<&NodeModuleStatus>, node: &NodeFacts) -> bool {
-    let Some(reported) = reported else { return false };
+    let Some(reported) = reported.filter(|reported| !reported.is_kmms()) else { return false };
     let is_for_this_kernel = |config: &ModuleConfig| config.kernel_version == node.kernel.without_plus();
     let is_kept = [ModulePhase::Loaded, ModulePhase::Unvalidated, ModulePhase::RolledBack].map(Some);
     let comes_back =
@@ -116,6 +116,14 @@ pub fn takes_away(wished: &NodeModule, reported: Option<&NodeModuleStatus>, node
     let is_the_same = reported.bundle == wished.bundle
         && reported.config.as_ref().is_some_and(|config| is_loaded_alike(config, &wished.config));
     (is_in_kernel(reported, node) || comes_back) && !is_the_same
+}
+
+/// Whether KMM has loaded, in the present boot, what `entry` wishes: by name, which is all that it remembers.
+pub fn is_inherited(reported: &NodeModuleStatus, entry: &NodeModule, node: &NodeFacts) -> bool {
+    let is_it = |config: &ModuleConfig| {
+        config.container_image == entry.config.container_image && is_loaded_alike(config, &entry.config)
+    };
+    reported.is_kmms() && is_in_kernel(reported, node) && reported.config.as_ref().is_some_and(is_it)
 }
 
 /// Whether the settings that reach the loader are the same.

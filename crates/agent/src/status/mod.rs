@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use tenon_api::node_modules_config::{NodeModuleStatus, NodeModulesConfigSpec, NodeModulesConfigStatus};
 use tenon_api::reasons::condition;
 use tenon_order::wire::Refusal;
-use tenon_order::{Digest, Generation, NodeReport, Phase, read_unverified};
+use tenon_order::{Digest, Generation, ModuleKey, NodeReport, Phase, read_unverified};
 
 use crate::validation::{self, Validations};
 
@@ -120,12 +120,36 @@ fn modules(facts: &Facts<'_>) -> Vec<NodeModuleStatus> {
             let outcome =
                 |key| validation::about(&questions, key).map(|question| facts.validations.outcome(question));
             let there = report.modules.iter().filter(|module| module.phase != Phase::Removed);
-            there.map(|module| entry::of(module, report, facts, outcome(&module.key))).collect()
+            let own = there.map(|module| entry::of(module, report, facts, outcome(&module.key)));
+            own.chain(inherited(report, facts)).collect()
         }
         None => facts.previous.modules.clone(),
     };
     sort(&mut modules);
     modules
+}
+
+/// What KMM has said of this boot, of modules that the loader has not been told about yet. The operator goes by it for that long,
+/// so that no label comes off while the node changes hands.
+fn inherited<'f>(
+    report: &'f NodeReport,
+    facts: &'f Facts<'_>,
+) -> impl Iterator<Item = NodeModuleStatus> + 'f {
+    let order = facts.spec.order.as_deref().filter(|_| facts.is_current());
+    let order = order.and_then(|order| read_unverified(order).ok());
+    let is_open = move |entry: &&NodeModuleStatus| {
+        let Ok(key) = ModuleKey::new(&entry.namespace, &entry.name) else { return false };
+        let is_reported = report.modules.iter().any(|module| module.key == key);
+        let is_wished = || {
+            let mut wishes = facts.spec.modules.iter();
+            wishes.any(|wish| wish.namespace == entry.namespace && wish.name == entry.name)
+        };
+        !is_reported && order.as_ref().is_none_or(|order| order.wish(&key).is_none() && is_wished())
+    };
+    let of_this_boot = |entry: &&NodeModuleStatus| {
+        entry.is_kmms() && entry.boot_id.as_deref() == Some(report.boot_id.as_str())
+    };
+    facts.previous.modules.iter().filter(of_this_boot).filter(is_open).cloned()
 }
 
 fn sort(modules: &mut [NodeModuleStatus]) {

@@ -101,12 +101,16 @@ struct Lagging {
     weight: u8,
 }
 
+/// Of a module that the loader has not been told about.
+const NOT_ORDERED: (&str, &str, u8) = ("is not ordered yet", reasons::LOADING, 0);
+
 fn lagging(facts: &Facts<'_>, modules: &[NodeModuleStatus]) -> Vec<Lagging> {
     let is_wished = |entry: &NodeModuleStatus| {
         facts.spec.modules.iter().any(|wish| wish.name == entry.name && wish.namespace == entry.namespace)
     };
     let present = modules.iter().filter_map(|entry| {
-        let (state, reason, weight) = fault(entry, is_wished(entry))?;
+        let (state, reason, weight) =
+            if entry.is_kmms() { NOT_ORDERED } else { fault(entry, is_wished(entry))? };
         let name = format!("{}/{}", entry.namespace, entry.name);
         Some(Lagging { name, is_wished: is_wished(entry), state, reason, weight })
     });
@@ -116,9 +120,9 @@ fn lagging(facts: &Facts<'_>, modules: &[NodeModuleStatus]) -> Vec<Lagging> {
     let absent = absent.map(|wish| Lagging {
         name: format!("{}/{}", wish.namespace, wish.name),
         is_wished: true,
-        state: "is not ordered yet",
-        reason: reasons::LOADING,
-        weight: 0,
+        state: NOT_ORDERED.0,
+        reason: NOT_ORDERED.1,
+        weight: NOT_ORDERED.2,
     });
     let mut all: Vec<_> = present.chain(absent).collect();
     all.sort_by(|a, b| a.name.cmp(&b.name));

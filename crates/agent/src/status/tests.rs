@@ -404,3 +404,51 @@ proptest! {
         prop_assert_eq!(status(&spec, &nothing, &one), status(&spec, &nothing, &other));
     }
 }
+
+/// As KMM says it: without a phase.
+fn kmms(name: &str, boot_id: &str) -> NodeModulesConfigStatus {
+    let entry = NodeModuleStatus {
+        name: name.to_owned(),
+        namespace: "drivers".to_owned(),
+        config: Some(wish(name, "new").config),
+        boot_id: Some(boot_id.to_owned()),
+        ..NodeModuleStatus::default()
+    };
+    NodeModulesConfigStatus { modules: vec![entry], ..NodeModulesConfigStatus::default() }
+}
+
+fn kmms_spec() -> NodeModulesConfigSpec {
+    let entry = NodeModule { bundle: None, image_digest: None, generation: None, ..wish("nic", "new") };
+    NodeModulesConfigSpec { modules: vec![entry], order: None }
+}
+
+#[test]
+fn what_kmm_has_loaded_is_told_until_the_loader_is_told_about_it() {
+    let before = kmms("nic", BOOT);
+    let registered = status(&kmms_spec(), &before, &report(0, vec![]));
+    assert_eq!(registered.modules, before.modules);
+    assert_eq!(ready(&registered).1, "NoOrder");
+    assert!(!differs(&registered, &status(&kmms_spec(), &registered, &report(0, vec![]))));
+
+    // An order about another Module, while this one's image is still looked for.
+    let mut other = spec(9, vec![wish("gpu", "new")]);
+    other.modules.extend(kmms_spec().modules);
+    let report_of_gpu = report(9, vec![module("gpu", Phase::Loaded, "new")]);
+    let told = status(&other, &before, &report_of_gpu);
+    assert_eq!(told.modules.len(), 2);
+    assert!(ready(&told).2.contains("drivers/nic is not ordered yet"), "{:?}", ready(&told));
+
+    let ordered = spec(9, vec![wish("nic", "new")]);
+    let adopted = status(&ordered, &before, &report(9, vec![module("nic", Phase::Loaded, "new")]));
+    let [entry] = adopted.modules.as_slice() else { panic!("{adopted:?}") };
+    assert_eq!(entry.phase, Some(ModulePhase::Loaded));
+}
+
+#[test]
+fn kmms_word_is_not_kept_beyond_its_boot_nor_of_what_nobody_wishes() {
+    let booted = status(&kmms_spec(), &kmms("nic", "another-boot"), &report(0, vec![]));
+    assert_eq!(booted.modules, []);
+    let removed = spec(9, vec![]);
+    let told = status(&removed, &kmms("nic", BOOT), &report(9, vec![]));
+    assert_eq!(told.modules, []);
+}
