@@ -202,6 +202,7 @@ async fn start(context: Context, world: Arc<World>, listed: [Listed; 8]) {
     let mut claim = context.claim.clone();
     let lead = async {
         claim.won().await;
+        nodes::inherit(&context).await;
         catch_up(&context.client, &world).await;
     };
     if shutdown.run_until_cancelled(lead).await.is_some() {

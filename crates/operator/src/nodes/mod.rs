@@ -5,6 +5,7 @@
 //! then the node's NodeModulesConfig with its signed order.
 
 mod apply;
+mod inherit;
 mod loads;
 mod news;
 mod observe;
@@ -27,6 +28,7 @@ use loads::Loads;
 use news::News;
 
 pub use apply::ApplyError;
+pub(crate) use inherit::inherit;
 pub use observe::Node;
 
 /// Decides about one node, asks for the turns that it needs, and announces what it will be ordered; the time is when to decide again for the sake of a turn
