@@ -20,6 +20,7 @@ mod seen;
 mod sign;
 mod standing;
 mod status;
+mod takeover;
 mod terminal;
 
 use std::process::ExitCode;
@@ -63,6 +64,10 @@ enum Command {
     Resume(pause::Args),
     /// Gather in one archive what helps somebody else to help you; never a Secret
     Gather(gather::Args),
+    /// Take over a cluster that KMM has served; nothing is unloaded
+    Adopt(takeover::AdoptArgs),
+    /// Give a cluster back to KMM; nothing is unloaded
+    GiveBack(takeover::GiveBackArgs),
     /// Print what a shell needs to complete commands
     Completion(completion::Args),
     /// What kubectl asks to complete commands
@@ -93,6 +98,8 @@ fn main() -> ExitCode {
             retry::run(&args).map(|()| ExitCode::SUCCESS).map_err(retry::RetryError::into_failure)
         }
         Command::Gather(args) => gather::run(&args).map_err(gather::GatherError::into_failure),
+        Command::Adopt(args) => takeover::adopt(&args).map_err(takeover::TakeoverError::into_failure),
+        Command::GiveBack(args) => takeover::give_back(&args).map_err(takeover::TakeoverError::into_failure),
         Command::Completion(args) => completion::run(&args),
         Command::Complete(asked) => completion::complete(&asked),
     };
