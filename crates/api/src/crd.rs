@@ -60,7 +60,43 @@ fn finish(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
     first_sentence_of_long_description(schema);
     keep_opaque_parameters(schema);
+    only_what_can_be_read(schema);
 }
+
+/// Refuses what Kubernetes' own schemas let through and their types cannot hold: such an object would be stored, and nobody could
+/// read it.
+fn only_what_can_be_read(schema: &mut JSONSchemaProps) {
+    if schema.format.as_deref() == Some("date-time") {
+        schema.pattern = Some(YEAR_BEFORE_9999.to_owned());
+    }
+    for (name, property) in schema.properties.iter_mut().flatten() {
+        match name.as_str() {
+            "divisor" | "sizeLimit" => be_quantity(property),
+            "limits" | "requests" => {
+                if let Some(JSONSchemaPropsOrBool::Schema(values)) = property.additional_properties.as_mut() {
+                    be_quantity(values);
+                }
+            }
+            // A port by its number or its name, or a number of nodes.
+            _ if property.x_kubernetes_int_or_string == Some(true) => {
+                property.minimum = Some(property.minimum.unwrap_or(f64::from(i32::MIN)));
+                property.maximum = Some(property.maximum.unwrap_or(f64::from(i32::MAX)));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// As Kubernetes' own generator has it: the API server says which field is wrong, and not only that something is.
+fn be_quantity(schema: &mut JSONSchemaProps) {
+    if schema.x_kubernetes_int_or_string == Some(true) {
+        schema.pattern = Some(QUANTITY.to_owned());
+    }
+}
+
+const QUANTITY: &str = r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$";
+/// In the last hours of the last year with four digits it may be the next one elsewhere.
+const YEAR_BEFORE_9999: &str = "^([0-8]|9[0-8]|99[0-8]|999[0-8])";
 
 /// Kubernetes' own types bring essays along (a quantity alone three thousand characters), and each place where they
 /// are used repeats them: together more than one request may hold. A line's end is no sentence's.
@@ -81,5 +117,32 @@ fn keep_opaque_parameters(schema: &mut JSONSchemaProps) {
         opaque.properties.as_mut().and_then(|properties| properties.get_mut("parameters"))
     {
         parameters.x_kubernetes_preserve_unknown_fields = Some(true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_kubernetes_own_types_cannot_hold_is_refused() {
+        let (mut numbers, mut quantities, mut times) = (0, 0, 0);
+        for mut crd in crds() {
+            for schema in crd.spec.versions.iter_mut().filter_map(root_schema) {
+                visit(schema, &mut |schema| {
+                    let is_quantity = schema.pattern.as_deref() == Some(QUANTITY);
+                    if schema.x_kubernetes_int_or_string == Some(true) {
+                        let fits = schema.maximum.is_some_and(|most| most <= f64::from(i32::MAX));
+                        assert!(is_quantity || fits, "{:?}", schema.description);
+                        *(if is_quantity { &mut quantities } else { &mut numbers }) += 1;
+                    }
+                    if schema.format.as_deref() == Some("date-time") {
+                        assert!(schema.pattern.is_some(), "{:?}", schema.description);
+                        times += 1;
+                    }
+                });
+            }
+        }
+        assert!(numbers > 4 && quantities > 20 && times > 4, "{numbers}, {quantities}, {times}");
     }
 }

@@ -19,6 +19,6 @@ pub use digest::{Digest, DigestError, Hasher};
 pub use key::{KeyError, KeyId, KeySet, PublicKey, SigningKey};
 pub use manifest::{BundleManifest, BundlePath, ManifestEntry, ManifestError};
 pub use names::{Generation, KmodName, ModuleKey, NameError, NodeName, StoreId};
-pub use order::{Load, MAX_MODULES, Order, OrderError, OrderedModule, Wish};
+pub use order::{Load, MAX_MODULES, MAX_NAMES, Order, OrderError, OrderedModule, Wish, are_parameters};
 pub use report::{MAX_MESSAGE, ModuleReport, NodeReport, Phase, Reason, clip};
 pub use signed::{MAX_SIGNED, SignedOrderError, Verified, read_unverified, sign, verify};

@@ -11,7 +11,7 @@ pub const MAX_MODULES: usize = 256;
 /// The most bytes of one parameter, and of all parameters of a Module together: the kernel takes one page.
 const MAX_PARAMETERS: usize = 4095;
 /// The most names in a list of kernel modules.
-const MAX_NAMES: usize = 128;
+pub const MAX_NAMES: usize = 128;
 /// The most bytes of a kernel release: `__NEW_UTS_LEN` of `include/uapi/linux/utsname.h`.
 const MAX_RELEASE: usize = 64;
 
@@ -180,7 +180,8 @@ fn is_release(text: &str) -> bool {
         && !text.starts_with('.')
 }
 
-fn are_parameters(parameters: &[String]) -> bool {
+/// Whether these can be a module's parameters: none is empty or holds control characters, and a page holds them all.
+pub fn are_parameters(parameters: &[String]) -> bool {
     let bytes: usize = parameters.iter().map(|parameter| parameter.len() + 1).sum();
     bytes <= MAX_PARAMETERS
         && parameters.iter().all(|text| !text.is_empty() && !text.chars().any(char::is_control))

@@ -9,7 +9,7 @@ mod pattern;
 use tenon_api::module::{Build, KernelMapping, Modprobe, Module, ModuleContainer, RegistryTls, Sign};
 use tenon_api::reasons;
 use tenon_kmod::release::{Distribution, KernelRelease, image_tag};
-use tenon_order::{KmodName, NameError};
+use tenon_order::{KmodName, MAX_NAMES, NameError, are_parameters};
 
 use crate::modprobe::{self, ArgumentError, Arguments};
 use crate::template::{self, TemplateError, Variables};
@@ -91,6 +91,15 @@ pub enum ResolveError {
         "spec.moduleLoader.container.modprobe.rawArgs.load names {0} modules before the first parameter; name one, and use modulesLoadingOrder for more"
     )]
     RawModules(usize),
+    /// What no order and no object of ours can hold. It is told of the Module that says it: an order with it would be no order for
+    /// any Module of the node.
+    #[error("{field} {what}")]
+    Excessive {
+        /// The field's path in the Module.
+        field: &'static str,
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// A module's name is malformed.
     #[error("{parent}{field}: {source}")]
     Name {
@@ -110,9 +119,11 @@ impl ResolveError {
             Self::NoModuleLoader => reasons::NO_MODULE_LOADER,
             Self::NoMapping(_) => reasons::NO_MAPPING,
             Self::Template { .. } | Self::NoImage(_) => reasons::REFERENCE_INVALID,
-            Self::Regexp { .. } | Self::Argument(_) | Self::RawModules(_) | Self::Name { .. } => {
-                reasons::SPEC_INVALID
-            }
+            Self::Regexp { .. }
+            | Self::Argument(_)
+            | Self::RawModules(_)
+            | Self::Excessive { .. }
+            | Self::Name { .. } => reasons::SPEC_INVALID,
         }
     }
 }
@@ -127,7 +138,13 @@ pub fn resolve(module: &Module, kernel: &KernelRelease) -> Result<Resolved, Reso
         .as_deref()
         .or(container.container_image.as_deref())
         .ok_or(ResolveError::NoImage(index))
-        .and_then(|image| expand("spec.moduleLoader.container.containerImage", image, &variables))?;
+        .and_then(|image| expand(IMAGE, image, &variables))?;
+    at_most(!image.is_empty(), IMAGE, "is empty once its variables have their values")?;
+    at_most(
+        image.len() <= MAX_IMAGE,
+        IMAGE,
+        "has more than 2048 bytes once its variables have their values",
+    )?;
     variables.set("CONTAINER_IMAGE", &image);
     let sign = merge_sign(container.sign.as_ref(), mapping.sign.as_ref())
         .map(|sign| expand_sign(sign, &variables, kernel))
@@ -315,11 +332,26 @@ fn merge_sign(container: Option<&Sign>, mapping: Option<&Sign>) -> Option<Sign> 
     Some(merged)
 }
 
+const IMAGE: &str = "spec.moduleLoader.container.containerImage";
 const MODPROBE: &str = "spec.moduleLoader.container.modprobe";
+const PARAMETERS: &str = "spec.moduleLoader.container.modprobe.parameters";
+const DIR_NAME: &str = "spec.moduleLoader.container.modprobe.dirName";
+const LOADING_ORDER: &str = "spec.moduleLoader.container.modprobe.modulesLoadingOrder";
+const IN_TREE: &str = "spec.moduleLoader.container.inTreeModulesToRemove";
 const ARGS_LOAD: &str = "spec.moduleLoader.container.modprobe.args.load";
 const ARGS_UNLOAD: &str = "spec.moduleLoader.container.modprobe.args.unload";
 const RAW_LOAD: &str = "spec.moduleLoader.container.modprobe.rawArgs.load";
 const RAW_UNLOAD: &str = "spec.moduleLoader.container.modprobe.rawArgs.unload";
+
+/// The longest name of an image, as the definition of what we make has it.
+const MAX_IMAGE: usize = 2048;
+/// The longest directory, likewise.
+const MAX_DIRECTORY: usize = 1024;
+const TOO_MANY_NAMES: &str = "names more than 128 kernel modules";
+
+fn at_most(holds: bool, field: &'static str, what: &'static str) -> Result<(), ResolveError> {
+    if holds { Ok(()) } else { Err(ResolveError::Excessive { field, what }) }
+}
 
 /// What modprobe's settings mean here. A node's object repeats them, so an order can be made from it alone.
 pub fn load_settings(
@@ -327,6 +359,7 @@ pub fn load_settings(
     in_tree_to_remove: &[String],
 ) -> Result<LoadSettings, ResolveError> {
     let mut dir_name = modprobe.dir_name.clone();
+    let mut from = PARAMETERS;
     let (mut module, mut parameters) = (modprobe.module_name.clone(), modprobe.parameters.clone());
     let mut read = |field, list: Option<&Vec<String>>| -> Result<Arguments, ArgumentError> {
         let mut read = modprobe::parse(field, list.map_or(&[], Vec::as_slice))?;
@@ -349,7 +382,15 @@ pub fn load_settings(
         let mut words = words.into_iter();
         module = words.next();
         parameters = words.collect();
+        from = RAW_LOAD;
     }
+    let wrong = "must have no empty parameter, none with control characters, and 4095 bytes of them at most";
+    at_most(are_parameters(&parameters), from, wrong)?;
+    at_most(modprobe.modules_loading_order.len() <= MAX_NAMES, LOADING_ORDER, TOO_MANY_NAMES)?;
+    at_most(in_tree_to_remove.len() <= MAX_NAMES, IN_TREE, TOO_MANY_NAMES)?;
+    // KMM puts it before `/lib/modules`, so nothing means the image's root.
+    let dir_name = if dir_name.is_empty() { "/".to_owned() } else { dir_name };
+    at_most(dir_name.len() <= MAX_DIRECTORY, DIR_NAME, "has more than 1024 bytes")?;
     Ok(LoadSettings {
         module: name(MODPROBE, ".moduleName", &module.ok_or(ResolveError::RawModules(0))?)?,
         parameters,

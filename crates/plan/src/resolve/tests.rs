@@ -201,3 +201,51 @@ fn a_module_without_a_loader_has_nothing_to_load() {
     module.spec.module_loader = None;
     assert_eq!(resolve(&module, &kernel(KERNEL)), Err(ResolveError::NoModuleLoader));
 }
+
+/// Each would be refused where it is written down: in the node's order, for all its Modules, or in the image's object, for ever.
+#[rstest]
+#[case::control("parameters: [\"a=b\\n\"]", "modprobe.parameters must")]
+#[case::empty("parameters: ['']", "modprobe.parameters must")]
+#[case::page(&format!("parameters: ['{}']", "a".repeat(4096)), "modprobe.parameters must")]
+#[case::directory(&format!("args: {{load: ['-d', '/{}']}}", "a".repeat(1024)), "modprobe.dirName has")]
+fn what_no_order_can_hold_is_told_of_the_module_that_says_it(#[case] modprobe: &str, #[case] names: &str) {
+    let container = format!(
+        "modprobe: {{moduleName: gauge, {modprobe}}}\nkernelMappings: [{{regexp: '.', containerImage: 'a:1'}}]"
+    );
+    let error = resolve(&module(&container), &kernel(KERNEL)).unwrap_err();
+    assert_eq!(error.reason(), reasons::SPEC_INVALID);
+    assert!(error.to_string().contains(names), "{error}");
+}
+
+#[rstest]
+#[case::raw("modprobe: {rawArgs: {load: [gauge, \"a=\\n\"], unload: [gauge]}}", "a:1", "rawArgs.load must")]
+#[case::nothing("modprobe: {moduleName: gauge}", "${NOBODY+:}", "containerImage is empty")]
+#[case::much("modprobe: {moduleName: gauge}", &format!("a:{}", "$KERNEL_VERSION".repeat(130)), "containerImage has")]
+fn what_is_too_much_once_it_is_read_is_named(
+    #[case] modprobe: &str,
+    #[case] image: &str,
+    #[case] names: &str,
+) {
+    let container = format!("{modprobe}\nkernelMappings: [{{regexp: '.', containerImage: '{image}'}}]");
+    let error = resolve(&module(&container), &kernel(KERNEL)).unwrap_err();
+    assert_eq!(error.reason(), reasons::SPEC_INVALID);
+    assert!(error.to_string().contains(names), "{error}");
+}
+
+#[test]
+fn lists_are_as_long_as_an_order_takes() {
+    let names: Vec<_> = (0..129).map(|number| format!("m{number}")).collect();
+    let container = format!(
+        "modprobe: {{moduleName: gauge}}\ninTreeModulesToRemove: [{}]\nkernelMappings: [{{regexp: '.', containerImage: 'a:1'}}]",
+        names.join(", ")
+    );
+    let error = resolve(&module(&container), &kernel(KERNEL)).unwrap_err();
+    assert!(error.to_string().contains("inTreeModulesToRemove names more than 128"), "{error}");
+}
+
+#[test]
+fn no_directory_is_the_images_root() {
+    let container =
+        "modprobe: {moduleName: gauge, dirName: ''}\nkernelMappings: [{regexp: '.', containerImage: 'a:1'}]";
+    assert_eq!(resolve(&module(container), &kernel(KERNEL)).unwrap().load.dir_name, "/");
+}
