@@ -1,0 +1,19 @@
+//! A campaign over everything that a Module and a `PreflightValidation` can say, generated from their definitions: each leaf of the
+//! schema absent, at its bounds and beyond, of another type, in odd text, far too long, and naming what does not exist.
+//!
+//! - [`dry`]: what the API server takes is taken whole, is read by Tenon's own types, and reaches the plugin's `DaemonSet`, which the
+//!   API server takes in turn or refuses by the field's name; what it does not take is refused by that name. Nothing is written.
+#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot be set up has failed")]
+
+#[cfg(test)]
+#[path = "campaign/dry.rs"]
+mod dry;
+#[cfg(test)]
+#[path = "campaign/leaves.rs"]
+mod leaves;
+#[cfg(test)]
+#[path = "campaign/manifests.rs"]
+mod manifests;
+#[cfg(test)]
+#[path = "campaign/values.rs"]
+mod values;
