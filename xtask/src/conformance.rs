@@ -6,11 +6,106 @@ use std::fmt::Write as _;
 /// The defects of KMM that our inventory of it counts.
 const DEFECTS: u8 = 26;
 
+/// Paragraphs that are shown where the thing itself is tested, beside what is named after them: most of these need a kernel, a kubelet
+/// or a builder, and one of each is enough.
+const SHOWN: [(&[u32], &[&str]); 6] = [
+    // Whether an image is there; what is missing; what is made once and then used.
+    (
+        &[2, 2],
+        &[
+            "every_bad_image_is_a_named_state_of_its_own_module_and_heals",
+            "what_exists_is_used_whoever_made_it",
+            "what_a_pod_brings_is_packed_and_a_restart_at_any_step_converges",
+        ],
+    ),
+    // Building and signing, one after the other, again when it fails.
+    (
+        &[2, 3],
+        &[
+            "builds_wait_for_their_turn",
+            "a_build_that_fails_says_why_and_is_tried_again",
+            "what_fails_is_noted_and_tried_again",
+        ],
+    ),
+    // What a worker does on a node: in-tree removal, order, parameters, firmware, unloading, boots.
+    (
+        &[5],
+        &[
+            "every_driver_loads_and_leaves_nothing_behind",
+            "the_kernels_own_modules_come_and_go",
+            "changes_are_made_or_taken_back",
+            "what_cannot_be_loaded_says_why",
+            "what_is_in_use_stays",
+            "the_store_is_enough_to_boot",
+            "firmware_is_in_its_place_after_a_boot",
+        ],
+    ),
+    // The contract of builds and signatures, up to a kernel that loads nothing else.
+    (
+        &[6],
+        &[
+            "an_image_is_made_once_and_anew_when_what_it_is_made_from_changes",
+            "drivers_are_built_signed_and_loaded_by_kernels_that_load_nothing_else",
+            "what_only_a_mirror_has_is_read_there_and_what_is_made_is_published_where_its_name_says",
+        ],
+    ),
+    // Upgrades and plugins, with pods that use the device.
+    (
+        &[7],
+        &[
+            "defect_07_a_module_with_dots_is_upgraded_in_order_and_may_begin_and_cease_to_be",
+            "a_device_plugin_comes_after_its_driver_and_leaves_before_it",
+            "every_field_of_the_user_reaches_the_pod",
+            "a_pod_uses_a_drivers_device_by_a_device_plugin_and_by_a_resource_claim",
+        ],
+    ),
+    // Everything that a Module and a PreflightValidation can say.
+    (&[1], &["every_value_of_every_leaf_is_taken_whole_or_refused_by_name"]),
+];
+
+/// Paragraphs that have no test, and why.
+const NOT_TESTED: [(&[u32], &str); 9] = [
+    (&[1, 3], "how KMM does it inside: ModuleImagesConfig is no contract, a ModuleImage takes its place"),
+    (&[1, 4], "how KMM does it inside: ModuleBuildSignConfig is no contract"),
+    (&[1, 6], "ManagedClusterModule is the hub's, which comes later"),
+    (&[1, 7], "BootModuleConfig is OpenShift's alone"),
+    (&[2, 5], "how KMM keeps its finished pods: ours are a Job's, which Kubernetes deletes after a while"),
+    (&[2, 12], "ClusterClaims are the hub's, which comes later"),
+    (&[2, 13], "the hub comes later"),
+    (&[2, 14], "OpenShift's alone"),
+    (&[11], "counts and times are tenon-lab's (`bench`), and the test of a fleet's"),
+];
+
+/// Reports of KMM's users, by the tests that show what Tenon does; beside those named after them (`k444_…`).
+const REPORTS: [(&str, &[&str]); 17] = [
+    ("one_node_after_the_other_by_default_and_a_lost_node_does_not_hold_the_others_up", &["k#116", "k#263"]),
+    ("defect_07_a_module_with_dots_is_upgraded_in_order_and_may_begin_and_cease_to_be", &["k#744"]),
+    ("defect_04_a_cordon_a_taint_a_silent_api_server_and_a_lost_discovery_label_unload_nothing", &["k#1271"]),
+    ("a_device_plugin_comes_after_its_driver_and_leaves_before_it", &["k#1274", "k#590", "rh#1801", "R#55"]),
+    ("a_pod_uses_a_drivers_device_by_a_device_plugin_and_by_a_resource_claim", &["k#1328", "k#1332"]),
+    ("without_a_driver_the_plugin_runs_on_all_nodes_and_with_one_where_it_is_ready", &["k#1330"]),
+    ("an_image_is_made_once_and_anew_when_what_it_is_made_from_changes", &["k#1245", "rh#1769", "k#1198"]),
+    (
+        "defect_09_13_15_16_what_is_built_is_signed_before_anybody_sees_it_and_where_the_module_says",
+        &["k#140", "k#1149"],
+    ),
+    ("what_a_pod_brings_is_packed_and_a_restart_at_any_step_converges", &["k#1186", "R#213"]),
+    ("the_kernels_own_modules_come_and_go", &["k#104", "k#253", "k#458"]),
+    ("every_driver_loads_and_leaves_nothing_behind", &["k#1301"]),
+    ("firmware_is_in_its_place_after_a_boot", &["k#109", "k#246", "k#737"]),
+    ("defect_18_a_kernel_with_a_trailing_plus_fits_a_mapping_without_it", &["k#77", "k#824"]),
+    ("a_namespace_with_modules_is_kept_and_one_without_goes", &["k#708", "k#719"]),
+    ("every_field_of_the_user_reaches_the_pod", &["k#1320", "k#1321", "R#25"]),
+    ("what_exists_is_used_whoever_made_it", &["rh#43"]),
+    ("a_dockerfile_gets_the_toolkit_that_the_cluster_has_for_the_nodes_system_once_it_is_there", &["k#1308"]),
+];
+
 /// What ran of it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ledger {
     paragraphs: BTreeMap<Paragraph, Tally>,
     defects: BTreeSet<u8>,
+    reports: BTreeSet<String>,
 }
 
 /// Its numbers: `2.15` is `[2, 15]`.
@@ -28,7 +123,8 @@ impl Ledger {
         let tests = output.lines().filter_map(|line| line.strip_prefix("test ")?.split_once(" ... "));
         for (name, outcome) in tests {
             self.defects.extend(defects(name));
-            if let Some(paragraph) = paragraph(name) {
+            self.reports.extend(reports(name));
+            for paragraph in paragraph(name).into_iter().chain(shown(name)) {
                 let tally = self.paragraphs.entry(paragraph).or_default();
                 tally.cases += 1;
                 tally.passed += usize::from(outcome == "ok");
@@ -40,8 +136,7 @@ impl Ledger {
     pub(crate) fn table(&self) -> String {
         let mut table = String::from("KMM's contract   cases  passed");
         for (paragraph, Tally { cases, passed }) in &self.paragraphs {
-            let numbers: Vec<_> = paragraph.iter().map(u32::to_string).collect();
-            let _ = write!(table, "\n  {:<15}{cases:>5}{passed:>8}", numbers.join("."));
+            let _ = write!(table, "\n  {:<15}{cases:>5}{passed:>8}", numbers(paragraph));
         }
         let (with, without): (Vec<u8>, Vec<u8>) =
             (1..=DEFECTS).partition(|number| self.defects.contains(number));
@@ -49,8 +144,38 @@ impl Ledger {
         if !without.is_empty() {
             let _ = write!(table, "; none for {}", list(&without));
         }
+        for (paragraph, why) in NOT_TESTED {
+            let _ = write!(table, "\n  {:<15}none: {why}", numbers(paragraph));
+        }
+        let reports: Vec<_> = self.reports.iter().map(String::as_str).collect();
+        let _ = write!(table, "\nits users' reports: a test for {}", reports.join(", "));
         table
     }
+}
+
+fn numbers(paragraph: &[u32]) -> String {
+    paragraph.iter().map(u32::to_string).collect::<Vec<_>>().join(".")
+}
+
+/// The name of the function: without modules, and without the case.
+fn function(name: &str) -> &str {
+    let mut parts = name.rsplit("::").filter(|part| !part.starts_with("case_"));
+    parts.next().unwrap_or(name)
+}
+
+/// The paragraphs that a test shows without being named after them.
+fn shown(name: &str) -> impl Iterator<Item = Paragraph> {
+    let function = function(name);
+    SHOWN.iter().filter(move |(_, tests)| tests.contains(&function)).map(|(paragraph, _)| paragraph.to_vec())
+}
+
+/// The users' reports that a test is about: `k444_k607_…`, or by the table.
+fn reports(name: &str) -> Vec<String> {
+    let function = function(name);
+    let numbers = function.split('_').map_while(|part| part.strip_prefix('k')?.parse::<u32>().ok());
+    let named = numbers.map(|number| format!("k#{number}"));
+    let listed = REPORTS.iter().filter(|(test, _)| *test == function).flat_map(|(_, reports)| *reports);
+    named.chain(listed.map(|report| (*report).to_owned())).collect()
 }
 
 fn list(numbers: &[u8]) -> String {
@@ -98,6 +223,42 @@ mod tests {
         assert_eq!(ledger.defects, [4, 9, 13, 14].into());
         let table = ledger.table();
         assert!(table.contains("1.8                2       1"), "{table}");
+        assert!(table.contains("2.13           none: "), "{table}");
+        assert!(table.contains("a test for k#444"), "{table}");
         assert!(table.contains("a test for 4, 9, 13, 14; none for 1, 2, 3, 5"), "{table}");
+    }
+
+    #[test]
+    fn a_test_counts_for_what_it_shows_wherever_it_is() {
+        let mut ledger = Ledger::default();
+        ledger.read(
+            "test scenarios::what_is_in_use_stays ... ok\n\
+             test the_kernels_own_modules_come_and_go::case_1_once ... FAILED\n",
+        );
+        assert_eq!(ledger.paragraphs.get(&vec![5]), Some(&Tally { cases: 2, passed: 1 }));
+        assert_eq!(ledger.reports, ["k#104", "k#253", "k#458"].map(str::to_owned).into());
+    }
+
+    #[test]
+    fn what_the_tables_name_is_there() {
+        let mut sources = String::new();
+        for folder in ["crates", "tests"] {
+            read_sources(&crate::repository::path(folder), &mut sources);
+        }
+        let named = SHOWN.iter().flat_map(|(_, tests)| *tests).chain(REPORTS.iter().map(|(test, _)| test));
+        for test in named {
+            assert!(sources.contains(&format!("fn {test}(")), "there is no test {test}");
+        }
+    }
+
+    fn read_sources(folder: &std::path::Path, into: &mut String) {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                read_sources(&path, into);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                into.push_str(&std::fs::read_to_string(&path).expect("a source"));
+            }
+        }
     }
 }

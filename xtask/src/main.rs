@@ -66,7 +66,7 @@ fn main() -> ExitCode {
         Chore::Generate => generate::write(),
         Chore::Ci => ci::run(),
         Chore::Test => test::run(),
-        Chore::Rights { folder } => rights::report(&folder),
+        Chore::Rights { folder } => rights::judge(&folder),
         Chore::Matrix => matrix::run(),
         Chore::Bench { arguments } => bench::run(&arguments),
         Chore::Fuzz { seconds, corpus, targets } => fuzz::run(seconds, &corpus, &targets),

@@ -1,13 +1,15 @@
 //! Whether Tenon's service accounts use every right that `deploy/rbac` gives them, over all tests: what API servers were asked is in
 //! their audit logs, and the lab leaves it in a folder.
 //!
-//! It is told, and fails nothing: what one run of the tests happens not to ask for, another does.
+//! At the end of a run of all tests it is told and fails nothing: what one run happens not to ask for, another may. `cargo xtask rights`
+//! is strict about a folder: a right that is neither used nor excused fails, and so does an excuse for what is used.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::generate::{Granted, granted};
 
@@ -65,13 +67,29 @@ impl Right {
             && (&self.group, &self.resource) == (&access.group, &access.resource)
     }
 
-    fn is_excused(&self) -> bool {
-        let is_it = |(account, verb, resource, _): &(&str, &str, &str, &str)| {
+    fn excuse(&self) -> Option<&'static str> {
+        let is_it = |(account, verb, resource, _): &&(&str, &str, &str, &str)| {
             (self.account.as_str(), self.verb.as_str(), self.resource.as_str())
                 == (*account, *verb, *resource)
         };
-        EXCUSED.iter().any(is_it)
+        EXCUSED.iter().find(is_it).map(|(.., why)| *why)
     }
+}
+
+impl fmt::Display for Right {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = self.namespace.as_deref().unwrap_or("everywhere");
+        write!(out, "{} {} {} ({place})", self.account, self.verb, named(&self.group, &self.resource))
+    }
+}
+
+/// How the rights stand to what was seen.
+struct Balance<'r> {
+    used: BTreeSet<&'r Right>,
+    /// By the table.
+    excused: Vec<&'r Right>,
+    /// Neither.
+    unused: Vec<&'r Right>,
 }
 
 /// Where the tests of this repository leave what they asked.
@@ -90,29 +108,40 @@ pub(crate) fn begin() -> Result<()> {
 
 /// What was used of what is given, and what was denied, in lines.
 pub(crate) fn report(folder: &Path) -> Result<String> {
-    let seen = read(folder)?;
-    let rights = rights(&granted());
-    let unused = unused(&rights, &seen);
-    let denied = denied(&seen);
+    Ok(told(&rights(&granted()), &read(folder)?))
+}
+
+/// The same, as an error where a right is neither used nor excused, or excused and used.
+pub(crate) fn judge(folder: &Path) -> Result<String> {
+    let (rights, seen) = (rights(&granted()), read(folder)?);
+    let Balance { used, excused, unused } = balance(&rights, &seen);
+    let told = told(&rights, &seen);
+    if unused.is_empty() && excused.iter().all(|right| !used.contains(right)) {
+        Ok(told)
+    } else {
+        bail!("{told}")
+    }
+}
+
+fn told(rights: &[Right], seen: &BTreeSet<Access>) -> String {
+    let Balance { used, excused, unused } = balance(rights, seen);
+    let denied = denied(seen);
     let mut lines = vec![format!(
         "rights: {} of {} that deploy/rbac gives were used, {} are excused",
-        rights.len() - unused.len() - rights.iter().filter(|right| right.is_excused()).count(),
+        used.len(),
         rights.len(),
-        EXCUSED.len()
+        excused.len()
     )];
-    lines.extend(unused.iter().map(|right| {
-        let place = right.namespace.as_deref().unwrap_or("everywhere");
-        format!(
-            "  not used: {} {} {} ({place})",
-            right.account,
-            right.verb,
-            named(&right.group, &right.resource)
-        )
+    lines.extend(unused.iter().map(|right| format!("  not used: {right}")));
+    lines.extend(excused.iter().filter_map(|right| {
+        let why = right.excuse()?;
+        let but = if used.contains(right) { ", but it is used" } else { "" };
+        Some(format!("  excused{but}: {right}: {why}"))
     }));
     lines.extend(denied.iter().map(|((account, verb, what), kinds)| {
         format!("  denied, in {kinds} places or names: {account} {verb} {what}")
     }));
-    Ok(lines.join("\n"))
+    lines.join("\n")
 }
 
 fn named(group: &str, resource: &str) -> String {
@@ -157,15 +186,17 @@ fn rights(granted: &[Granted]) -> Vec<Right> {
     rights
 }
 
-/// The rights for which no access is seen that no narrower right allows as well.
-fn unused<'r>(rights: &'r [Right], seen: &BTreeSet<Access>) -> Vec<&'r Right> {
+/// A right is used by an access that no narrower right allows as well.
+fn balance<'r>(rights: &'r [Right], seen: &BTreeSet<Access>) -> Balance<'r> {
     let width = |right: &Right| (right.namespace.is_none(), right.names.is_empty());
     let mut used = BTreeSet::new();
     for access in seen.iter().filter(|access| access.allowed) {
         let narrowest = rights.iter().filter(|right| right.covers(access)).min_by_key(|right| width(right));
         used.extend(narrowest);
     }
-    rights.iter().filter(|right| !used.contains(right) && !right.is_excused()).collect()
+    let excused: Vec<_> = rights.iter().filter(|right| right.excuse().is_some()).collect();
+    let unused = rights.iter().filter(|right| !used.contains(right) && right.excuse().is_none()).collect();
+    Balance { used, excused, unused }
 }
 
 /// What was denied, and how many kinds of it there were: tests try what must not be allowed, so these are for people to read.
@@ -205,13 +236,13 @@ mod tests {
             right(None, "list", "pods", &[]),
         ];
         let seen = accesses(&["op get - secrets own key allow"]);
-        assert_eq!(unused(&rights, &seen), [&rights[0], &rights[2]]);
+        assert_eq!(balance(&rights, &seen).unused, [&rights[0], &rights[2]]);
         let seen = accesses(&[
             "op get - secrets own key allow",
             "op get - secrets - - allow",
             "op list - pods - - forbid",
         ]);
-        assert_eq!(unused(&rights, &seen), [&rights[2]]);
+        assert_eq!(balance(&rights, &seen).unused, [&rights[2]]);
         assert_eq!(denied(&seen).len(), 1);
     }
 
@@ -232,7 +263,8 @@ mod tests {
     fn what_is_excused_is_given() {
         let rights = rights(&granted());
         for (account, verb, resource, why) in EXCUSED {
-            let given = |right: &Right| right.is_excused() && right.account == account && right.verb == verb;
+            let given =
+                |right: &Right| right.excuse() == Some(why) && right.account == account && right.verb == verb;
             assert!(rights.iter().any(given), "{account} {verb} {resource} ({why}) is not given any more");
         }
     }
