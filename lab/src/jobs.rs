@@ -123,7 +123,7 @@ pub async fn run_after(
         runtime.block_on(task::run(given.as_deref(), &transport, &mounts))
     };
     let report = tokio::task::spawn_blocking(program).await?;
-    let code = i32::from(!matches!(report, Report::Made { .. }));
+    let code = i32::from(matches!(report, Report::Failed { .. }));
     end(client, pod, code, &serde_json::to_string(&report)?).await?;
     Ok(report)
 }

@@ -87,6 +87,10 @@ pub struct ModuleImageSpec {
     /// variables replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sign: Option<Sign>,
+
+    /// It is made to see whether that succeeds: it is published nowhere, and no node gets it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub trial: bool,
 }
 
 impl ModuleImage {

@@ -70,8 +70,8 @@ pub struct PreflightValidationSpec {
     #[x_kube(validation = is_a_release())]
     pub kernel_version: String,
 
-    /// Whether images that do not exist are built and signed, as they would be for a node with this kernel, and pushed under the
-    /// names that the Modules give them. If not, nothing is written to a registry.
+    /// Whether images that do not exist, and are built and signed as they would be for a node with this kernel, are pushed under
+    /// the names that the Modules give them. If not, nothing is written to a registry, and what is in them is not inspected.
     #[serde(default, skip_serializing_if = "is_false")]
     pub push_built_image: bool,
 

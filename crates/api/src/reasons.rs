@@ -124,7 +124,9 @@ pub const BUILD_FAILED: &str = "BuildFailed";
 pub const BUILDER_CONFINED: &str = "BuilderConfined";
 /// As many Jobs make images as may at a time; the message says how many are before this one.
 pub const QUEUED: &str = "Queued";
-/// An image does not exist and could be made, which a preflight without `pushBuiltImage` does not try.
+/// An image did not exist, and was built or signed by a preflight without `pushBuiltImage`: it is not published.
+pub const NOT_PUSHED: &str = "NotPushed";
+/// An image does not exist and could be made, which a preflight does not try: it would become another one under nodes.
 pub const NOT_TRIED: &str = "NotTried";
 /// A ConfigMap that the Module names does not exist, or has not the key.
 pub const CONFIG_MAP_MISSING: &str = "ConfigMapMissing";

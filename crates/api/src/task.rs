@@ -73,7 +73,7 @@ pub mod label {
     pub const REQUEST: &str = "dev.tenon.made-as";
 }
 
-/// What a Job is to do: publish an image.
+/// What a Job is to do: publish an image, or find out whether it could be made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Task {
@@ -88,6 +88,9 @@ pub struct Task {
     /// What is signed in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sign: Option<SignTask>,
+    /// All but publishing it is done.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub trial: bool,
 }
 
 /// Where an image's content comes from.
@@ -166,6 +169,11 @@ pub enum Report {
         /// Whether this Job has published it. What was there before may be anybody's, whatever its labels say.
         #[serde(default, skip_serializing_if = "is_false")]
         fresh: bool,
+    },
+    /// It could be made, which was all that was asked: it is published nowhere.
+    Tried {
+        /// What it took, for people.
+        message: ShortMessage,
     },
     /// It is not, and nothing is to be seen of it.
     Failed {

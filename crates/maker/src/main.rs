@@ -35,6 +35,10 @@ fn main() -> ExitCode {
             println!("{digest}: {message}");
             ExitCode::SUCCESS
         }
+        Report::Tried { message } => {
+            println!("{message}");
+            ExitCode::SUCCESS
+        }
         Report::Failed { message, .. } => {
             eprintln!("tenon-maker: {message}");
             ExitCode::FAILURE

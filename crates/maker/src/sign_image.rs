@@ -7,7 +7,9 @@ use std::sync::Arc;
 use tenon_image::ImageReference;
 use tenon_image::layers::Limits;
 use tenon_image::registry::Registry;
-use tenon_image::revise::{Change, FilePattern, ReviseError, Revised, Revision, Source, revise};
+use tenon_image::revise::{
+    Change, FilePattern, ReviseError, Revised, Revision, Source, Tried, revise, try_out,
+};
 use tenon_order::Digest;
 use tenon_sign::{Hash, Identity, Signed, sign_file};
 
@@ -44,21 +46,7 @@ pub async fn sign_image(
     work: &Path,
 ) -> Result<Revised, ReviseError> {
     let from_digest = from.digest().await?;
-    let hash = request.hash;
-    let change: Change = Arc::new(move |_, module| {
-        Ok(match sign_file(module, &identity, hash, MODULE_LIMIT)? {
-            Signed::Anew(signed) => Some(signed),
-            Signed::Already => None,
-        })
-    });
-    let revision = Revision {
-        files: request.files,
-        change,
-        note: request.note,
-        lenient: request.lenient,
-        labels: request.labels,
-        limits: Limits::default(),
-    };
+    let revision = revision(request, identity);
     match from {
         // The name may lead to another image meanwhile.
         Source::Registry(registry, image) => {
@@ -69,6 +57,34 @@ pub async fn sign_image(
     }
 }
 
+/// Signs modules of `from` as [`sign_image`] does, and publishes nothing.
+pub async fn try_signing(
+    from: Source<'_>,
+    request: SignRequest,
+    identity: Identity,
+    work: &Path,
+) -> Result<Tried, ReviseError> {
+    try_out(from, &revision(request, identity), work).await
+}
+
+fn revision(request: SignRequest, identity: Identity) -> Revision {
+    let hash = request.hash;
+    let change: Change = Arc::new(move |_, module| {
+        Ok(match sign_file(module, &identity, hash, MODULE_LIMIT)? {
+            Signed::Anew(signed) => Some(signed),
+            Signed::Already => None,
+        })
+    });
+    Revision {
+        files: request.files,
+        change,
+        note: request.note,
+        lenient: request.lenient,
+        labels: request.labels,
+        limits: Limits::default(),
+    }
+}
+
 /// Publishes an image as it is, with these labels.
 pub async fn publish_image(
     from: Source<'_>,
@@ -76,13 +92,21 @@ pub async fn publish_image(
     labels: BTreeMap<String, String>,
     work: &Path,
 ) -> Result<Revised, ReviseError> {
-    let revision = Revision {
+    revise(from, to, &as_it_is(labels), work).await
+}
+
+/// Reads what an image says of itself, as [`publish_image`] does, and publishes nothing.
+pub async fn try_publishing(from: Source<'_>, work: &Path) -> Result<Tried, ReviseError> {
+    try_out(from, &as_it_is(BTreeMap::new()), work).await
+}
+
+fn as_it_is(labels: BTreeMap<String, String>) -> Revision {
+    Revision {
         files: Vec::new(),
         change: Arc::new(|_, _| Ok(None)),
         note: String::new(),
         lenient: true,
         labels,
         limits: Limits::default(),
-    };
-    revise(from, to, &revision, work).await
+    }
 }

@@ -16,12 +16,12 @@ use tenon_image::reference::ReferenceError;
 use tenon_image::registry::{
     PullError, Registry, RegistryError, Timing, TlsSettings, Transport, TransportError,
 };
-use tenon_image::revise::{FilePattern, PatternError, ReviseError, Revised, Source as ImageSource};
+use tenon_image::revise::{FilePattern, PatternError, ReviseError, Revised, Source as ImageSource, Tried};
 use tenon_image::{ImagePath, ImageReference};
 use tenon_sign::{Hash, Identity, KeyKind};
 
 use crate::credentials::{self, CredentialError};
-use crate::sign_image::{SignRequest, fingerprint, publish_image, sign_image};
+use crate::sign_image::{SignRequest, fingerprint, publish_image, sign_image, try_publishing, try_signing};
 
 /// Where things are mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -215,12 +215,14 @@ pub fn describe(task: Option<&str>) -> String {
         Source::Compiled(_) => "what was compiled",
     };
     let to = &task.to.image;
+    let end = if task.trial { format!("publish nothing as {to}") } else { format!("publish it as {to}") };
     match &task.sign {
         Some(sign) => format!(
-            "tenon-maker {version}: sign {} in {from} with {}, and publish it as {to}",
+            "tenon-maker {version}: sign {} in {from} with {}, and {end}",
             sign.files.join(" "),
             sign.hash.as_str()
         ),
+        None if task.trial => format!("tenon-maker {version}: look at {from}, and {end}"),
         None => format!("tenon-maker {version}: publish {from} as {to}"),
     }
 }
@@ -240,7 +242,9 @@ async fn attempt(task: Option<&str>, transport: &Transport, mounts: &Mounts) -> 
     let keyring = credentials::keyring(&mounts.registry)?;
     let here = registry(transport, &task.to, &to, keyring.clone())?;
     let identity = signing.as_ref().map(|signing| &signing.identity);
-    if let Some(digest) = made_before(&here, &to, &task, identity).await? {
+    if !task.trial
+        && let Some(digest) = made_before(&here, &to, &task, identity).await?
+    {
         return Ok(Report::Made { digest, message: "it was there already".into(), fresh: false });
     }
     let labels = labels(&task, identity);
@@ -260,6 +264,11 @@ async fn attempt(task: Option<&str>, transport: &Transport, mounts: &Mounts) -> 
             ImageSource::Layout(&layout)
         }
     };
+    if task.trial {
+        let Tried { changed, unchanged } = try_out(from, signing, mounts).await?;
+        let message = format!("{changed} modules signed, {unchanged} were; nothing is published");
+        return Ok(Report::Tried { message: message.into() });
+    }
     let revised = publish(from, (&here, &to), signing, labels, mounts).await?;
     let digest = revised.reference.digest().map(ToString::to_string).unwrap_or_default();
     Ok(Report::Made { digest, message: summary(&revised).into(), fresh: true })
@@ -345,6 +354,13 @@ impl Signing {
         verifiable(&identity, hash, &sign.lacking)?;
         Ok(Self { files, identity, hash })
     }
+
+    /// What is asked for, and who signs.
+    fn request(self, labels: BTreeMap<String, String>) -> (SignRequest, Identity) {
+        let Self { files, identity, hash } = self;
+        let note = format!("tenon: modules signed with {hash} by {}", identity.certificate().issued_as());
+        (SignRequest { files, hash, note, labels, lenient: true }, identity)
+    }
 }
 
 /// Publishes an image, its modules signed if they are to be.
@@ -356,12 +372,26 @@ async fn publish(
     mounts: &Mounts,
 ) -> Result<Revised, ReviseError> {
     match signing {
-        Some(Signing { files, identity, hash }) => {
-            let note = format!("tenon: modules signed with {hash} by {}", identity.certificate().issued_as());
-            let request = SignRequest { files, hash, note, labels, lenient: true };
+        Some(signing) => {
+            let (request, identity) = signing.request(labels);
             sign_image(from, to, request, identity, &mounts.work).await
         }
         None => publish_image(from, to, labels, &mounts.work).await,
+    }
+}
+
+/// Does the same but for publishing.
+async fn try_out(
+    from: ImageSource<'_>,
+    signing: Option<Signing>,
+    mounts: &Mounts,
+) -> Result<Tried, ReviseError> {
+    match signing {
+        Some(signing) => {
+            let (request, identity) = signing.request(BTreeMap::new());
+            try_signing(from, request, identity, &mounts.work).await
+        }
+        None => try_publishing(from, &mounts.work).await,
     }
 }
 

@@ -69,6 +69,7 @@ impl Bench {
                 hash: SignatureHash::Sha256,
                 lacking: Vec::new(),
             }),
+            trial: false,
         }
     }
 
@@ -103,12 +104,13 @@ impl Bench {
 fn digest(report: &Report) -> &str {
     match report {
         Report::Made { digest, .. } => digest,
-        Report::Failed { message, .. } => panic!("{message}"),
+        Report::Tried { message } | Report::Failed { message, .. } => panic!("{message}"),
     }
 }
 
 fn trouble(report: Report) -> (Trouble, String) {
     match report {
+        Report::Tried { message } => panic!("{message}"),
         Report::Failed { trouble, message } => (trouble, message.to_string()),
         Report::Made { digest, .. } => panic!("{digest} was made"),
     }
@@ -183,6 +185,29 @@ async fn what_was_compiled_is_packed_signed_and_published() {
     let manifest = bench.registry.manifest("signed", "1").unwrap();
     assert_eq!(digest, tenon_order::Digest::of(&manifest).to_string());
     assert!(message.to_string().starts_with("1 modules signed"), "{message}");
+}
+
+#[tokio::test]
+async fn a_trial_does_all_but_publish() {
+    let bench = Bench::new().await;
+    let reports = [
+        bench.run(Task { trial: true, ..bench.pinned() }).await,
+        bench.run(Task { trial: true, ..bench.compiled() }).await,
+        bench.run(Task { trial: true, sign: None, from: Source::Built, ..bench.pinned() }).await,
+    ];
+    let told = |report: &Report| match report {
+        Report::Tried { message } => message.to_string(),
+        other => format!("{other:?}"),
+    };
+    assert!(told(&reports[0]).contains("modules signed"), "{reports:?}");
+    assert!(told(&reports[1]).starts_with("1 modules signed"), "{reports:?}");
+    // What does not succeed is said here as well as anywhere.
+    assert!(matches!(&reports[2], Report::Failed { trouble: Trouble::ImageInvalid, .. }), "{reports:?}");
+    let unfit = bench.task(&["/opt/none.ko"]);
+    let unfit = Task { trial: true, from: bench.pinned().from, ..unfit };
+    assert_eq!(trouble(bench.run(unfit).await).0, Trouble::ImageInvalid);
+    assert!(bench.registry.manifest("signed", "1").is_none());
+    assert_eq!(bench.writes(), 0, "nothing was sent");
 }
 
 #[tokio::test]

@@ -191,9 +191,11 @@ fn summary(preflight: &PreflightValidation, modules: &[PreflightModule]) -> Stri
         let named = |module: &PreflightModule| format!("{}/{}", module.namespace, module.name);
         modules.iter().filter(wanted).map(named).collect()
     };
+    let is_unpushed = |module: &PreflightModule| module.reason.as_deref() == Some(reasons::NOT_PUSHED);
     let failed = names(&|module| module.verification_status == VerificationStatus::Failure);
     let open = names(&|module| module.verification_status == VerificationStatus::InProgress);
-    let unpredicted = names(&|module| is_unpredicted(module));
+    let unpredicted = names(&|module| is_unpredicted(module) && !is_unpushed(module));
+    let unpushed = names(&|module| is_unpredicted(module) && is_unpushed(module));
     if modules.is_empty() {
         return "there is no Module, so there is nothing to verify".to_owned();
     }
@@ -208,6 +210,12 @@ fn summary(preflight: &PreflightValidation, modules: &[PreflightModule]) -> Stri
         let whose = unpredicted.join(", ");
         parts.push(format!(
             "the image exists, and whether kernel {kernel} will load it is not known: {whose}"
+        ));
+    }
+    if !unpushed.is_empty() {
+        let whose = unpushed.join(", ");
+        parts.push(format!(
+            "made on trial and not pushed, so whether kernel {kernel} will load it is not known: {whose}"
         ));
     }
     if parts.is_empty() {
@@ -283,7 +291,7 @@ fn judge_all(preflight: &PreflightValidation, view: &View<'_>) -> Verdict {
             image.spec.kernel == kernel.as_str() && image.spec.architecture == *architecture
         };
         let image = view.images.iter().find(is_it).copied();
-        let mut verdict = judge(preflight, view.module, &resolved, image);
+        let mut verdict = judge(view.module, &resolved, image);
         if several {
             verdict.message = format!("{}, on {architecture}", verdict.message);
         }
@@ -319,12 +327,7 @@ fn looked_for(resolved: &Resolved) -> Verdict {
 }
 
 /// What became of the image of one architecture.
-fn judge(
-    preflight: &PreflightValidation,
-    module: &Module,
-    resolved: &Resolved,
-    image: Option<&ModuleImage>,
-) -> Verdict {
+fn judge(module: &Module, resolved: &Resolved, image: Option<&ModuleImage>) -> Verdict {
     let current = |image: &&ModuleImage| image.spec.image == resolved.image;
     let Some(image) = image.filter(current) else { return looked_for(resolved) };
     let about_it = |status: &&ModuleImageStatus| status.resolved_from == image.metadata.generation;
@@ -333,7 +336,7 @@ fn judge(
         None => looked_for(resolved),
         Some(ImagePhase::Ready) => there(module, image),
         Some(ImagePhase::Building | ImagePhase::Signing | ImagePhase::Waiting | ImagePhase::Failed) => {
-            not_there(preflight, resolved, image, status)
+            not_there(resolved, image, status)
         }
     }
 }
@@ -385,21 +388,19 @@ const UNDER_WAY: [&str; 7] = [
 const NOT_MADE: [&str; 2] = [reasons::BUILD_FAILED, reasons::SIGN_FAILED];
 
 /// The image is not there, or is of no use: is that the last word?
-fn not_there(
-    preflight: &PreflightValidation,
-    resolved: &Resolved,
-    image: &ModuleImage,
-    status: &ModuleImageStatus,
-) -> Verdict {
+fn not_there(resolved: &Resolved, image: &ModuleImage, status: &ModuleImageStatus) -> Verdict {
     let reason = status.reason.as_deref().unwrap_or(reasons::RESOLVING);
     let message = status.message.as_ref().map(ToString::to_string).unwrap_or_default();
     let fails = |reason: &str, message: String| Verdict::new(VerificationStatus::Failure, reason, message);
     if UNDER_WAY.contains(&reason) {
         return in_progress(reason, &message);
     }
+    if reason == reasons::NOT_PUSHED {
+        return on_trial(resolved, image, &message);
+    }
     let could_be_made = resolved.build.is_some() || resolved.sign.is_some();
     if reason == reasons::IMAGE_ABSENT && could_be_made && !making::can_be_made(image) {
-        return fails(reasons::NOT_TRIED, not_tried(preflight, resolved));
+        return fails(reasons::NOT_TRIED, not_tried(resolved));
     }
     let message = if reason == reasons::IMAGE_ABSENT {
         format!("verified image does not exist: {message}")
@@ -412,15 +413,23 @@ fn not_there(
     fails(reason, message)
 }
 
-fn not_tried(preflight: &PreflightValidation, resolved: &Resolved) -> String {
+/// It could be made, and nothing of it is left: what is in it nobody can look at.
+fn on_trial(resolved: &Resolved, image: &ModuleImage, message: &str) -> Verdict {
+    let what = if resolved.build.is_some() { "build" } else { "sign" };
+    let message = format!(
+        "verified {what} succeeded: {message}, because spec.pushBuiltImage is false; so it was not inspected, and whether kernel {} \
+         will load it is unknown",
+        image.spec.kernel
+    );
+    let verdict = Verdict::new(VerificationStatus::Success, reasons::NOT_PUSHED, message);
+    Verdict { predicted: Some(Predicted::Unknown), ..verdict }
+}
+
+fn not_tried(resolved: &Resolved) -> String {
     let how = if resolved.build.is_some() { "built" } else { "signed" };
-    let why = if preflight.spec.push_built_image {
-        "because nodes use that image for other kernels, and it would become another"
-    } else {
-        "because spec.pushBuiltImage is false"
-    };
     format!(
-        "verified image does not exist: {} would be {how} for a node with this kernel; whether that succeeds was not tried, {why}",
+        "verified image does not exist: {} would be {how} for a node with this kernel; whether that succeeds was not tried, because \
+         nodes use that image for other kernels, and it would become another",
         resolved.image
     )
 }

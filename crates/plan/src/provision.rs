@@ -37,9 +37,9 @@ pub struct Target {
 /// Why a kernel's image is needed; of several reasons the last of these counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Need {
-    /// A preflight asks whether it is there. It is looked for and not made.
+    /// A preflight asks whether it is there, or could be made. It is published nowhere.
     Look,
-    /// A preflight asks to have it made.
+    /// A preflight asks to have it made and published.
     Foreseen,
     /// Some node of the Module runs the kernel.
     Node,
@@ -67,7 +67,7 @@ pub fn images(module: &Module, targets: &BTreeMap<Target, Need>, existing: &[&Mo
             Some((*need, image(module, target, resolved)))
         })
         .collect();
-    only_look(&mut needed);
+    confine(&mut needed);
     let mut wanted = needed.into_iter().map(|(_, image)| (image.name_any(), image)).collect();
     share_files(&mut wanted);
     let current = |name: &str| existing.iter().find(|image| image.name_any() == name);
@@ -93,19 +93,21 @@ pub fn images(module: &Module, targets: &BTreeMap<Target, Need>, existing: &[&Mo
     }
 }
 
-/// What a preflight asks for is made only where it asks for that, and nothing that nodes use depends on it: an image that they
-/// share would become another, for a kernel that they do not run.
-fn only_look(needed: &mut [(Need, ModuleImage)]) {
-    let of_nodes: BTreeSet<String> = needed
-        .iter()
-        .filter(|(need, _)| *need == Need::Node)
-        .map(|(_, image)| image.spec.image.clone())
-        .collect();
+/// What a preflight asks for is published only where one asks for that, and nothing that nodes use depends on it: an image that
+/// they share would become another, for a kernel that they do not run.
+fn confine(needed: &mut [(Need, ModuleImage)]) {
+    let names = |wanted: Need| -> BTreeSet<String> {
+        let of_it = needed.iter().filter(|(need, _)| *need == wanted);
+        of_it.map(|(_, image)| image.spec.image.clone()).collect()
+    };
+    let (of_nodes, published) = (names(Need::Node), names(Need::Foreseen));
     for (need, ModuleImage { spec, .. }) in needed {
-        let is_foreign = *need == Need::Foreseen && of_nodes.contains(&spec.image);
-        if *need == Need::Look || is_foreign {
+        if *need != Need::Node && of_nodes.contains(&spec.image) {
             (spec.build, spec.sign) = (None, None);
         }
+        let could_be_made = spec.build.is_some() || spec.sign.is_some();
+        // One that is published for another kernel is there then.
+        spec.trial = *need == Need::Look && could_be_made && !published.contains(&spec.image);
     }
 }
 
@@ -157,6 +159,7 @@ fn image(module: &Module, target: &Target, resolved: Resolved) -> ModuleImage {
             rebuild_trigger: module.spec.image_rebuild_trigger_generation,
             build: resolved.build,
             sign: resolved.sign,
+            trial: false,
         },
         status: None,
     }

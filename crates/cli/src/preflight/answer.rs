@@ -130,6 +130,8 @@ impl Row {
         let subject = Subject { module: key.as_ref(), node: None, kernel: Some(kernel) };
         let unknown = module.predicted == Some(Predicted::Unknown);
         let next = match module.verification_status {
+            // Facts do not help where there is nothing to judge by them.
+            VerificationStatus::Success if reason == reasons::NOT_PUSHED => subject.step(&reason),
             VerificationStatus::Success if unknown => Some(
                 "give the operator facts about this kernel (kubectl tenon facts, or --facts-image of the operator; docs/inspection.md)"
                     .to_owned(),

@@ -27,7 +27,8 @@ const LONG_ABOUT: &str = "Say whether all drivers will be there on a kernel that
 For every Module of the cluster, whatever its namespace: which image it names for KERNEL, whether that exists, and whether the kernel \
 will load what is in it. No node is touched. The question is put to the operator as a PreflightValidation, which is removed again.
 
-Without --push-built-image nothing is built: of an image that would have to be, it is said that it is not there.";
+An image that does not exist is built and signed, if its Module says how. Without --push-built-image nothing of it is pushed: then it is \
+known whether it can be made, and not whether the kernel will load it.";
 
 const AFTER_HELP: &str = "Exit codes: 0 every driver will be there; 1 a driver would be lost; 2 the command line is wrong; 3 that cannot be said: \
 something did not answer or is not decided in time, or nobody knows whether the kernel will load what is there.";
@@ -44,7 +45,7 @@ const FIRST_WORD: Duration = Duration::from_secs(30);
 pub(crate) struct Args {
     /// The kernel, as `uname -r` names it
     kernel: String,
-    /// Build and sign what does not exist, and push it under the names that the Modules give
+    /// Push what does not exist, and is built and signed, under the names that the Modules give
     #[arg(long)]
     push_built_image: bool,
     /// The architecture, as Kubernetes names it [default: as the kernel's name says, else those of each Module's nodes]

@@ -208,6 +208,29 @@ pub async fn revise(
     Ok(Revised { reference: to.1.with_digest(digest), ..revised })
 }
 
+/// Does all of [`revise`] but publishing: its files are found and changed, and nothing is sent anywhere. What is counted is what
+/// would be changed.
+pub async fn try_out(from: Source<'_>, revision: &Revision, work: &Path) -> Result<Tried, ReviseError> {
+    let original = from.open(&revision.limits).await?;
+    let images = original.images();
+    let mut tried = Tried::default();
+    for (_, files) in change_all(&images, revision, work).await? {
+        let Some(files) = files else { continue };
+        tried.unchanged += files.unchanged.len();
+        tried.changed += files.layer.map_or(0, |(_, changed)| changed.len());
+    }
+    Ok(tried)
+}
+
+/// What would be published.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tried {
+    /// How many files were changed.
+    pub changed: usize,
+    /// How many files were wanted and stay as they are.
+    pub unchanged: usize,
+}
+
 /// The images with their changed files; none where an image has none of the files that are meant, or none are.
 async fn change_all<'i>(
     images: &'i [Image<'i>],

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use kube::ResourceExt;
 use tenon_api::module_image::{KernelVerdict, Making};
+use tenon_api::task::Algorithm;
 use tenon_api::{ModuleImage, reasons};
 use tenon_plan::provision::making::{self, JobState};
 use tenon_plan::provision::{self, Finding, Look};
@@ -113,7 +114,8 @@ impl Images {
     /// `ConfigMap`s nor Secrets are watched.
     async fn look_again(&self, context: &Context, world: &World, image: &Arc<ModuleImage>) -> Again {
         let made = image.status.as_ref().and_then(|status| status.making.as_ref());
-        let Some(made) = made.filter(|_| making::can_be_made(image)) else { return Again::Never };
+        let is_renewed = making::can_be_made(image) && !image.spec.trial;
+        let Some(made) = made.filter(|_| is_renewed) else { return Again::Never };
         if made.renewing {
             return Again::Now;
         }
@@ -175,11 +177,7 @@ impl Images {
         let retry_at = image.status.as_ref().and_then(|status| status.retry_at.clone());
         match (self.finder.find(context, image, None, is_outdated).await, wanted) {
             (Finding::Missing { reason: reasons::IMAGE_ABSENT, needs_change: false, .. }, Ok(wanted)) => {
-                let facts = verdicts_wanted(context, world, image);
-                let lacking = match &facts {
-                    Some(facts) => self.foresight.lacking(context, facts).await,
-                    None => Vec::new(),
-                };
+                let lacking = self.lacking(context, world, image).await;
                 make::make(context, world, image, &wanted, lacking, (&jobs, &self.jobs), &now).await
             }
             (Finding::Missing { reason: reasons::IMAGE_ABSENT, needs_change: false, .. }, Err(why)) => {
@@ -198,6 +196,45 @@ impl Images {
                 Ok(Look { finding, making: made, retry_at: None })
             }
             (finding, _) => Ok(Look { finding, making: known, retry_at }),
+        }
+    }
+
+    /// Looks for an image, and has made what is not there, to see whether that succeeds. What is there is not made anew.
+    async fn find_or_try(
+        &self,
+        context: &Context,
+        world: &World,
+        image: &Arc<ModuleImage>,
+    ) -> Result<Look, WriteError> {
+        // Before the image is looked for, as whenever it may be made.
+        let jobs = world.jobs_of(&image.namespace().unwrap_or_default(), &image.spec.image);
+        let finding = self.finder.find(context, image, None, Box::new(|_| false)).await;
+        let Finding::Missing { reason: reasons::IMAGE_ABSENT, needs_change: false, .. } = finding else {
+            return Ok(finding.into());
+        };
+        let wanted = match make::conflict(world, image) {
+            Some(finding) => return Ok(finding.into()),
+            None => self.finder.wanted(context, world, image).await,
+        };
+        match wanted {
+            Ok(wanted) => {
+                let lacking = self.lacking(context, world, image).await;
+                make::make(context, world, image, &wanted, lacking, (&jobs, &self.jobs), &apply::now()).await
+            }
+            Err(why) => {
+                let status = image.status.as_ref();
+                let known = status.and_then(|status| status.making.clone());
+                let retry_at = status.and_then(|status| status.retry_at.clone());
+                Ok(Look { finding: why.finding, making: known, retry_at })
+            }
+        }
+    }
+
+    /// What the kernel was built without, as far as that is known.
+    async fn lacking(&self, context: &Context, world: &World, image: &ModuleImage) -> Vec<Algorithm> {
+        match verdicts_wanted(context, world, image) {
+            Some(facts) => self.foresight.lacking(context, &facts).await,
+            None => Vec::new(),
         }
     }
 
@@ -357,7 +394,9 @@ impl Reconciler for Images {
         if let Some(left) = self.misses.wait(&key, generation) {
             return Ok(Done { outcome: Outcome::Waiting, next: Next::After(left) });
         }
-        let look = if making::can_be_made(&image) {
+        let look = if image.spec.trial {
+            self.find_or_try(context, world, &image).await?
+        } else if making::can_be_made(&image) {
             self.find_or_make(context, world, &image).await?
         } else {
             self.find_or_pull(context, world, &image, None).await?.into()

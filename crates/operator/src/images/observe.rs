@@ -67,6 +67,7 @@ fn former(index: &Index, node: &NodeFacts, entry: &NodeModule) -> Option<ModuleI
             image_repo_secret: entry.image_repo_secret.clone(),
             registry_tls,
             rebuild_trigger: None,
+            trial: false,
             build: None,
             sign: None,
         },

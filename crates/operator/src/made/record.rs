@@ -107,6 +107,6 @@ fn said(pod: &Pod) -> Option<Digest> {
     let ended = status.state.as_ref()?.terminated.as_ref().filter(|ended| ended.exit_code == 0)?;
     match Report::read(ended.message.as_deref()?)? {
         Report::Made { digest, fresh: true, .. } => digest.parse().ok(),
-        Report::Made { .. } | Report::Failed { .. } => None,
+        Report::Made { .. } | Report::Tried { .. } | Report::Failed { .. } => None,
     }
 }

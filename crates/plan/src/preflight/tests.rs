@@ -182,11 +182,22 @@ fn what_would_have_to_be_built_is_named_and_fails_only_where_the_image_is_not_th
     assert_eq!((told.verification_status, told.reason.as_deref()), (Failure, Some(reasons::NOT_TRIED)));
     let message = told.status_reason.unwrap();
     assert!(message.as_str().starts_with("verified image does not exist: registry.test/gauge"), "{message}");
-    assert!(message.as_str().ends_with("because spec.pushBuiltImage is false"), "{message}");
+    assert!(message.as_str().contains("nodes use that image for other kernels"), "{message}");
     let told = told_of(&preflight(), &to_build(), Some(&judged(Predicted::Loads, None, "")));
     assert_eq!(told.verification_status, Success);
-    let told = told_of(&pushing(), &to_build(), Some(&absent));
-    assert!(told.status_reason.unwrap().as_str().contains("nodes use that image for other kernels"));
+}
+
+#[test]
+fn what_was_made_and_not_pushed_is_no_loss_and_not_known_to_load() {
+    let tried = in_state(ImagePhase::Waiting, reasons::NOT_PUSHED);
+    let told = told_of(&preflight(), &to_build(), Some(&tried));
+    let (status, stage, reason, message) = said(&told);
+    assert_eq!((status, stage, reason), (Success, Done, reasons::NOT_PUSHED));
+    assert!(message.starts_with("verified build succeeded: as it is, because"), "{message}");
+    assert_eq!(told.predicted, Some(Predicted::Unknown));
+    let status = super::status(&preflight(), &[view(&to_build(), vec![&tried])], &at(0));
+    assert_eq!((status.failed, status.in_progress, status.unpredicted), (0, 0, 1));
+    assert!(status.message.unwrap().as_str().starts_with("made on trial and not pushed"));
 }
 
 #[test]

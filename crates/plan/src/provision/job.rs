@@ -369,6 +369,7 @@ mod tests {
             made_from: text.clone(),
             request: text,
             sign: Some(sign),
+            trial: false,
         }
     }
 

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use tenon_api::module::{Build, BuildArg, Sign};
-use tenon_api::module_image::Making;
+use tenon_api::module_image::{Making, ModuleImageSpec};
 use tenon_api::task::label;
 use tenon_api::{ModuleImage, labels};
 use tenon_order::Digest;
@@ -34,8 +34,12 @@ impl Inputs {
             image: &'a str,
             request: String,
             inputs: &'a Inputs,
+            /// What publishes nothing is not what publishes.
+            #[serde(skip_serializing_if = "is_false")]
+            trial: bool,
         }
-        hash(&All { image: &image.spec.image, request: request(image.spec.sign.as_ref()), inputs: self })
+        let ModuleImageSpec { image, sign, trial, .. } = &image.spec;
+        hash(&All { image, request: request(sign.as_ref()), inputs: self, trial: *trial })
     }
 }
 
@@ -92,6 +96,11 @@ pub fn request(sign: Option<&Sign>) -> String {
     files.sort_unstable();
     files.dedup();
     hash(&(files, sign.hash.unwrap_or_default().as_str())).to_string()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 fn hash(value: &impl Serialize) -> Digest {

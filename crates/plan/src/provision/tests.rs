@@ -58,14 +58,15 @@ fn a_deleted_module_needs_no_image() {
 }
 
 #[rstest]
-#[case::only_looked_for(Need::Look, "${KERNEL_FULL_VERSION}", false)]
-#[case::to_be_made(Need::Foreseen, "${KERNEL_FULL_VERSION}", true)]
-#[case::to_be_made_but_shared_with_nodes(Need::Foreseen, "v1", false)]
-#[case::run_by_a_node(Need::Node, "v1", true)]
+#[case::looked_for(Need::Look, "${KERNEL_FULL_VERSION}", (true, true))]
+#[case::looked_for_but_shared_with_nodes(Need::Look, "v1", (false, false))]
+#[case::to_be_made(Need::Foreseen, "${KERNEL_FULL_VERSION}", (true, false))]
+#[case::to_be_made_but_shared_with_nodes(Need::Foreseen, "v1", (false, false))]
+#[case::run_by_a_node(Need::Node, "v1", (true, false))]
 fn what_a_preflight_asks_for_is_made_only_where_it_says_so_and_nodes_do_not_share_it(
     #[case] need: Need,
     #[case] tag: &str,
-    #[case] made: bool,
+    #[case] (made, on_trial): (bool, bool),
 ) {
     let module = module(&format!(
         "modprobe: {{moduleName: gauge}}\nkernelMappings: [{{regexp: '^.+$'}}]\ncontainerImage: 'registry.test/gauge:{tag}'\nbuild: {{dockerfile: FROM scratch}}"
@@ -73,8 +74,25 @@ fn what_a_preflight_asks_for_is_made_only_where_it_says_so_and_nodes_do_not_shar
     let targets = [(target(KERNEL), Need::Node), (target("7.2.0"), need)].into();
     let images = images(&module, &targets, &[]).apply;
     let of = |kernel: &str| images.iter().find(|image| image.spec.kernel == kernel).unwrap();
-    assert!(of(KERNEL).spec.build.is_some());
-    assert_eq!(of("7.2.0").spec.build.is_some(), made);
+    assert!(of(KERNEL).spec.build.is_some() && !of(KERNEL).spec.trial);
+    assert_eq!((of("7.2.0").spec.build.is_some(), of("7.2.0").spec.trial), (made, on_trial));
+}
+
+#[test]
+fn what_was_made_on_trial_is_looked_at_anew_for_a_node_and_is_another_jobs() {
+    let module = module(
+        "modprobe: {moduleName: gauge}\nkernelMappings: [{regexp: '^.+$'}]\ncontainerImage: 'registry.test/gauge:1'\nbuild: {dockerfile: FROM scratch}",
+    );
+    let mut tried = images(&module, &[(target(KERNEL), Need::Look)].into(), &[]).apply.remove(0);
+    tried.metadata.generation = Some(1);
+    assert!(tried.spec.trial);
+    let real = images(&module, &targets(&[KERNEL]), &[&tried]).apply.remove(0);
+    assert!(!real.spec.trial && real.spec.build == tried.spec.build);
+    let inputs = making::Inputs { source: tenon_order::Digest::of(b"all"), key: None, certificate: None };
+    assert_ne!(inputs.hash(&tried), inputs.hash(&real));
+    // One that another preflight has published for its kernel is waited for.
+    let shared = [(target(KERNEL), Need::Look), (target("7.2.0"), Need::Foreseen)].into();
+    assert!(images(&module, &shared, &[]).apply.iter().all(|image| !image.spec.trial));
 }
 
 #[rstest]

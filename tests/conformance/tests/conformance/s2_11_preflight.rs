@@ -6,6 +6,7 @@ use k8s_openapi::api::batch::v1::Job;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
+use tenon_api::module::Predicted;
 use tenon_api::preflight_validation::{
     OldStage, OldStatus, PreflightModule, PreflightValidationSpec, VerificationStage, VerificationStatus,
 };
@@ -16,13 +17,14 @@ use tenon_image::testing::{TestLayout, layer};
 use tenon_lab::claim::{Broken, comes_true_within};
 use tenon_lab::control_plane::Mark;
 use tenon_lab::jobs;
-use tenon_test_api::cluster::{Cluster, SOON, condition};
+use tenon_test_api::cluster::{Cluster, SOON, condition, order};
 use tenon_test_api::facts;
 use tenon_test_api::plugin::{self, Said};
 
 const NODE: &str = "oak";
 /// What the node runs. The driver's kernel is the next one, which no node runs.
 const OLD_KERNEL: &str = "5.10.0-1-amd64";
+const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../crates/sign/testdata");
 const OPERATOR: &str = "system:serviceaccount:tenon-system:tenon-operator";
 
 fn preflights(cluster: &Cluster) -> Api<PreflightValidation> {
@@ -92,6 +94,33 @@ async fn apply_to_build(cluster: &Cluster) {
             }}),
         )
         .await;
+}
+
+async fn put_secret(cluster: &Cluster, name: &str, entry: &str, file: &str) {
+    let content = std::fs::read_to_string(Path::new(KEYS).join(file)).expect("a key");
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name }, "stringData": { entry: content },
+    });
+    let params = PatchParams::apply("a-user").force();
+    cluster.secrets().patch(name, &params, &Patch::Apply(secret)).await.expect("a Secret");
+}
+
+async fn jobs_of(cluster: &Cluster) -> Vec<Job> {
+    let jobs: Api<Job> = Api::namespaced(cluster.client.clone(), "hall");
+    jobs.list(&ListParams::default()).await.expect("a list").items
+}
+
+/// Runs a Job's pod as a kubelet would, with a builder before it that leaves the driver.
+async fn play(cluster: &Cluster, job: &Job) -> Report {
+    let pod = jobs::pod_of(&cluster.client, &job.name_any(), SOON).await.expect("a pod");
+    let file = format!("opt/lib/modules/{}/extra/simple-kmod.ko", cluster.kernel);
+    let files = [(file.as_str(), cluster.driver())];
+    let leave = |work: &Path| -> std::io::Result<()> {
+        let layout = TestLayout::create(&work.join("image"))?;
+        let image = layout.put_image("amd64", &[(OCI_LAYER_GZIP, layer(&files))])?;
+        layout.put_index(&[image])
+    };
+    jobs::run_after(&cluster.client, &pod, leave).await.expect("a pod's end")
 }
 
 /// The kernels that the Module has images for.
@@ -227,13 +256,12 @@ async fn defect_03_what_is_missing_fails_and_any_number_may_ask_at_once() {
     let absent = told(&cluster, "look", "absent", reasons::IMAGE_ABSENT).await;
     assert_eq!(absent.verification_status, VerificationStatus::Failure);
     assert!(words(&absent).starts_with("verified image does not exist"), "{absent:?}");
-    let mouse = told(&cluster, "look", "mouse", reasons::NOT_TRIED).await;
-    assert_eq!(mouse.verification_status, VerificationStatus::Failure);
-    assert!(words(&mouse).contains("would be built"), "{mouse:?}");
-    let jobs: Api<Job> = Api::namespaced(cluster.client.clone(), "hall");
-    let made = jobs.list(&ListParams::default()).await.expect("a list");
-    assert!(made.items.is_empty(), "nothing was to be pushed");
-    assert!(cluster.registry.manifest("built", "1").is_none());
+    told(&cluster, "look", "mouse", reasons::BUILDING).await;
+    let [tried] = jobs_of(&cluster).await.try_into().expect("one Job, on trial");
+    assert!(matches!(play(&cluster, &tried).await, Report::Tried { .. }));
+    let mouse = told(&cluster, "look", "mouse", reasons::NOT_PUSHED).await;
+    assert_eq!(mouse.verification_status, VerificationStatus::Success);
+    assert!(cluster.registry.manifest("built", "1").is_none(), "nothing was to be pushed");
 
     // Another asks to have it made, while the first still asks; and a third of the same kind as the first.
     ask(&cluster, "make", true).await;
@@ -241,20 +269,13 @@ async fn defect_03_what_is_missing_fails_and_any_number_may_ask_at_once() {
     let building = told(&cluster, "make", "mouse", reasons::BUILDING).await;
     assert_eq!(building.verification_status, VerificationStatus::InProgress);
     assert!(words(&building).starts_with("verification is not finished yet"), "{building:?}");
-    let made = jobs.list(&ListParams::default()).await.expect("a list");
-    let [job] = made.items.as_slice() else { panic!("one Job: {made:?}") };
+    let mut made = jobs_of(&cluster).await;
+    made.retain(|job| job.name_any() != tried.name_any());
+    let [job] = made.as_slice() else { panic!("one Job more: {made:?}") };
     let pod = job.spec.as_ref().and_then(|spec| spec.template.spec.clone()).expect("a pod");
     let given = pod.init_containers.unwrap_or_default().remove(0).args.unwrap_or_default();
     assert!(given.iter().any(|given| given == "--build-arg=MOD_NAME=mouse"), "{given:?}");
-    let pod = jobs::pod_of(&cluster.client, &job.name_any(), SOON).await.expect("a pod");
-    let file = format!("opt/lib/modules/{}/extra/simple-kmod.ko", cluster.kernel);
-    let files = [(file.as_str(), cluster.driver())];
-    let leave = |work: &Path| -> std::io::Result<()> {
-        let layout = TestLayout::create(&work.join("image"))?;
-        let image = layout.put_image("amd64", &[(OCI_LAYER_GZIP, layer(&files))])?;
-        layout.put_index(&[image])
-    };
-    let report = jobs::run_after(&cluster.client, &pod, leave).await.expect("a pod's end");
+    let report = play(&cluster, job).await;
     assert!(matches!(report, Report::Made { .. }), "{report:?}");
     for name in ["look", "make", "look-too"] {
         let mouse = told(&cluster, name, "mouse", reasons::NOT_PREDICTED).await;
@@ -268,4 +289,58 @@ async fn defect_03_what_is_missing_fails_and_any_number_may_ask_at_once() {
     until_kernels(&cluster, "mouse", &[cluster.kernel.as_str()]).await;
     preflights(&cluster).delete("look", &DeleteParams::default()).await.expect("a deletion");
     until_kernels(&cluster, "mouse", &[]).await;
+}
+
+/// KMM pushes what a preflight with `pushBuiltImage: false` builds, and the next node with that kernel is given it.
+#[tokio::test(flavor = "multi_thread")]
+async fn mgmt_20900_what_is_not_to_be_pushed_is_built_and_signed_and_stays_out_of_the_registry() {
+    let cluster = Cluster::start().await;
+    for (name, entry, file) in [("key", "key", "rsa.key"), ("cert", "cert", "rsa.pem")] {
+        put_secret(&cluster, name, entry, file).await;
+    }
+    let container = json!({
+        "build": { "dockerfile": "FROM scratch\nADD x /" },
+        "sign": {
+            "keySecret": { "name": "key" }, "certSecret": { "name": "cert" },
+            "filesToSign": ["/opt/lib/modules/${KERNEL_FULL_VERSION}/extra/*.ko"],
+        },
+    });
+    let spec = json!({ "spec": { "moduleLoader": { "container": container } } });
+    cluster.apply_module("mouse", "built:1", spec).await;
+    ask(&cluster, "next", false).await;
+    told(&cluster, "next", "mouse", reasons::BUILDING).await;
+    let [tried] = jobs_of(&cluster).await.try_into().expect("one Job");
+    let Report::Tried { message } = play(&cluster, &tried).await else { panic!("it was to be tried") };
+    assert!(message.as_str().starts_with("1 modules signed"), "{message}");
+
+    let mouse = told(&cluster, "next", "mouse", reasons::NOT_PUSHED).await;
+    assert_eq!(
+        (mouse.verification_status, mouse.verification_stage, mouse.predicted),
+        (VerificationStatus::Success, VerificationStage::Done, Some(Predicted::Unknown))
+    );
+    assert!(
+        words(&mouse).starts_with("verified build succeeded: ") && words(&mouse).contains("built and signed"),
+        "{mouse:?}"
+    );
+    assert!(cluster.registry.manifest("built", "1").is_none(), "the registry has no such tag");
+    // Fine it is not called.
+    let (code, said, _) = plugin(&cluster, &["preflight", &cluster.kernel]).await;
+    assert!(code == 3 && said.contains("Unknown") && said.contains("--push-built-image"), "{code}: {said}");
+    assert_eq!(jobs_of(&cluster).await.len(), 1, "what was tried is not tried again");
+
+    // A node with that kernel has it made in earnest, and is given nothing before.
+    cluster.add_node(NODE).await;
+    let building = |module: &tenon_api::Module| {
+        condition(module, "Ready").is_some_and(|(_, reason, _)| reason == reasons::BUILDING)
+    };
+    cluster.module_where("mouse", "it is built for the node", building).await;
+    let config = cluster.configs().get(NODE).await.expect("the node's object");
+    assert!(config.spec.modules.is_empty(), "{:?}", config.spec);
+    let mut made = jobs_of(&cluster).await;
+    made.retain(|job| job.name_any() != tried.name_any());
+    let [job] = made.as_slice() else { panic!("one Job more: {made:?}") };
+    assert!(matches!(play(&cluster, job).await, Report::Made { fresh: true, .. }));
+    assert!(cluster.registry.manifest("built", "1").is_some());
+    cluster.config_where(NODE, "the driver is assigned", |config| order(config).is_some()).await;
+    told(&cluster, "next", "mouse", reasons::NOT_PREDICTED).await;
 }

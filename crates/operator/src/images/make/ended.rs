@@ -11,7 +11,7 @@ use tenon_api::{ModuleImage, ShortMessage, gather, message, reasons};
 use tenon_plan::provision::job::progress;
 use tenon_plan::provision::making::{self, JobSeen, JobState};
 use tenon_plan::provision::{Finding, Look};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::Words;
 use crate::controllers::WriteError;
@@ -76,6 +76,21 @@ pub(super) async fn note(
     }
 }
 
+/// A Job that was to publish nothing has done all else.
+pub(super) fn tried(context: &Context, image: &ModuleImage, known: Making) -> Look {
+    let words = Words::of(image);
+    let signed = if image.spec.build.is_some() && image.spec.sign.is_some() { " and signed" } else { "" };
+    let (name, done) = (&image.spec.image, words.done);
+    let message = format!("{name} was {done}{signed} by Job {}, and is not pushed", known.job);
+    info!(image = name, job = known.job, "an image was made on trial");
+    context.metrics.making_ended(Stage::of(image), &ImageKey::of(image));
+    let note =
+        format!("{} job succeeded for kernel {}: it was not to be pushed", words.work, image.spec.kernel);
+    apply::tell(context, image, Severity::Normal, words.succeeded, note);
+    let making = Making { failures: 0, failed: None, ..known };
+    Look { finding: super::not_pushed(message), making: Some(making), retry_at: None }
+}
+
 /// The pods of this very Job.
 async fn pods_of(context: &Context, image: &ModuleImage, job: &JobSeen) -> Result<Vec<Pod>, kube::Error> {
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), &image.namespace().unwrap_or_default());
@@ -107,7 +122,7 @@ fn why(image: &ModuleImage, job: &JobSeen, pods: Option<&[Pod]>, otherwise: &'st
     match read {
         Some(Report::Failed { trouble, message }) => return reported(trouble, &message, otherwise),
         // It says that it succeeded, and Kubernetes that it did not.
-        Some(Report::Made { message, .. }) => return failed(message.to_string()),
+        Some(Report::Made { message, .. } | Report::Tried { message }) => return failed(message.to_string()),
         None => {}
     }
     let kubernetes = if job.message.is_empty() { "Kubernetes says no more" } else { &job.message };

@@ -78,6 +78,11 @@ pub(super) async fn make(
         status.filter(|status| status.resolved_from == image.metadata.generation && known.retry == wish);
     let retry_at = current.and_then(|status| status.retry_at.as_ref());
     let known = Making { retry: wish, ..known };
+    if image.spec.trial
+        && let Some(tried) = current.and_then(|status| tried_before(status, &known))
+    {
+        return Ok(Look { finding: tried, making: Some(known), retry_at: None });
+    }
     let following = |making: Making| Look {
         finding: Finding::Making { message: format!("Job {} {}", making.job, wanted.told) },
         making: Some(making),
@@ -121,6 +126,9 @@ pub(super) async fn make(
             ended::clear(context, image, &job).await?;
             Ok(following(known))
         }
+        Step::Note(job) if image.spec.trial && job.state == JobState::Succeeded => {
+            Ok(ended::tried(context, image, known))
+        }
         Step::Note(job) => Ok(ended::note(context, image, &job, known, now).await),
         // What is known stays as it is said.
         Step::Wait(_) => Ok(Look { finding: said(status), making: Some(known), retry_at: retry_at.cloned() }),
@@ -155,6 +163,19 @@ async fn follow(
 
 fn is_being_told(status: &ModuleImageStatus) -> bool {
     matches!(status.reason.as_deref(), Some(reasons::BUILDING | reasons::SIGNING))
+}
+
+/// What a trial has come to, if it was of the same: the Job need not be there any more.
+fn tried_before(status: &ModuleImageStatus, known: &Making) -> Option<Finding> {
+    let making = status.making.as_ref()?;
+    let same = status.reason.as_deref() == Some(reasons::NOT_PUSHED) && making.inputs == known.inputs;
+    let message = status.message.as_ref().map(ToString::to_string).unwrap_or_default();
+    same.then(|| not_pushed(message))
+}
+
+/// Whoever published it since is found when it is looked for again.
+fn not_pushed(message: String) -> Finding {
+    Finding::Missing { reason: reasons::NOT_PUSHED, message, needs_change: false, retry_after: None }
 }
 
 /// As many Jobs work as may.
@@ -210,8 +231,12 @@ fn known_reason(reason: &str) -> &'static str {
 /// What making an image is called, by whether it is built.
 struct Words {
     work: &'static str,
+    /// What was done to the image when all went well.
+    done: &'static str,
     /// The event of its beginning.
     created: &'static str,
+    /// The event of its good end.
+    succeeded: &'static str,
     /// The reason of its failure where nobody knows better, and the event.
     failed: &'static str,
     failed_event: &'static str,
@@ -221,13 +246,17 @@ impl Words {
     fn of(image: &ModuleImage) -> &'static Self {
         const BUILD: Words = Words {
             work: "Build",
+            done: "built",
             created: reasons::event::BUILD_CREATED,
+            succeeded: reasons::event::BUILD_SUCCEEDED,
             failed: reasons::BUILD_FAILED,
             failed_event: reasons::event::BUILD_FAILED,
         };
         const SIGN: Words = Words {
             work: "Sign",
+            done: "signed",
             created: reasons::event::SIGN_CREATED,
+            succeeded: reasons::event::SIGN_SUCCEEDED,
             failed: reasons::SIGN_FAILED,
             failed_event: reasons::event::SIGN_FAILED,
         };

@@ -117,6 +117,7 @@ async fn task(
             hash: sign.hash.unwrap_or_default(),
             lacking,
         }),
+        trial: image.spec.trial,
     };
     let too_long = |message| Finding::Missing {
         reason: reasons::SPEC_INVALID,

@@ -417,6 +417,8 @@ pub(in crate::images) fn conflict(world: &World, image: &ModuleImage) -> Option<
         other.metadata.namespace == image.metadata.namespace
             && other.spec.image == spec.image
             && making::can_be_made(other)
+            // What is only tried is in nobody's way.
+            && (spec.trial || !other.spec.trial)
             && (other.spec.sign != spec.sign
                 || other.spec.build != spec.build
                 || other_kernel(other)
