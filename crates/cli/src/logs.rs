@@ -7,12 +7,14 @@ use futures::AsyncBufReadExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, LogParams};
 use kube::{Api, Client, ResourceExt as _};
+use serde::Serialize;
 use tenon_api::module_image::{ImagePhase, Making, ModuleImage};
 use tenon_api::task::{BUILD_CONTAINER, CONTAINER, FETCH_CONTAINER};
 use tenon_api::{gather, labels};
 use tenon_order::ModuleKey;
 use tenon_plan::provision::job::progress;
 
+use crate::answer::{self, AnswerError, Format};
 use crate::cluster::{ClusterArgs, ClusterError, block_on, is_silent};
 use crate::failure::Failure;
 use crate::terminal::{self, PlainPieces};
@@ -34,8 +36,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "RELEASE")]
     kernel: Option<String>,
     /// Go on until the Jobs have ended
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "output")]
     follow: bool,
+    /// For programs
+    #[arg(short, long, value_enum, value_name = "FORMAT")]
+    output: Option<Format>,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
@@ -51,6 +56,8 @@ pub(crate) enum LogsError {
     Stream { pod: String, source: std::io::Error },
     #[error("Module {module} has no image{}", kernel.as_ref().map_or_else(String::new, |kernel| format!(" for kernel {kernel}")))]
     NoImage { module: ModuleKey, kernel: Option<String> },
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
     #[error("write to standard output")]
     Output(#[source] std::io::Error),
 }
@@ -93,6 +100,13 @@ async fn logs(args: &Args) -> Result<(), LogsError> {
     if images.is_empty() {
         return Err(LogsError::NoImage { module: key.clone(), kernel: args.kernel.clone() });
     }
+    if let Some(format) = args.output {
+        let mut all = Vec::new();
+        for image in images {
+            all.push(said(&client, &key, image).await?);
+        }
+        return Ok(answer::say(&answer::written(&all, format)?)?);
+    }
     for image in images {
         say(&heading(image))?;
         let making = image.status.as_ref().and_then(|status| status.making.as_ref());
@@ -104,6 +118,78 @@ async fn logs(args: &Args) -> Result<(), LogsError> {
         }
     }
     Ok(())
+}
+
+/// What is said of one image, for programs.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Said {
+    kernel: String,
+    architecture: String,
+    image: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    phase: Option<ImagePhase>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job: Option<String>,
+    failures: i32,
+    /// The Job's last pod, if it is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<String>,
+    /// What is in its way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waits: Option<String>,
+    /// In the order in which they run.
+    containers: Vec<ContainerSaid>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ContainerSaid {
+    name: &'static str,
+    /// Not text, perhaps; what is none in it is replaced.
+    log: String,
+}
+
+async fn said(client: &Client, key: &ModuleKey, image: &ModuleImage) -> Result<Said, LogsError> {
+    let status = image.status.clone().unwrap_or_default();
+    let mut said = Said {
+        kernel: image.spec.kernel.clone(),
+        architecture: image.spec.architecture.clone(),
+        image: image.spec.image.clone(),
+        phase: status.phase,
+        reason: status.reason,
+        message: status.message.map(|message| message.to_string()),
+        job: status.making.as_ref().map(|making| making.job.clone()),
+        failures: status.making.as_ref().map_or(0, |making| making.failures),
+        pod: None,
+        waits: None,
+        containers: Vec::new(),
+    };
+    let Some(making) = status.making else { return Ok(said) };
+    let read = |what| {
+        let module = key.clone();
+        move |source| LogsError::Read { what, module, source: Box::new(source) }
+    };
+    let Some(pod) = pod(client, key, &making).await.map_err(read("the pods"))? else { return Ok(said) };
+    let pods: Api<Pod> = Api::namespaced(client.clone(), key.namespace());
+    said.pod = Some(pod.name_any());
+    for name in containers(&pod) {
+        if !progress::has_begun(&pod, name) {
+            said.waits = progress::hindrance(&pod).filter(|_| !progress::has_ended(&pod));
+            break;
+        }
+        let params = LogParams { container: Some(name.to_owned()), ..LogParams::default() };
+        match pods.logs(&pod.name_any(), &params).await {
+            Ok(log) => said.containers.push(ContainerSaid { name, log }),
+            Err(kube::Error::Api(status)) => said.waits = Some(status.message),
+            Err(source) => return Err(read("the log")(source)),
+        }
+    }
+    Ok(said)
 }
 
 /// Which image, and how it stands.

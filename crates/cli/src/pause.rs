@@ -1,15 +1,15 @@
 //! `kubectl tenon pause` and `resume`: nodes stay as they are, as far as a Module goes, or altogether.
 
-use std::io::Write as _;
-
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt as _};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tenon_api::Module;
 use tenon_api::labels::{HOLD, annotation};
 use tenon_order::{ModuleKey, NodeName};
 
+use crate::answer::{self, AnswerError, Format};
 use crate::cluster::{ClusterArgs, ClusterError, block_on, is_silent};
 use crate::failure::Failure;
 
@@ -40,6 +40,9 @@ struct What {
 pub(crate) struct Args {
     #[command(flatten)]
     what: What,
+    /// For programs
+    #[arg(short, long, value_enum, value_name = "FORMAT")]
+    output: Option<Format>,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
@@ -59,6 +62,8 @@ pub(crate) enum PauseError {
     List { namespace: String, source: Box<kube::Error> },
     #[error("annotate Module {module}")]
     Module { module: ModuleKey, source: Box<kube::Error> },
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
     #[error("label node {node}")]
     Node { node: NodeName, source: Box<kube::Error> },
 }
@@ -77,10 +82,27 @@ impl PauseError {
 }
 
 pub(crate) fn run(args: &Args, wish: Wish) -> Result<(), PauseError> {
-    block_on(carry_out(args, wish))?
+    let mut done = Vec::new();
+    let ended = block_on(carry_out(args, wish, &mut done))?;
+    if let Some(format) = args.output {
+        // What was done before an error is known.
+        answer::say(&answer::written(&done, format)?)?;
+    }
+    ended
 }
 
-async fn carry_out(args: &Args, wish: Wish) -> Result<(), PauseError> {
+/// What stands still, or goes on.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Done {
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<String>,
+    name: String,
+    paused: bool,
+}
+
+async fn carry_out(args: &Args, wish: Wish, done: &mut Vec<Done>) -> Result<(), PauseError> {
     let (client, namespace) = args.cluster.client().await?;
     let key = |name: &str| ModuleKey::new(&namespace, name).map_err(|_| PauseError::Name(name.to_owned()));
     let modules = if args.what.all {
@@ -88,17 +110,25 @@ async fn carry_out(args: &Args, wish: Wish) -> Result<(), PauseError> {
     } else {
         args.what.modules.iter().map(|name| key(name)).collect::<Result<_, _>>()?
     };
+    let tell = |line: &str| match args.output {
+        Some(_) => Ok(()),
+        None => answer::say(&format!("{line}\n")),
+    };
+    let paused = wish == Wish::Pause;
     // One by one, each told as soon as it is so: what was done before an error is known.
     for module in &modules {
         annotate(&client, module, wish).await?;
-        tell(&told(wish, &format!("Module {module}"), "its nodes"));
+        let (namespace, name) = (Some(module.namespace().to_owned()), module.name().to_owned());
+        done.push(Done { kind: "Module", namespace, name, paused });
+        tell(&told(wish, &format!("Module {module}"), "its nodes"))?;
     }
     for node in &args.what.nodes {
         label(&client, node, wish).await?;
-        tell(&told(wish, &format!("node {node}"), "its drivers"));
+        done.push(Done { kind: "Node", namespace: None, name: node.to_string(), paused });
+        tell(&told(wish, &format!("node {node}"), "its drivers"))?;
     }
     if modules.is_empty() && args.what.nodes.is_empty() {
-        tell(&format!("there is no Module in namespace {namespace}"));
+        tell(&format!("there is no Module in namespace {namespace}"))?;
     }
     Ok(())
 }
@@ -108,11 +138,6 @@ fn told(wish: Wish, what: &str, stays: &str) -> String {
         Wish::Pause => format!("{what} is paused: {stays} stay as they are until kubectl tenon resume"),
         Wish::Resume => format!("{what} goes on"),
     }
-}
-
-fn tell(line: &str) {
-    // Where standard output is closed there is nobody to tell.
-    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 async fn all_of(client: &Client, namespace: &str) -> Result<Vec<ModuleKey>, PauseError> {

@@ -1,11 +1,11 @@
 //! `kubectl tenon retry`: what failed is tried again, without a change of the Module.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt as _};
+use serde::Serialize;
 use serde_json::json;
 use tenon_api::Module;
 use tenon_api::labels::{self, LabelKind, annotation};
@@ -14,6 +14,7 @@ use tenon_api::node_modules_config::NodeModulesConfig;
 use tenon_order::{ModuleKey, NodeName};
 use tenon_plan::retry::{Retry, has_failed};
 
+use crate::answer::{self, AnswerError, Format};
 use crate::cluster::{ClusterArgs, ClusterError, block_on, is_silent};
 use crate::failure::Failure;
 
@@ -36,6 +37,9 @@ pub(crate) struct Args {
     /// Only on this node; may be given several times. Images that could not be made are made again in any case
     #[arg(long = "node", value_name = "NODE")]
     nodes: Vec<NodeName>,
+    /// For programs
+    #[arg(short, long, value_enum, value_name = "FORMAT")]
+    output: Option<Format>,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
@@ -51,6 +55,8 @@ pub(crate) enum RetryError {
     Read { what: &'static str, module: ModuleKey, source: Box<kube::Error> },
     #[error("Module {module} has not failed on node {node}")]
     NotFailed { module: ModuleKey, node: NodeName },
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
     #[error("annotate Module {module}")]
     Write { module: ModuleKey, source: Box<kube::Error> },
 }
@@ -73,13 +79,51 @@ impl RetryError {
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), RetryError> {
-    let said = block_on(retry(args))??;
-    // Where standard output is closed there is nobody to tell.
-    let _ = writeln!(std::io::stdout(), "{said}");
-    Ok(())
+    let again = block_on(retry(args))??;
+    let said = match args.output {
+        Some(format) => answer::written(&again, format)?,
+        None => format!("{}\n", again.sentences()),
+    };
+    Ok(answer::say(&said)?)
 }
 
-async fn retry(args: &Args) -> Result<String, RetryError> {
+/// What is tried again.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Again {
+    namespace: String,
+    name: String,
+    /// The nodes on which it is.
+    nodes: BTreeSet<String>,
+    /// The kernels for which its image is made again.
+    kernels: Vec<String>,
+}
+
+impl Again {
+    fn sentences(&self) -> String {
+        let Self { namespace, name, nodes, kernels } = self;
+        if nodes.is_empty() && kernels.is_empty() {
+            return format!(
+                "{namespace}/{name} has failed on no node and in no Job: there is nothing to try again"
+            );
+        }
+        let trying = (!nodes.is_empty()).then(|| self.sentence());
+        let making = (!kernels.is_empty())
+            .then(|| format!("{namespace}/{name}: its image for {} is made again", kernels.join(", ")));
+        trying.into_iter().chain(making).collect::<Vec<_>>().join("\n")
+    }
+
+    fn sentence(&self) -> String {
+        const SHOWN: usize = 8;
+        let Self { namespace, name, nodes, .. } = self;
+        let names: Vec<_> = nodes.iter().take(SHOWN).map(String::as_str).collect();
+        let more = if nodes.len() > SHOWN { ", …" } else { "" };
+        let count = if nodes.len() == 1 { "1 node".to_owned() } else { format!("{} nodes", nodes.len()) };
+        format!("{namespace}/{name} is tried again on {count}: {}{more}", names.join(", "))
+    }
+}
+
+async fn retry(args: &Args) -> Result<Again, RetryError> {
     let (client, key) = args.cluster.connect(&args.module).await?;
     let modules: Api<Module> = Api::namespaced(client.clone(), key.namespace());
     let read = |what| {
@@ -91,22 +135,22 @@ async fn retry(args: &Args) -> Result<String, RetryError> {
     let failed = failed(&client, &key).await.map_err(read("the nodes"))?;
     let nodes = chosen(&key, &failed, &args.nodes)?;
     let kernels = unmade(&client, &key).await.map_err(read("the images"))?;
-    if nodes.is_empty() && kernels.is_empty() {
-        return Ok(format!("{key} has failed on no node and in no Job: there is nothing to try again"));
+    let again = Again {
+        namespace: key.namespace().to_owned(),
+        name: key.name().to_owned(),
+        nodes: nodes.iter().map(ToString::to_string).collect(),
+        kernels,
+    };
+    if again.nodes.is_empty() && again.kernels.is_empty() {
+        return Ok(again);
     }
-    let named = if nodes.len() > MOST_NAMED { BTreeSet::new() } else { nodes.clone() };
+    let named = if nodes.len() > MOST_NAMED { BTreeSet::new() } else { nodes };
     let text = Retry::text(number(&module), &named);
     let patch = json!({ "metadata": { "uid": module.uid(), "annotations": { annotation::RETRY: text } } });
     let params = PatchParams { field_manager: Some("kubectl-tenon".to_owned()), ..PatchParams::default() };
     let written = modules.patch_metadata(&args.module, &params, &Patch::Merge(&patch)).await;
     written.map_err(|source| RetryError::Write { module: key.clone(), source: Box::new(source) })?;
-    let making = (!kernels.is_empty()).then(|| format!("its image for {} is made again", kernels.join(", ")));
-    let trying = (!nodes.is_empty()).then(|| sentence(&key, &nodes));
-    Ok(trying
-        .into_iter()
-        .chain(making.map(|making| format!("{key}: {making}")))
-        .collect::<Vec<_>>()
-        .join("\n"))
+    Ok(again)
 }
 
 /// The kernels whose images could not be made.
@@ -168,14 +212,6 @@ fn number(module: &Module) -> i64 {
     i64::try_from(now).unwrap_or_default().max(last.saturating_add(1))
 }
 
-fn sentence(key: &ModuleKey, nodes: &BTreeSet<NodeName>) -> String {
-    const SHOWN: usize = 8;
-    let names: Vec<_> = nodes.iter().take(SHOWN).map(ToString::to_string).collect();
-    let more = if nodes.len() > SHOWN { ", …" } else { "" };
-    let count = if nodes.len() == 1 { "1 node".to_owned() } else { format!("{} nodes", nodes.len()) };
-    format!("{key} is tried again on {count}: {}{more}", names.join(", "))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -192,6 +228,24 @@ mod tests {
         assert_eq!(chosen(&key, &failed, &["oak".parse().unwrap()]).unwrap(), names("oak"));
         let refused = chosen(&key, &failed, &["fir".parse().unwrap()]).unwrap_err();
         assert_eq!(refused.to_string(), "Module hall/gauge has not failed on node fir");
+    }
+
+    #[test]
+    fn what_is_tried_again_is_said_to_people_and_to_programs() {
+        let again = |nodes: &[&str], kernels: &[&str]| Again {
+            namespace: "hall".to_owned(),
+            name: "gauge".to_owned(),
+            nodes: nodes.iter().map(|node| (*node).to_owned()).collect(),
+            kernels: kernels.iter().map(|kernel| (*kernel).to_owned()).collect(),
+        };
+        assert!(again(&[], &[]).sentences().ends_with("there is nothing to try again"));
+        let both = again(&["elm", "oak"], &["6.1.0"]);
+        let expected =
+            "hall/gauge is tried again on 2 nodes: elm, oak\nhall/gauge: its image for 6.1.0 is made again";
+        assert_eq!(both.sentences(), expected);
+        let expected =
+            json!({ "namespace": "hall", "name": "gauge", "nodes": ["elm", "oak"], "kernels": ["6.1.0"] });
+        assert_eq!(serde_json::to_value(&both).unwrap(), expected);
     }
 
     #[test]

@@ -172,6 +172,18 @@ impl TaskError {
     }
 }
 
+impl TaskError {
+    /// What to do about it, where that does not follow.
+    fn way_out(&self) -> &'static str {
+        match self {
+            Self::Revise(ReviseError::NoFile { .. } | ReviseError::NotAFile { .. }) => {
+                "; correct sign.filesToSign, or put it into the image that is signed"
+            }
+            _ => "",
+        }
+    }
+}
+
 fn trouble_of(error: &ReviseError) -> Trouble {
     match error {
         ReviseError::Registry(error) | ReviseError::Pull(PullError::Registry(error)) => {
@@ -231,7 +243,10 @@ pub fn describe(task: Option<&str>) -> String {
 pub async fn run(task: Option<&str>, transport: &Transport, mounts: &Mounts) -> Report {
     match attempt(task, transport, mounts).await {
         Ok(report) => report,
-        Err(error) => Report::Failed { trouble: error.trouble(), message: chain(&error).into() },
+        Err(error) => Report::Failed {
+            trouble: error.trouble(),
+            message: format!("{}{}", chain(&error), error.way_out()).into(),
+        },
     }
 }
 

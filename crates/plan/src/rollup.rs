@@ -101,7 +101,7 @@ struct Tally<'o> {
     ready: usize,
     /// Nodes that have something of it, or are told to.
     holding: BTreeSet<NodeName>,
-    unregistered: usize,
+    unregistered: BTreeSet<NodeName>,
     other_version: usize,
     /// Nodes that are to be changed and are left as they are.
     on_hold: BTreeSet<NodeName>,
@@ -176,7 +176,9 @@ fn count<'o>(observed: &Observed<'o>) -> Tally<'o> {
         if entry.is_some() || reported.is_some() {
             tally.holding.insert(view.facts.name.clone());
         }
-        tally.unregistered += usize::from(wanted && !view.is_registered());
+        if wanted && !view.is_registered() {
+            tally.unregistered.insert(view.facts.name.clone());
+        }
         // What came without a version waits for its label as well, when the Module gets one.
         let is_unversioned = entry.is_some_and(|entry| entry.version.is_none());
         let waits_for_label = matches!(selection, Selection::OtherVersion(_))
@@ -429,7 +431,7 @@ fn ready(
     }
     let allowed = rollout::allowed(module, tally.desired);
     match tally.matching {
-        0 => (false, why(reasons::NO_NODES, "no node matches spec.selector and is tolerated".to_owned())),
+        0 => (false, why(reasons::NO_NODES, NO_NODES.to_owned())),
         all if tally.waiting > 0 && tally.unavailable >= allowed => {
             let message = format!(
                 "{} of {} have the present content; {allowed} may be unavailable at a time",
@@ -498,8 +500,11 @@ fn waiting(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStatus])
         let message = kernel.message.clone().unwrap_or_default();
         return Some((reason_of(tally, kernel), format!("kernel {}: {message}", kernel.kernel)));
     }
-    if tally.unregistered > 0 {
-        let message = format!("the agents of {} have not registered yet", nodes(tally.unregistered));
+    if !tally.unregistered.is_empty() {
+        let message = format!(
+            "no agent has registered yet on {}: look at Tenon's pod there (kubectl -n tenon-system get pods -o wide)",
+            some(&tally.unregistered)
+        );
         return Some((reasons::WAITING_FOR_NODE.to_owned(), message));
     }
     if let Some(held) = tally.held.waiting() {
@@ -578,6 +583,10 @@ fn nodes(count: usize) -> String {
 }
 
 /// The names of some nodes, for people.
+/// No node is selected.
+const NO_NODES: &str = "no node matches spec.selector and is tolerated: compare spec.selector with the nodes' labels, and \
+                        spec.tolerations with their taints";
+
 fn some(names: &BTreeSet<NodeName>) -> String {
     let shown: Vec<_> = names.iter().take(MAX_FAILURES).map(ToString::to_string).collect();
     let more = if names.len() > shown.len() { ", …" } else { "" };

@@ -15,8 +15,13 @@ const NAME: &str = "kernel-facts-said";
 
 /// Says what the driver's kernel offers: what the driver needs, or what is true of another.
 pub async fn say(cluster: &Cluster, fits: bool) {
+    tell(cluster, NAME, facts(cluster, &cluster.kernel, fits)).await;
+}
+
+/// Facts of a kernel with this release: it offers what the driver needs, or what is true of another.
+pub fn facts(cluster: &Cluster, kernel: &str, fits: bool) -> KernelFacts {
     let driver = ModuleObject::parse(cluster.driver()).expect("a module");
-    let mut facts = KernelFacts::new(cluster.kernel.parse().expect("a release"), driver.architecture);
+    let mut facts = KernelFacts::new(kernel.parse().expect("a release"), driver.architecture);
     facts.vermagic = driver.info.vermagic();
     facts.this_module_size = Some(driver.this_module_size);
     facts.modversions = Some(true);
@@ -30,15 +35,20 @@ pub async fn say(cluster: &Cluster, fits: bool) {
     };
     let versions = driver.versions.expect("checksums").crcs;
     facts.exports = versions.into_iter().map(|(name, crc)| (name, symbol(crc))).collect();
+    facts
+}
+
+/// Says these facts, under a name.
+pub async fn tell(cluster: &Cluster, name: &str, facts: KernelFacts) {
     let mut map: ConfigMap = serde_json::from_value(json!({
         "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": NAME, "labels": {LABEL: "true"}, "annotations": {
-            RELEASE: cluster.kernel, ARCHITECTURE: "amd64", SOURCE: "admin",
+        "metadata": {"name": name, "labels": {LABEL: "true"}, "annotations": {
+            RELEASE: facts.release.as_str(), ARCHITECTURE: "amd64", SOURCE: "admin",
         }},
     }))
     .expect("a ConfigMap");
     map.binary_data = Some([(DATA_KEY.to_owned(), ByteString(facts.encode()))].into());
     let maps: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), "tenon-system");
     let params = PatchParams::apply("an-administrator").force();
-    maps.patch(NAME, &params, &Patch::Apply(map)).await.expect("facts");
+    maps.patch(name, &params, &Patch::Apply(map)).await.expect("facts");
 }

@@ -1,5 +1,7 @@
 //! Why a Module stands as it stands: its conditions, its image for each kernel, its nodes.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::jiff::Timestamp;
@@ -38,6 +40,11 @@ pub(crate) fn explain(seen: &Seen, module: &Module) -> Finding {
     let without: Vec<_> =
         nodes.iter().filter(|node| !offers.iter().any(|offer| is_of(node, offer))).collect();
     causes.extend(groups(&key, &without));
+    if module.spec.module_loader.is_none() {
+        // No kernel is asked for anything.
+        causes.retain(|cause| cause.state != State::Ready);
+    }
+    causes.extend(conflict(module, why.state, subject));
     if nodes.is_empty() && why.reason == reasons::NO_NODES {
         causes.extend(near_misses(seen, module));
     }
@@ -50,7 +57,7 @@ pub(crate) fn explain(seen: &Seen, module: &Module) -> Finding {
     let mut root = Finding::new(format!("Module {key}"), why, subject);
     let wanted = nodes.iter().filter(|node| node.wanted).count();
     let loaded = nodes.iter().filter(|node| node.loaded).count();
-    if root.state != State::Ready && wanted > 0 {
+    if root.state != State::Ready && wanted > 0 && module.spec.module_loader.is_some() {
         root.facts.push(format!("loaded as wished on {loaded} of {}", counted(wanted)));
     }
     root.facts.extend(rollout(module));
@@ -60,6 +67,18 @@ pub(crate) fn explain(seen: &Seen, module: &Module) -> Finding {
 
 fn is_of(node: &NodeStanding, offer: &Offer<'_>) -> bool {
     node.kernel == offer.kernel.as_str() && node.architecture == offer.architecture
+}
+
+/// Another Module that is in this one's way, or in whose way this one is. Where all is loaded, that hurts the other.
+fn conflict(module: &Module, state: State, subject: Subject<'_>) -> Option<Finding> {
+    let conditions = &module.status.as_ref()?.conditions;
+    let conflict = conditions.iter().find(|condition| condition.type_ == reasons::condition::CONFLICT)?;
+    if conflict.status != "True" {
+        return None;
+    }
+    let why = Why::of(&conflict.reason, conflict.message.clone());
+    let why = if state == State::Ready { why.in_state(State::Ready) } else { why };
+    Some(Finding::new("other Modules", why, subject))
 }
 
 /// How far a change is, while there is one.
@@ -109,8 +128,21 @@ fn kernel(seen: &Seen, key: &ModuleKey, offer: &Offer<'_>, nodes: &[&NodeStandin
         if !offer.why.message.is_empty() {
             finding.facts.push(offer.why.message.clone());
         }
+        finding.facts.extend(ignored(offer));
     }
     finding.in_one_line()
+}
+
+/// The reason in a verdict for a parameter that the driver does not have.
+const UNKNOWN_PARAMETER: &str = "UnknownParameter";
+
+/// What the kernel takes no notice of, and nobody would learn otherwise: the driver is loaded all the same.
+fn ignored(offer: &Offer<'_>) -> BTreeSet<String> {
+    let status = offer.image.and_then(|image| image.status.as_ref());
+    let verdicts = status.map(|status| status.verdicts.as_slice()).unwrap_or_default();
+    let reasons = verdicts.iter().flat_map(|verdict| &verdict.reasons);
+    let unknown = reasons.filter(|reason| reason.reason == UNKNOWN_PARAMETER);
+    unknown.map(|reason| format!("{UNKNOWN_PARAMETER}: {}", reason.message)).collect()
 }
 
 fn waits_for(node: &NodeStanding, offer: &Offer<'_>) -> bool {

@@ -21,12 +21,13 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject, ListParams, LogParams};
 use kube::core::{GroupVersionKind, Request};
 use kube::{Api, Client, Resource as _, ResourceExt};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tenon_api::labels;
 use tenon_api::node_pod::NAMESPACE;
 use tenon_order::ModuleKey;
 
-use crate::answer::{self, AnswerError};
+use crate::answer::{self, AnswerError, Format};
 use crate::cluster::{ClusterArgs, ClusterError, block_on};
 use crate::explain;
 use crate::failure::Failure;
@@ -59,6 +60,9 @@ pub(crate) struct Args {
     /// The archive; it must not exist yet [default: tenon-gather-TIME.tar.gz]
     #[arg(long, value_name = "FILE")]
     to: Option<PathBuf>,
+    /// For programs
+    #[arg(short, long, value_enum, value_name = "FORMAT")]
+    output: Option<Format>,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
@@ -136,12 +140,37 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, GatherError> {
         let now = Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
         PathBuf::from(format!("tenon-gather-{now}.tar.gz"))
     });
-    let said = block_on(gather(args, path))??;
-    answer::say(&said)?;
+    let gathered = block_on(gather(args, path))??;
+    answer::say(&match args.output {
+        Some(format) => answer::written(&gathered, format)?,
+        None => gathered.sentence(),
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn gather(args: &Args, path: PathBuf) -> Result<String, GatherError> {
+/// What was written.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Written {
+    archive: PathBuf,
+    files: usize,
+    /// What could not be read, and why.
+    gaps: Vec<String>,
+}
+
+impl Written {
+    fn sentence(&self) -> String {
+        let left_out = match self.gaps.len() {
+            0 => String::new(),
+            1 => "; one thing could not be read (gaps.txt)".to_owned(),
+            many => format!("; {many} things could not be read (gaps.txt)"),
+        };
+        let path = self.archive.display();
+        format!("{path}: {} files{left_out}. Look through it before you pass it on.\n", self.files)
+    }
+}
+
+async fn gather(args: &Args, path: PathBuf) -> Result<Written, GatherError> {
     let (client, _) = args.cluster.client().await?;
     let mut reading = Reading { client, gaps: Vec::new() };
     let modules = reading.objects(&GATHERED[0]).await;
@@ -165,7 +194,7 @@ async fn gather(args: &Args, path: PathBuf) -> Result<String, GatherError> {
     for pod in reading.pods().await {
         reading.pod(&pod, &mut archive).await?;
     }
-    archive.finish(&reading.gaps)
+    archive.finish(reading.gaps)
 }
 
 /// The Modules that are not as wished.
@@ -412,19 +441,12 @@ impl Archive {
         appended.map_err(|source| GatherError::Write { path: self.path.clone(), source })
     }
 
-    fn finish(mut self, gaps: &[String]) -> Result<String, GatherError> {
+    fn finish(mut self, gaps: Vec<String>) -> Result<Written, GatherError> {
         self.add_text("gaps.txt", &gaps.join("\n"))?;
         let ended = self.tar.into_inner().and_then(GzEncoder::finish).and_then(|file| file.sync_all());
         ended.map_err(|source| GatherError::Write { path: self.path.clone(), source })?;
-        let left_out = match gaps.len() {
-            0 => String::new(),
-            1 => "; one thing could not be read (gaps.txt)".to_owned(),
-            many => format!("; {many} things could not be read (gaps.txt)"),
-        };
-        Ok(format!(
-            "{}: {} files{left_out}. Look through it before you pass it on.\n",
-            self.path.display(),
-            self.files
-        ))
+        // These are texts of the cluster, too.
+        let gaps = gaps.iter().map(|gap| self.redactor.text(gap)).collect();
+        Ok(Written { archive: self.path, files: self.files, gaps })
     }
 }

@@ -111,7 +111,7 @@ const TABLE: &[(&str, State, &str)] = &[
     ("NoNodeToPull", TROUBLE, "label a node so that it may pull images for the operator (--pull-through-nodes)"),
     ("FilesUnreadable", TROUBLE, "chmod -R a+rX the files in the image; or give the operator credentials in spec.imageRepoSecret"),
     ("NoModuleForKernel", TROUBLE, "build an image with modules for kernel {kernel}, or correct modprobe.dirName"),
-    ("ImageInvalid", TROUBLE, "build the image anew; the message names the file"),
+    ("ImageInvalid", TROUBLE, "mend what the message names, in the image or in the Module"),
     ("SpecInvalid", TROUBLE, "correct the field of the Module that the message names"),
     ("FieldsWithoutEffect", READY, ""),
     ("ReferenceInvalid", TROUBLE, "correct the image's name in the Module; docs/templates.md lists the variables"),

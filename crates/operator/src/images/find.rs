@@ -232,7 +232,15 @@ fn unfit(error: &BuildError) -> Finding {
         BuildError::Registry { source, .. } => registries::missing(source, IF_ABSENT, IF_DENIED),
         BuildError::Select {
             source: SelectError::NoDirectory { .. } | SelectError::NoModules(_), ..
-        } => needs_change(reasons::NO_MODULE_FOR_KERNEL, error),
+        } => Finding::Missing {
+            reason: reasons::NO_MODULE_FOR_KERNEL,
+            message: format!(
+                "{}; build one with modules for this kernel, or correct modprobe.dirName",
+                chain(error)
+            ),
+            needs_change: true,
+            retry_after: None,
+        },
         _ if error.retry() == Retry::AfterChange => needs_change(reasons::IMAGE_INVALID, error),
         _ => depot_failed(error),
     }

@@ -51,7 +51,7 @@ pub(super) fn standing(observed: &Observed<'_>) -> Option<(bool, Why)> {
     let called = role.called();
     let why = |reason: &str, message| (reason.to_owned(), message);
     Some(match wanted {
-        0 => (false, why(reasons::NO_NODES, "no node matches spec.selector and is tolerated".to_owned())),
+        0 => (false, why(reasons::NO_NODES, super::NO_NODES.to_owned())),
         all if available >= all => {
             (true, why(reasons::PLUGIN_RUNNING, format!("the {called} is ready on {}", nodes(all))))
         }
