@@ -1,7 +1,5 @@
 //! Why a Module stands as it stands: its conditions, its image for each kernel, its nodes.
 
-use std::collections::BTreeSet;
-
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::jiff::Timestamp;
@@ -128,21 +126,8 @@ fn kernel(seen: &Seen, key: &ModuleKey, offer: &Offer<'_>, nodes: &[&NodeStandin
         if !offer.why.message.is_empty() {
             finding.facts.push(offer.why.message.clone());
         }
-        finding.facts.extend(ignored(offer));
     }
     finding.in_one_line()
-}
-
-/// The reason in a verdict for a parameter that the driver does not have.
-const UNKNOWN_PARAMETER: &str = "UnknownParameter";
-
-/// What the kernel takes no notice of, and nobody would learn otherwise: the driver is loaded all the same.
-fn ignored(offer: &Offer<'_>) -> BTreeSet<String> {
-    let status = offer.image.and_then(|image| image.status.as_ref());
-    let verdicts = status.map(|status| status.verdicts.as_slice()).unwrap_or_default();
-    let reasons = verdicts.iter().flat_map(|verdict| &verdict.reasons);
-    let unknown = reasons.filter(|reason| reason.reason == UNKNOWN_PARAMETER);
-    unknown.map(|reason| format!("{UNKNOWN_PARAMETER}: {}", reason.message)).collect()
 }
 
 fn waits_for(node: &NodeStanding, offer: &Offer<'_>) -> bool {

@@ -194,7 +194,7 @@ async fn gather(args: &Args, path: PathBuf) -> Result<Written, GatherError> {
     for pod in reading.pods().await {
         reading.pod(&pod, &mut archive).await?;
     }
-    archive.finish(reading.gaps)
+    archive.finish(&reading.gaps)
 }
 
 /// The Modules that are not as wished.
@@ -441,7 +441,7 @@ impl Archive {
         appended.map_err(|source| GatherError::Write { path: self.path.clone(), source })
     }
 
-    fn finish(mut self, gaps: Vec<String>) -> Result<Written, GatherError> {
+    fn finish(mut self, gaps: &[String]) -> Result<Written, GatherError> {
         self.add_text("gaps.txt", &gaps.join("\n"))?;
         let ended = self.tar.into_inner().and_then(GzEncoder::finish).and_then(|file| file.sync_all());
         ended.map_err(|source| GatherError::Write { path: self.path.clone(), source })?;
