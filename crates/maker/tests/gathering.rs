@@ -100,6 +100,7 @@ async fn symbols_of_what_was_compiled_reach_the_next_build() {
         made_from: text.clone(),
         request: text,
         sign: None,
+        trial: false,
     };
     let at = |name: &str| bench.at(name);
     let mounts =
