@@ -30,7 +30,11 @@ enum Chore {
     /// Everything that a change must pass
     Ci,
     /// Every tier of tests, with what they need set up first
-    Test,
+    Test {
+        /// Tiers, from 1 to 5; without any, all
+        #[arg(value_parser = clap::value_parser!(u8).range(1..=5))]
+        tiers: Vec<u8>,
+    },
     /// What tests left in a folder of what was asked of API servers, against the rights that deploy/rbac gives
     Rights {
         /// The value of `TENON_LAB_ACCESSES` while they ran
@@ -65,7 +69,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().chore {
         Chore::Generate => generate::write(),
         Chore::Ci => ci::run(),
-        Chore::Test => test::run(),
+        Chore::Test { tiers } => test::run(&tiers),
         Chore::Rights { folder } => rights::judge(&folder),
         Chore::Matrix => matrix::run(),
         Chore::Bench { arguments } => bench::run(&arguments),

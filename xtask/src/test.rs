@@ -50,6 +50,17 @@ const ON_THE_HOST: [&str; 4] =
 impl Tier {
     const ALL: [Self; 5] = [Self::Units, Self::ApiServer, Self::Kernels, Self::EndToEnd, Self::Faults];
 
+    /// As people count them.
+    const fn number(self) -> u8 {
+        match self {
+            Self::Units => 1,
+            Self::ApiServer => 2,
+            Self::Kernels => 3,
+            Self::EndToEnd => 4,
+            Self::Faults => 5,
+        }
+    }
+
     /// The tier of a package's test programs, by the package's folder.
     fn of(folder: &str) -> Option<Self> {
         match folder {
@@ -106,8 +117,10 @@ impl Tier {
     }
 }
 
-/// Runs all tiers; goes on after a failure, so that one run shows everything that is wrong.
-pub(crate) fn run() -> Result<String> {
+/// Runs these tiers, all if none is named; goes on after a failure, so that one run shows everything that is wrong.
+pub(crate) fn run(tiers: &[u8]) -> Result<String> {
+    let tiers: Vec<_> =
+        Tier::ALL.into_iter().filter(|tier| tiers.is_empty() || tiers.contains(&tier.number())).collect();
     let begin = Instant::now();
     println!("{}", ci::format()?);
     println!("{}", dependencies::check()?);
@@ -122,15 +135,15 @@ pub(crate) fn run() -> Result<String> {
     let mut lines = Vec::new();
     let mut failed = 0;
     let mut ledger = Ledger::default();
-    for tier in Tier::ALL {
-        heading(&format!("tier {}", tier as u8 + 1), tier.title());
+    for tier in tiers.iter().copied() {
+        heading(&format!("tier {}", tier.number()), tier.title());
         let begin = Instant::now();
         let programs: &[String] = programs.get(&tier).map_or(&[], Vec::as_slice);
         let (results, success) = run_tier(tier, programs, &folder, &mut ledger)?;
         failed += usize::from(!success);
         lines.push(format!(
             "tier {} ({}): {} passed, {} failed in {} programs, {} s",
-            tier as u8 + 1,
+            tier.number(),
             tier.title(),
             results.passed,
             results.failed,
@@ -143,9 +156,9 @@ pub(crate) fn run() -> Result<String> {
     let rights = rights::report(&rights::folder());
     println!("{}", rights.unwrap_or_else(|error| format!("rights: cannot be told: {error:#}")));
     if failed > 0 {
-        bail!("{failed} of {} tiers failed after {} s", Tier::ALL.len(), begin.elapsed().as_secs());
+        bail!("{failed} of {} tiers failed after {} s", tiers.len(), begin.elapsed().as_secs());
     }
-    Ok(format!("test: all {} tiers passed in {} s", Tier::ALL.len(), begin.elapsed().as_secs()))
+    Ok(format!("test: all {} tiers passed in {} s", tiers.len(), begin.elapsed().as_secs()))
 }
 
 pub(crate) fn heading(what: &str, why: &str) {
@@ -228,7 +241,7 @@ fn run_tier(
     ledger: &mut Ledger,
 ) -> Result<(TestResults, bool)> {
     if tier != Tier::Units && programs.is_empty() {
-        bail!("tier {} has no test program", tier as u8 + 1);
+        bail!("tier {} has no test program", tier.number());
     }
     let queues = tier.queues(programs);
     if !queues.is_empty() {
@@ -272,7 +285,7 @@ fn run_queues(
     let mut output = String::new();
     let mut success = true;
     for ended in ended {
-        let Ok(ended) = ended else { bail!("a queue of tier {} ended in a panic", tier as u8 + 1) };
+        let Ok(ended) = ended else { bail!("a queue of tier {} ended in a panic", tier.number()) };
         for program in ended? {
             output.push_str(&program.output);
             success &= program.success;
@@ -333,7 +346,7 @@ fn checked(tier: Tier, output: &str, success: bool) -> Result<(TestResults, bool
         bail!("{} tests are ignored: a test runs or is not there", results.ignored);
     }
     if success && results.passed == 0 {
-        bail!("tier {} ran no test", tier as u8 + 1);
+        bail!("tier {} ran no test", tier.number());
     }
     Ok((results, success))
 }

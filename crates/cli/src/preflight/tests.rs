@@ -52,7 +52,7 @@ fn a_driver_that_would_be_lost_is_named_with_the_next_step() {
          hall/gauge   registry.test/gauge:1   Loads     WillLoad\n\
          hall/anvil   registry.test/anvil:1   Lost      NotTried\n\
          \n\
-         hall/anvil\n  as it is\n  next: have it made: kubectl tenon preflight 6.1.0-57-amd64 --push-built-image; or publish the image\n\
+         hall/anvil\n  as it is\n  next: give each kernel an image of its own: ${KERNEL_FULL_VERSION} in containerImage; or publish the image\n\
          \n\
          in a line\n"
     );

@@ -231,11 +231,9 @@ mod tests {
             if way_out == "–" {
                 assert_eq!(state, State::Ready, "{reason}");
             }
-            assert_eq!(
-                step.is_empty(),
-                state == State::Ready,
-                "{reason}: whoever is to do something is told what"
-            );
+            // What was only tried has ended well, and there is more to be had.
+            let asks_nothing = state == State::Ready && reason != "NotPushed";
+            assert_eq!(step.is_empty(), asks_nothing, "{reason}: whoever is to do something is told what");
         }
     }
 
