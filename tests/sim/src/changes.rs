@@ -1,7 +1,7 @@
 //! S6: at most so many nodes of a Module are ordered to give up what they have.
 //!
 //! Counted off the server's objects by history, not by what the operator notes in them: a node is changing from the order
-//! that names other content than it serves, until it has reported that content, loaded, on that order or a later one. A
+//! that names other content than it serves, until it has reported on that order or a later one that it has this content. A
 //! node on which a bad driver has failed stays counted, so a rollout of one stops.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -126,8 +126,7 @@ pub fn settle(sim: &mut Sim) {
         };
         let status = config.status.as_ref();
         let taken = status.and_then(|status| status.order_generation).unwrap_or_default();
-        let has_it = reported(config, key)
-            .is_some_and(|reported| reported.phase == Some(ModulePhase::Loaded) && is_same(reported, wished));
+        let has_it = reported(config, key).is_some_and(|reported| has(reported) && is_same(reported, wished));
         !has_it || i64::try_from(order.generation.0).is_ok_and(|generation| taken < generation)
     });
     sim.changes.changing = changing;
@@ -148,6 +147,17 @@ fn load<'o>(order: &'o Order, key: &ModuleKey, facts: &NodeFacts) -> Option<&'o 
 fn reported<'c>(config: &'c NodeModulesConfig, key: &ModuleKey) -> Option<&'c NodeModuleStatus> {
     let mut modules = config.status.iter().flat_map(|status| &status.modules);
     modules.find(|entry| entry.namespace == key.namespace() && entry.name == key.name())
+}
+
+/// Whether the node has what it reports, or had it until something of its own took it: a power cut, say, after which it is not
+/// tried at once.
+fn has(reported: &NodeModuleStatus) -> bool {
+    match reported.phase {
+        Some(ModulePhase::Loaded) => true,
+        // With its settings: it came up once.
+        Some(ModulePhase::Failed) => reported.config.is_some(),
+        _ => false,
+    }
 }
 
 fn is_same(reported: &NodeModuleStatus, wished: &Load) -> bool {

@@ -29,7 +29,8 @@ pub enum Bug {
     IgnoresKernel,
     /// Turns to change a node are counted off the objects that are known; one that was given is not remembered.
     TurnsNotReserved,
-    /// A new leader counts turns off the nodes' objects that its watch has brought so far, without a list from the quorum.
+    /// A new leader counts turns off what its watches have brought of nodes and their objects, without a list from the quorum. Labels
+    /// are withdrawn before anything is changed and count as well, so what breaks first is often that they are true.
     TurnsByStaleList,
     /// Nobody waits for a plugin's pods before its driver goes.
     PluginsUnseen,

@@ -214,7 +214,7 @@ pub struct Sim {
 const MOST_STEPS: u64 = 60_000;
 /// So often may something be written after everything was as wished: what was on its way, and what is found to have
 /// drifted.
-const MOST_UNREST: u32 = 20;
+const MOST_UNREST: u32 = 40;
 /// So often a user wants an innocent driver tried again.
 const MOST_RETRIES: u32 = 3;
 /// Within this simulated time everything comes to rest after the last fault.
@@ -398,8 +398,19 @@ impl Sim {
 
     /// Where that is part of the plan, all replicas are started anew once everything is at rest; whether they were now. Nothing is
     /// written for it.
+    ///
+    /// Not where somebody still has something to find out: what users asked for while nobody led, or that a registry answers again.
     fn restart(&mut self) -> bool {
-        let restarts = self.script.restarts && !std::mem::replace(&mut self.restarted, true);
+        let knows =
+            self.replicas.iter().any(|replica| replica.led && replica.caught_up && replica.tasks.is_empty());
+        let is_there = |image: &std::sync::Arc<tenon_api::ModuleImage>| {
+            image
+                .status
+                .as_ref()
+                .is_some_and(|status| status.phase == Some(tenon_api::module_image::ImagePhase::Ready))
+        };
+        let is_over = knows && self.api.images.values().all(is_there);
+        let restarts = self.script.restarts && is_over && !std::mem::replace(&mut self.restarted, true);
         if restarts {
             self.tell(|| "all replicas are started anew".to_owned());
             // Long enough for the lease to pass on and everything to be looked at.

@@ -24,7 +24,7 @@ const HUNTS: [Hunt; 18] = [
     (Bug::UnloadsOnAbsence, &["S3"], &[Workload::Shared, Workload::Disasters]),
     (Bug::IgnoresKernel, &["S1"], &[Workload::Kernels, Workload::Rolling]),
     (Bug::TurnsNotReserved, &["S6"], &[Workload::Upgrade, Workload::Rolling]),
-    (Bug::TurnsByStaleList, &["S6"], &[Workload::Upgrade, Workload::Rolling]),
+    (Bug::TurnsByStaleList, &["S6", "S7"], &[Workload::Upgrade, Workload::Rolling]),
     (Bug::PluginsUnseen, &["W10"], &PLUGINS),
     (Bug::FormerSetsStay, &["L4"], &PLUGINS),
     (Bug::ClassesByForce, &["W10"], &PLUGINS),

@@ -566,10 +566,12 @@ impl Replica {
                     }
                 } else {
                     let (nodes, modules) = std::mem::take(&mut task.listed);
-                    let configs = if self.bug == Some(Bug::TurnsByStaleList) {
-                        self.world.read().configs().map(|config| (**config).clone()).collect()
+                    let (nodes, configs) = if self.bug == Some(Bug::TurnsByStaleList) {
+                        let index = self.world.read();
+                        let known = index.nodes().map(|facts| node_object(facts, 0)).collect();
+                        (known, index.configs().map(|config| (**config).clone()).collect())
                     } else {
-                        configs.iter().map(|config| (**config).clone()).collect()
+                        (nodes, configs.iter().map(|config| (**config).clone()).collect())
                     };
                     let unclear = take_in(&self.world, nodes, modules, configs);
                     task.calls.extend(unclear.into_iter().map(Call::GetConfig));
