@@ -3,7 +3,6 @@
 //!
 //! - [`dry`]: what the API server takes is taken whole, is read by Tenon's own types, and reaches the plugin's `DaemonSet`, which the
 //!   API server takes in turn or refuses by the field's name; what it does not take is refused by that name. Nothing is written.
-#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
 #[cfg(test)]
 #[path = "campaign/dry.rs"]

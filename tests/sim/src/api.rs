@@ -593,12 +593,11 @@ impl ApiServer {
 
     fn apply_set(&mut self, wanted: &DaemonSet) -> Change {
         let key = (wanted.namespace().unwrap_or_default(), wanted.name_any());
-        let mut set = match self.sets.get(&key) {
-            Some(known) => (**known).clone(),
-            None => {
-                let uid = Some(self.next_uid());
-                DaemonSet { metadata: ObjectMeta { uid, ..wanted.metadata.clone() }, ..DaemonSet::default() }
-            }
+        let mut set = if let Some(known) = self.sets.get(&key) {
+            (**known).clone()
+        } else {
+            let uid = Some(self.next_uid());
+            DaemonSet { metadata: ObjectMeta { uid, ..wanted.metadata.clone() }, ..DaemonSet::default() }
         };
         set.metadata.labels.clone_from(&wanted.metadata.labels);
         set.metadata.annotations.clone_from(&wanted.metadata.annotations);

@@ -131,7 +131,7 @@ pub(crate) enum Event {
     /// The garbage collector looks.
     Collect(Change),
     /// The `DaemonSet` controller looks: at nodes as they were when so much had been written.
-    Daemons(Box<BTreeMap<NodeName, std::sync::Arc<tenon_plan::node::NodeFacts>>>, u64),
+    Daemons(BTreeMap<NodeName, std::sync::Arc<tenon_plan::node::NodeFacts>>, u64),
     /// A kubelet looks after a pod.
     Pod(Named),
 }

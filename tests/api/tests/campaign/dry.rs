@@ -76,7 +76,7 @@ enum End {
 /// A definition's version whose manifests are tried.
 struct Version {
     kind: &'static str,
-    version: String,
+    name: String,
     schema: Value,
 }
 
@@ -88,7 +88,7 @@ fn versions() -> Vec<Version> {
         for version in definition.spec.versions.iter().filter(|version| version.served) {
             let schema = serde_json::to_value(&version.schema).expect("a schema");
             let schema = schema.pointer("/openAPIV3Schema/properties/spec").expect("of a spec").clone();
-            found.push(Version { kind, version: version.name.clone(), schema });
+            found.push(Version { kind, name: version.name.clone(), schema });
         }
     }
     found
@@ -202,7 +202,7 @@ fn read_preflight(version: &Version, stored: DynamicObject) -> End {
     let read =
         serde_json::to_value(stored).and_then(serde_json::from_value::<tenon_api::PreflightValidation>);
     match read {
-        Err(error) if version.version == "v1beta2" => End::Wrong(format!("Tenon cannot read it: {error}")),
+        Err(error) if version.name == "v1beta2" => End::Wrong(format!("Tenon cannot read it: {error}")),
         _ => End::Taken,
     }
 }
@@ -210,8 +210,8 @@ fn read_preflight(version: &Version, stored: DynamicObject) -> End {
 async fn dry_run(client: &Client, version: &Version, said: &Value) -> Result<DynamicObject, kube::Error> {
     let resource = ApiResource {
         group: "kmm.sigs.x-k8s.io".to_owned(),
-        version: version.version.clone(),
-        api_version: format!("kmm.sigs.x-k8s.io/{}", version.version),
+        version: version.name.clone(),
+        api_version: format!("kmm.sigs.x-k8s.io/{}", version.name),
         kind: version.kind.to_owned(),
         plural: format!("{}s", version.kind.to_lowercase()),
     };

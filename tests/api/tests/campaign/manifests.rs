@@ -114,6 +114,46 @@ fn beside(name: &str, field: &str) -> Value {
                 json!({})
             }
         }
+        "volumeClaimTemplate" => json!({"spec": claim()}),
+        "spec" => claim_beside(field),
+        "dataSource" | "dataSourceRef" => json!({"kind": "K", "name": "n", "apiGroup": "example.com"}),
+        "matchExpressions" => match field {
+            "values" => json!({"key": "k", "operator": "In"}),
+            _ => json!({"key": "k", "operator": "Exists"}),
+        },
+        "items" => match field {
+            "fieldRef" | "resourceFieldRef" => json!({"path": "p"}),
+            // Those of the downward API are told apart in `settle`.
+            _ => json!({"key": "k", "path": "p"}),
+        },
+        "clusterTrustBundle" => match field {
+            "name" => json!({"path": "p"}),
+            _ => json!({"path": "p", "signerName": "example.com/s"}),
+        },
+        "podCertificate" => {
+            let mut all = json!({"signerName": "example.com/s", "keyType": "ED25519"});
+            if ["certificateChainPath", "keyPath"].contains(&field) {
+                all["certificateChainPath"] = json!("c");
+                all["keyPath"] = json!("k");
+            } else {
+                all["credentialBundlePath"] = json!("b");
+            }
+            all
+        }
+        "serviceAccountToken" => json!({"path": "p"}),
+        "ownerReferences" => json!({"apiVersion": "v1", "kind": "K", "name": "n", "uid": "u"}),
+        "secret" | "configMap" if field == "items" || field == "defaultMode" || field == "optional" => {
+            if name == "secret" { json!({"secretName": "s"}) } else { json!({"name": "c"}) }
+        }
+        _ => beside_in_a_volume(name, field)
+            .or_else(|| beside_of_a_module(name, field))
+            .unwrap_or_else(|| json!({})),
+    }
+}
+
+/// The same of what a volume is.
+fn beside_in_a_volume(name: &str, field: &str) -> Option<Value> {
+    Some(match name {
         "awsElasticBlockStore" | "cinder" | "portworxVolume" => json!({"volumeID": "v"}),
         "azureDisk" => json!({"diskName": "d", "diskURI": "https://d.example/d", "kind": "Dedicated"}),
         "azureFile" => json!({"secretName": "s", "shareName": "s"}),
@@ -147,39 +187,14 @@ fn beside(name: &str, field: &str) -> Value {
         "scaleIO" => json!({"gateway": "g", "system": "s", "volumeName": "v", "secretRef": {"name": "s"}}),
         "storageos" => json!({"volumeName": "v"}),
         "vsphereVolume" => json!({"volumePath": "v"}),
-        "ephemeral" => json!({}),
-        "volumeClaimTemplate" => json!({"spec": claim()}),
-        "spec" => claim_beside(field),
-        "dataSource" | "dataSourceRef" => json!({"kind": "K", "name": "n", "apiGroup": "example.com"}),
-        "matchExpressions" => match field {
-            "values" => json!({"key": "k", "operator": "In"}),
-            _ => json!({"key": "k", "operator": "Exists"}),
-        },
-        "items" => match field {
-            "fieldRef" | "resourceFieldRef" => json!({"path": "p"}),
-            // Those of the downward API are told apart in `settle`.
-            _ => json!({"key": "k", "path": "p"}),
-        },
-        "clusterTrustBundle" => match field {
-            "name" => json!({"path": "p"}),
-            _ => json!({"path": "p", "signerName": "example.com/s"}),
-        },
-        "podCertificate" => {
-            let mut all = json!({"signerName": "example.com/s", "keyType": "ED25519"});
-            if !["certificateChainPath", "keyPath"].contains(&field) {
-                all["credentialBundlePath"] = json!("b");
-            } else {
-                all["certificateChainPath"] = json!("c");
-                all["keyPath"] = json!("k");
-            }
-            all
-        }
-        "serviceAccountToken" => json!({"path": "p"}),
-        "managedFields" | "metadata" => json!({}),
-        "ownerReferences" => json!({"apiVersion": "v1", "kind": "K", "name": "n", "uid": "u"}),
-        "secret" | "configMap" if field == "items" || field == "defaultMode" || field == "optional" => {
-            if name == "secret" { json!({"secretName": "s"}) } else { json!({"name": "c"}) }
-        }
+        _ => return None,
+    })
+}
+
+/// The same of what only a Module has.
+fn beside_of_a_module(name: &str, field: &str) -> Option<Value> {
+    let unless = |others: &[&str], value: Value| if others.contains(&field) { json!({}) } else { value };
+    Some(match name {
         "deviceClasses" => json!({"name": "gpu.example.com"}),
         "opaque" => json!({"driver": "gpu.example.com", "parameters": {"a": 1}}),
         "tolerations" => match field {
@@ -209,10 +224,9 @@ fn beside(name: &str, field: &str) -> Value {
             json!({"keySecret": {"name": "k"}, "certSecret": {"name": "c"}, "unsignedImage": "r.example/u:1",
             "filesToSign": ["/opt/lib/modules/a.ko"]})
         }
-        "args" => json!({}),
         "rawArgs" => json!({"load": ["simple-kmod"], "unload": ["-r", "simple-kmod"]}),
-        _ => json!({}),
-    }
+        _ => return None,
+    })
 }
 
 fn claim() -> Value {
@@ -272,7 +286,7 @@ fn settle(leaf: &Leaf, spec: &mut Value) {
         let secret = spec.pointer_mut(&format!("{plugin}/volumes/0/projected/sources/0/secret"));
         let secret = secret.and_then(Value::as_object_mut).expect("a Secret");
         secret.remove("secretName");
-        if !path.ends_with(".name") {
+        if path.rsplit('.').next() != Some("name") {
             secret.insert("name".to_owned(), json!("s"));
         }
     }

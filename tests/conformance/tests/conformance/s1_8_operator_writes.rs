@@ -93,7 +93,7 @@ fn of_pods() -> (Vec<Write>, Vec<Write>) {
 }
 
 fn of_sets(owner: &Value) -> (Vec<Write>, Vec<Write>) {
-    let owned = json!({"labels": {NAME: "gauge"}, "ownerReferences": [owner]});
+    let controlled = json!({"labels": {NAME: "gauge"}, "ownerReferences": [owner]});
     let mut mere_owner = owner.clone();
     mere_owner["controller"] = json!(false);
     let not_controlled = json!({"labels": {NAME: "gauge"}, "ownerReferences": [mere_owner]});
@@ -103,12 +103,12 @@ fn of_sets(owner: &Value) -> (Vec<Write>, Vec<Write>) {
         create("one without a label", SETS, daemon_set("new", &json!({ "ownerReferences": [owner] }))),
         create("one that no Module controls", SETS, daemon_set("new", &not_controlled)),
         change("a label of somebody else's", "foreign", &json!({"labels": {"a": "b"}})),
-        change("somebody else's, made a Module's", "foreign", &owned),
+        change("somebody else's, made a Module's", "foreign", &controlled),
         change("a Module's, given away", "own", &json!({ "ownerReferences": null })),
         delete("somebody else's", SETS, "foreign"),
     ];
     let let_through = vec![
-        create("a Module's DaemonSet", SETS, daemon_set("new", &owned)),
+        create("a Module's DaemonSet", SETS, daemon_set("new", &controlled)),
         change("an annotation of it", "own", &json!({"annotations": {"a": "b"}})),
         delete("it, in the end", SETS, "own"),
     ];
@@ -146,11 +146,11 @@ async fn the_operator_writes_no_pod_no_daemon_set_and_no_class_that_is_not_a_mod
     let pod = json!({"apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": "guest", "namespace": "hall", "finalizers": [LABELER, "other.test/x"]},
         "spec": {"containers": [{"name": "c", "image": "c.test/c:1"}]}});
-    let owned = json!({"labels": {NAME: "gauge"}, "ownerReferences": [owner]});
+    let controlled = json!({"labels": {NAME: "gauge"}, "ownerReferences": [owner]});
     for object in [
         pod,
         daemon_set("foreign", &json!({})),
-        daemon_set("own", &owned),
+        daemon_set("own", &controlled),
         class("foreign.test", &json!({})),
         class("own.test", &of_gauge()),
     ] {

@@ -136,8 +136,8 @@ fn classes(sim: &Sim) -> Difference {
         }
     }
     let modules = sim.api.modules.values().filter(|module| Role::of(module) == Some(Role::Dra));
-    let mut wished = modules.flat_map(|module| module.spec.dra.iter().flat_map(|dra| &dra.device_classes));
-    let missing = wished.find(|class| !sim.api.classes.contains_key(&class.name))?;
+    let mut all = modules.flat_map(|module| module.spec.dra.iter().flat_map(|dra| &dra.device_classes));
+    let missing = all.find(|class| !sim.api.classes.contains_key(&class.name))?;
     Some(("L1", format!("DeviceClass {} is not there", missing.name)))
 }
 

@@ -41,7 +41,7 @@ use crate::seal::{self, Seals};
 const LEAVING_AGAIN: Duration = Duration::from_secs(30);
 
 /// How often a plugin is looked at that is not there as wished: `workloads::AGAIN`.
-const PLUGIN_AGAIN: Duration = Duration::from_secs(60);
+const PLUGIN_AGAIN: Duration = Duration::from_mins(1);
 
 /// What is worked on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -422,7 +422,7 @@ impl Replica {
         (calls, problem.or(taken.into_iter().next()))
     }
 
-    fn begin_preflight(&self, name: &String) -> Option<Task> {
+    fn begin_preflight(&self, name: &str) -> Option<Task> {
         let observed = Preflight::of(&self.world.read(), name)?;
         let second = clock::timestamp(self.world.now() / 1000 * 1000);
         let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(second);
@@ -432,9 +432,9 @@ impl Replica {
         if observed.preflight.status.as_ref() != Some(&status) && !is_told {
             let uid = observed.preflight.uid();
             let status = Box::new(status);
-            calls.push_back(Call::Write(Write::PreflightStatus { name: name.clone(), uid, status }));
+            calls.push_back(Call::Write(Write::PreflightStatus { name: name.to_owned(), uid, status }));
         }
-        Some(Task::new(Job::Preflight(name.clone()), calls))
+        Some(Task::new(Job::Preflight(name.to_owned()), calls))
     }
 
     fn begin_status(&self, key: &ModuleKey) -> Option<Task> {

@@ -38,7 +38,7 @@ impl Sim {
             return;
         }
         self.daemons_look = true;
-        let nodes = Box::new(self.api.nodes.clone());
+        let nodes = self.api.nodes.clone();
         let (writes, delay) = (self.api.writes, self.lag_of_kubelet());
         self.after(delay, Event::Daemons(nodes, writes));
     }
