@@ -105,12 +105,13 @@ impl Tier {
         match self {
             Self::Units | Self::Kernels | Self::Faults => Vec::new(),
             Self::ApiServer => {
-                let (mut queue, others): (Vec<_>, Vec<_>) = parted(&LONG);
-                queue.extend(others);
+                let mut queue = programs.to_vec();
+                queue.sort_by_key(|name| LONG.iter().position(|long| long == name).unwrap_or(LONG.len()));
                 vec![(queue, 2)]
             }
             Self::EndToEnd => {
-                let (host, guests) = parted(&ON_THE_HOST);
+                let is_on_the_host = |name: &String| ON_THE_HOST.contains(&name.as_str());
+                let (host, guests) = programs.iter().cloned().partition(is_on_the_host);
                 vec![(host, 1), (guests, 1)]
             }
         }
