@@ -134,6 +134,7 @@ async fn leadership_passes_at_once_when_given_back_and_after_its_time_when_not()
     assert!(began.elapsed() >= TIMING.duration, "a silent leader's lease is respected for its whole time");
     let transitions = lease(&client, "drivers").await.spec.and_then(|spec| spec.lease_transitions);
     assert_eq!(transitions, Some(2));
+    assert_eq!(third.claim.transitions(), Some(2), "what is counted is what the lease says");
 
     // The API server falls silent: leadership ends by the leader's own clock.
     let began = Instant::now();

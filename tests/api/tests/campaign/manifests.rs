@@ -196,6 +196,7 @@ fn beside_of_a_module(name: &str, field: &str) -> Option<Value> {
     let unless = |others: &[&str], value: Value| if others.contains(&field) { json!({}) } else { value };
     Some(match name {
         "deviceClasses" => json!({"name": "gpu.example.com"}),
+        "validation" => unless(&["paths"], json!({"paths": ["/dev/a"]})),
         "opaque" => json!({"driver": "gpu.example.com", "parameters": {"a": 1}}),
         "tolerations" => match field {
             "tolerationSeconds" => json!({"key": "k", "operator": "Exists", "effect": "NoExecute"}),
@@ -337,6 +338,7 @@ pub(crate) fn ordinary(leaf: &Leaf) -> Value {
         ("driverName", "nic.example.com"),
         ("opaque.driver", "gpu.example.com"),
         ("rollout.maxUnavailable", "25%"),
+        ("validation.paths[]", "/dev/a"),
         ("inspection", "Warn"),
         ("containerImage", "r.example/n:2"),
         ("reference", "r.example/n:2"),
