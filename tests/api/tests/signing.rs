@@ -308,7 +308,12 @@ async fn what_cannot_be_made_says_so_and_begins_nothing() {
         assert_eq!(ours.labels().get(label).map(String::as_str), Some(value));
     }
     let tolerates = ours.spec.and_then(|spec| spec.template.spec?.tolerations).unwrap_or_default();
-    assert_eq!(tolerates.len(), 1, "the Module's");
+    let tolerates: Vec<_> = tolerates.iter().map(|one| one.key.as_deref()).collect();
+    assert_eq!(
+        tolerates,
+        [None, Some(labels::STARTUP_TAINT)],
+        "what the Module does, and nodes that wait for it"
+    );
 
     // Another Module wants another image of the same name.
     let other = json!({ "spec": { "moduleLoader": { "container": { "sign": {
