@@ -100,8 +100,6 @@ impl Tier {
     /// What talks to an API server waits most of the time, so two programs share the machine. In tier 4 what waits for the
     /// node on the host and what is built there runs beside what keeps guests busy.
     fn queues(self, programs: &[String]) -> Vec<(Vec<String>, usize)> {
-        let parted =
-            |first: &[&str]| programs.iter().cloned().partition(|name| first.contains(&name.as_str()));
         match self {
             Self::Units | Self::Kernels | Self::Faults => Vec::new(),
             Self::ApiServer => {
@@ -111,7 +109,7 @@ impl Tier {
             }
             Self::EndToEnd => {
                 let is_on_the_host = |name: &String| ON_THE_HOST.contains(&name.as_str());
-                let (host, guests) = programs.iter().cloned().partition(is_on_the_host);
+                let (host, guests): (Vec<_>, Vec<_>) = programs.iter().cloned().partition(is_on_the_host);
                 vec![(host, 1), (guests, 1)]
             }
         }
