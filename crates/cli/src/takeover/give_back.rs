@@ -180,40 +180,33 @@ fn config(known: &NodeModulesConfig) -> Option<Step> {
     })
 }
 
+/// Field by field, so that none of ours that is still to come stays behind.
 fn kmms_entry(entry: &NodeModule) -> NodeModule {
+    let entry = entry.clone();
     NodeModule {
-        image_digest: None,
-        bundle: None,
-        generation: None,
-        replaces: None,
-        retry: None,
-        ..entry.clone()
+        name: entry.name,
+        namespace: entry.namespace,
+        config: entry.config,
+        image_repo_secret: entry.image_repo_secret,
+        service_account_name: entry.service_account_name,
+        tolerations: entry.tolerations,
+        version: entry.version,
+        ..NodeModule::default()
     }
 }
 
-/// `None` for what is not loaded: of such KMM's status says nothing.
+/// The same; `None` for what is not loaded: of such KMM's status says nothing.
 fn kmms_status(entry: &NodeModuleStatus) -> Option<NodeModuleStatus> {
-    let NodeModuleStatus {
-        name,
-        namespace,
-        config,
-        image_repo_secret,
-        service_account_name,
-        tolerations,
-        version,
-        boot_id,
-        ..
-    } = entry.clone();
-    let (config, boot_id) = (Some(config?), Some(boot_id?));
+    let entry = entry.clone();
     Some(NodeModuleStatus {
-        name,
-        namespace,
-        config,
-        image_repo_secret,
-        service_account_name,
-        tolerations,
-        version,
-        boot_id,
+        name: entry.name,
+        namespace: entry.namespace,
+        config: Some(entry.config?),
+        image_repo_secret: entry.image_repo_secret,
+        service_account_name: entry.service_account_name,
+        tolerations: entry.tolerations,
+        version: entry.version,
+        boot_id: Some(entry.boot_id?),
         ..NodeModuleStatus::default()
     })
 }

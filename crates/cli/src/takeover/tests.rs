@@ -228,7 +228,8 @@ fn loading() -> Value {
 fn a_nodes_object_is_given_back_in_kmms_form_and_then_left_alone() {
     let ours = config(json!({
         "spec": { "order": "signed", "modules": [
-            { "name": "gauge", "namespace": "hall", "config": loading(), "bundle": "sha256:b", "generation": 3 },
+            { "name": "gauge", "namespace": "hall", "config": loading(), "bundle": "sha256:b", "generation": 3,
+              "validation": { "paths": ["/dev/gauge0"] } },
             { "name": "failed", "namespace": "hall", "config": loading(), "bundle": "sha256:c" },
         ] },
         "status": { "storeId": "00", "bootId": "boot-1", "orderGeneration": 9, "modules": [
