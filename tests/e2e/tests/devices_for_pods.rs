@@ -1,13 +1,19 @@
 //! From a vendor's driver to a pod that uses its device, under a real kubelet and a real container runtime: by the device plugin
-//! and by the DRA driver of `examples/`, with the manifests of `examples/modules` word for word.
+//! and by the DRA driver of `examples/`, with the manifests of `examples/modules` word for word. Then those of
+//! `examples/vendors`, on the same node; at last Tenon is uninstalled.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "devices_for_pods/uninstalled.rs"]
+mod uninstalled;
+#[path = "devices_for_pods/vendors.rs"]
+mod vendors;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
 use kube::Api;
 use kube::api::ListParams;
@@ -15,7 +21,7 @@ use serde_json::{Value, json};
 use tenon_api::NodeModulesConfig;
 use tenon_api::labels::{self, LabelKind, role};
 use tenon_lab::claim::comes_true_within;
-use tenon_lab::command::ShownOnPanic;
+use tenon_lab::command::{ShownOnPanic, Tail};
 use tenon_lab::drivers::Driver;
 use tenon_lab::guest::oci::HOST;
 use tenon_lab::images::{self, Destination};
@@ -23,6 +29,7 @@ use tenon_lab::journey::Journey;
 use tenon_lab::kernel::Origin;
 use tenon_lab::program_images::{self, ProgramImage};
 use tenon_lab::programs::{self, Program};
+use tenon_lab::state::State;
 use tenon_lab::{Guest, Lab};
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples");
@@ -114,40 +121,92 @@ impl Site {
     /// Waits until a pod is in such a phase, and its container has said so much.
     async fn pod_says(&self, name: &str, phase: &str, words: &str) {
         let pods: Api<Pod> = Api::namespaced(self.lab.plane().client(), "default");
-        comes_true_within(SOON, format!("pod {name} is {phase} and says {words:?}"), async || {
+        self.becomes(format!("pod {name} is {phase} and says {words:?}"), async || {
             let status = pods.get(name).await.map_err(|error| error.to_string())?.status.unwrap_or_default();
             if status.phase.as_deref() != Some(phase) {
-                return Err(format!("{status:?}"));
+                return Err(of_pod(&status));
             }
             let said = self.logs(name).await;
             if said == words { Ok(()) } else { Err(said) }
         })
-        .await
-        .unwrap();
+        .await;
     }
 
     async fn workload_is_gone(&self, role: &str) {
         let pods: Api<Pod> = Api::namespaced(self.lab.plane().client(), "default");
         let params = ListParams::default().labels(&format!("{}={role}", labels::ROLE));
-        comes_true_within(SOON, format!("no pod of the {role} is left"), async || {
+        self.becomes(format!("no pod of the {role} is left"), async || {
             let left = pods.list(&params).await.map_err(|error| error.to_string())?.items.len();
             if left == 0 { Ok(()) } else { Err(format!("{left} pods")) }
         })
-        .await
-        .unwrap();
+        .await;
     }
 
     /// Waits until the node offers so many devices to pods.
-    async fn offers(&self, count: &str) {
+    async fn offers(&self, resource: &str, count: &str) {
         let nodes: Api<Node> = Api::all(self.lab.plane().client());
-        comes_true_within(SOON, format!("the node offers {count} of {RESOURCE}"), async || {
+        self.becomes(format!("the node offers {count} of {resource}"), async || {
             let node = nodes.get(NODE).await.map_err(|error| error.to_string())?;
             let allocatable = node.status.unwrap_or_default().allocatable.unwrap_or_default();
-            let offered = allocatable.get(RESOURCE).map(|quantity| quantity.0.as_str());
+            let offered = allocatable.get(resource).map(|quantity| quantity.0.as_str());
             if offered == Some(count) { Ok(()) } else { Err(format!("{offered:?}")) }
         })
-        .await
-        .unwrap();
+        .await;
+    }
+
+    /// Waits until a command on the node says this.
+    async fn shell_says(&self, line: &str, words: &str) {
+        self.becomes(format!("{line:?} says {words:?}"), async || {
+            let said = self.machine().shell(line).await.map_err(|error| error.to_string())?;
+            if said.trim_end() == words { Ok(()) } else { Err(said) }
+        })
+        .await;
+    }
+
+    /// Waits until something is so, and tells on the way what is seen whenever that is something else. When it does not come, the last
+    /// words of all who may know why are told.
+    async fn becomes(&self, claim: impl Into<String>, mut look: impl AsyncFnMut() -> Result<(), String>) {
+        let (claim, mut progress) = (claim.into(), Progress::begin());
+        let found = comes_true_within(SOON, claim.as_str(), async || {
+            let seen = look().await;
+            progress.tell(&claim, seen.as_ref().err().map_or("yes", String::as_str));
+            seen
+        });
+        if let Err(broken) = found.await {
+            panic!("{broken}\n{}", self.last_words().await);
+        }
+    }
+
+    /// Waits until a Module is loaded, as [`Self::becomes`].
+    async fn loaded(&self, journey: &mut Journey) {
+        let (claim, mut progress) = (format!("{} is loaded", journey.key()), Progress::begin());
+        let loaded = journey.loaded(&self.lab, |state| progress.tell(&claim, &of_module(state)));
+        if let Err(error) = loaded.await {
+            panic!("{error}\n{}", self.last_words().await);
+        }
+    }
+
+    /// Waits until nothing of a Module is left, as [`Self::becomes`].
+    async fn unloaded(&self, journey: &mut Journey) {
+        let (claim, mut progress) = (format!("{} is unloaded", journey.key()), Progress::begin());
+        let unloaded = journey.unloaded(&self.lab, |state| progress.tell(&claim, &of_module(state)));
+        if let Err(error) = unloaded.await {
+            panic!("{error}\n{}", self.last_words().await);
+        }
+    }
+
+    /// What the API server knows of pods, what befell them last, and the ends of their logs.
+    async fn last_words(&self) -> String {
+        let mut words = Vec::new();
+        for what in ["pods", "events"] {
+            let order =
+                if what == "events" { "--sort-by=.lastTimestamp" } else { "--sort-by=.metadata.name" };
+            let said = self.lab.plane().kubectl(&["get", what, "--all-namespaces", order]).await;
+            words.push(said.map_or_else(|error| error.to_string(), |text| Tail::of(&text).to_string()));
+        }
+        let logs = self.machine().shell("tail -n 5 /var/log/pods/*/*/*.log 2>&1 || true").await;
+        words.push(logs.unwrap_or_else(|error| error.to_string()));
+        words.join("\n\n")
     }
 
     fn machine(&self) -> &Guest {
@@ -175,6 +234,41 @@ impl Site {
     }
 }
 
+/// Tells what is seen of something that is waited for, each time that it is something else.
+#[derive(Debug)]
+struct Progress {
+    begun: Instant,
+    told: String,
+}
+
+impl Progress {
+    fn begin() -> Self {
+        Self { begun: Instant::now(), told: String::new() }
+    }
+
+    fn tell(&mut self, claim: &str, seen: &str) {
+        if self.told != seen {
+            println!("{claim}? After {:.1?}: {seen}", self.begun.elapsed());
+            seen.clone_into(&mut self.told);
+        }
+    }
+}
+
+/// How a pod is, and why its containers wait.
+fn of_pod(status: &PodStatus) -> String {
+    let containers = status.container_statuses.iter().flatten();
+    let states: Vec<_> = containers.filter_map(|container| container.state.as_ref()).collect();
+    let unmet = status.conditions.iter().flatten().filter(|condition| condition.status != "True");
+    let unmet: Vec<_> =
+        unmet.map(|condition| (&condition.type_, condition.message.as_deref().unwrap_or(""))).collect();
+    format!("{:?}, not so: {unmet:?}, containers: {states:?}", status.phase.as_deref().unwrap_or("no phase"))
+}
+
+fn of_module(state: &State) -> String {
+    let sentences = state.sentences();
+    sentences.iter().map(|(subject, words)| format!("{subject}: {words}")).collect::<Vec<_>>().join("; ")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_uses_a_drivers_device_by_a_device_plugin_and_by_a_resource_claim() {
     let site = Site::start().await;
@@ -185,12 +279,14 @@ async fn a_pod_uses_a_drivers_device_by_a_device_plugin_and_by_a_resource_claim(
     by_claim(&site, &mut journey).await;
     assert_eq!(site.order().await, ordered, "no change of the workload has loaded the driver again");
     without_the_module(&site, &mut journey).await;
+    vendors::manifests_of_vendors_end_in_devices_that_are_used(&site).await;
+    uninstalled::tenon_goes_and_the_driver_stays(&site).await;
 }
 
 async fn by_device_plugin(site: &Site, journey: &mut Journey) {
     site.lab.plane().apply(&site.example("modules/device-plugin.yaml")).await.unwrap();
-    journey.loaded(&site.lab, |_| {}).await.unwrap();
-    site.offers("1").await;
+    site.loaded(journey).await;
+    site.offers(RESOURCE, "1").await;
     uses_the_resource(site, "first").await;
     what_nobody_asked_for_is_not_there(site).await;
 
@@ -198,9 +294,9 @@ async fn by_device_plugin(site: &Site, journey: &mut Journey) {
     site.shell("it=$(pidof kubelet) && kill $it && while kill -0 $it 2>/dev/null; do sleep 0.1; done").await;
     // A device that is not there is not offered.
     site.shell(&format!("mv {DEVICE} /dev/elsewhere")).await;
-    site.offers("0").await;
+    site.offers(RESOURCE, "0").await;
     site.shell(&format!("mv /dev/elsewhere {DEVICE}")).await;
-    site.offers("1").await;
+    site.offers(RESOURCE, "1").await;
     uses_the_resource(site, "second").await;
 }
 
@@ -221,7 +317,7 @@ async fn by_claim(site: &Site, journey: &mut Journey) {
     site.lab.plane().apply(&site.example("dra-driver/rbac.yaml")).await.unwrap();
     site.lab.plane().apply(&site.example("modules/dra.yaml")).await.unwrap();
     site.workload_is_gone(role::DEVICE_PLUGIN).await;
-    journey.loaded(&site.lab, |_| {}).await.unwrap();
+    site.loaded(journey).await;
 
     let request = json!({ "name": "one", "exactly": { "deviceClassName": DRIVER } });
     site.apply(&json!({
@@ -247,24 +343,22 @@ async fn by_claim(site: &Site, journey: &mut Journey) {
     let uid = api.get("thread").await.unwrap().metadata.uid.unwrap();
     assert!(site.described().await.contains(&uid), "the claim is prepared: {}", site.described().await);
     site.kubectl(&["delete", "pod", "claimant"]).await;
-    comes_true_within(SOON, "the claim is unprepared", async || match site.described().await.as_str() {
+    site.becomes("the claim is unprepared", async || match site.described().await.as_str() {
         "" => Ok(()),
         left => Err(left.to_owned()),
     })
-    .await
-    .unwrap();
+    .await;
     site.kubectl(&["delete", "resourceclaim", "thread"]).await;
 }
 
 async fn without_the_module(site: &Site, journey: &mut Journey) {
     site.kubectl(&["delete", "--wait=false", "module", NAME]).await;
-    journey.unloaded(&site.lab, |_| {}).await.unwrap();
+    site.unloaded(journey).await;
     site.workload_is_gone(role::DRA).await;
     let slices: Api<ResourceSlice> = Api::all(site.lab.plane().client());
-    comes_true_within(SOON, "the kubelet has withdrawn what the driver published", async || {
+    site.becomes("the kubelet has withdrawn what the driver published", async || {
         let left = slices.list(&ListParams::default()).await.map_err(|error| error.to_string())?.items;
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     })
-    .await
-    .unwrap();
+    .await;
 }
