@@ -1,7 +1,7 @@
 //! From a vendor's driver to a pod that uses its device, under a real kubelet and a real container runtime: by the device plugin
 //! and by the DRA driver of `examples/`, with the manifests of `examples/modules` word for word. Then those of
 //! `examples/vendors`, on the same node; at last Tenon is uninstalled.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "devices_for_pods/uninstalled.rs"]
 mod uninstalled;
@@ -257,11 +257,14 @@ impl Progress {
 /// How a pod is, and why its containers wait.
 fn of_pod(status: &PodStatus) -> String {
     let containers = status.container_statuses.iter().flatten();
-    let states: Vec<_> = containers.filter_map(|container| container.state.as_ref()).collect();
+    let containers: Vec<_> = containers.filter_map(|container| container.state.as_ref()).collect();
     let unmet = status.conditions.iter().flatten().filter(|condition| condition.status != "True");
     let unmet: Vec<_> =
         unmet.map(|condition| (&condition.type_, condition.message.as_deref().unwrap_or(""))).collect();
-    format!("{:?}, not so: {unmet:?}, containers: {states:?}", status.phase.as_deref().unwrap_or("no phase"))
+    format!(
+        "{:?}, not so: {unmet:?}, containers: {containers:?}",
+        status.phase.as_deref().unwrap_or("no phase")
+    )
 }
 
 fn of_module(state: &State) -> String {
@@ -285,8 +288,9 @@ async fn a_pod_uses_a_drivers_device_by_a_device_plugin_and_by_a_resource_claim(
 
 async fn by_device_plugin(site: &Site, journey: &mut Journey) {
     site.lab.plane().apply(&site.example("modules/device-plugin.yaml")).await.unwrap();
-    site.loaded(journey).await;
+    // Pods take their time on an emulated processor; what is said of the plugin follows them.
     site.offers(RESOURCE, "1").await;
+    site.loaded(journey).await;
     uses_the_resource(site, "first").await;
     what_nobody_asked_for_is_not_there(site).await;
 
@@ -317,7 +321,6 @@ async fn by_claim(site: &Site, journey: &mut Journey) {
     site.lab.plane().apply(&site.example("dra-driver/rbac.yaml")).await.unwrap();
     site.lab.plane().apply(&site.example("modules/dra.yaml")).await.unwrap();
     site.workload_is_gone(role::DEVICE_PLUGIN).await;
-    site.loaded(journey).await;
 
     let request = json!({ "name": "one", "exactly": { "deviceClassName": DRIVER } });
     site.apply(&json!({
@@ -338,6 +341,7 @@ async fn by_claim(site: &Site, journey: &mut Journey) {
     )
     .await;
     site.pod_says("claimant", "Running", WORDS).await;
+    site.loaded(journey).await;
 
     let api: Api<ResourceClaim> = Api::namespaced(site.lab.plane().client(), "default");
     let uid = api.get("thread").await.unwrap().metadata.uid.unwrap();

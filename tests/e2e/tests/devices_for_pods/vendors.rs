@@ -33,7 +33,6 @@ pub(crate) async fn manifests_of_vendors_end_in_devices_that_are_used(site: &Sit
     a_disk_keeps_what_is_written(site).await;
     loaded(site, "lab-net-system/lab-net", "dummy").await;
     a_link_leads_somewhere(site).await;
-    // Pods take their time, and what is said of a plugin follows them.
     site.offers("lab.tenon.dev/accel", "1").await;
     a_pod_reads_what_the_firmware_says(site).await;
     loaded(site, &ACCELERATOR.join("/"), "lab_accel").await;
