@@ -1,8 +1,8 @@
 //! Whether Tenon's service accounts use every right that `deploy/rbac` gives them, over all tests: what API servers were asked is in
 //! their audit logs, and the lab leaves it in a folder.
 //!
-//! At the end of a run of all tests it is told and fails nothing: what one run happens not to ask for, another may. `cargo xtask rights`
-//! is strict about a folder: a right that is neither used nor excused fails, and so does an excuse for what is used.
+//! A right that is neither used nor excused fails the run of all tests, and so does an excuse for what is used. Of some tiers it is told
+//! only. `cargo xtask rights` judges a folder that such a run has left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -6,7 +6,7 @@ use tenon_order::ModuleKey;
 
 use crate::rollout::report;
 
-/// Something that happened to a Module on a node. All of it is a warning: what goes well is told by labels.
+/// Something that happened to a Module on a node and that somebody should look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
     /// The Module.
@@ -15,6 +15,38 @@ pub struct Piece {
     pub reason: &'static str,
     /// In the node's words.
     pub message: String,
+}
+
+/// Modules of the node's kernel in `before` that are not there any more in `after`, or not as they were; and why, if it was not for
+/// good.
+pub fn unloaded(
+    before: &NodeModulesConfigStatus,
+    after: &NodeModulesConfigStatus,
+) -> Vec<(ModuleKey, Option<&'static str>)> {
+    let gone = before.modules.iter().filter(|module| module.boot_id.is_some()).filter_map(|known| {
+        let module = report(Some(after), &known.namespace, &known.name);
+        let module = module.filter(|module| module.boot_id.is_some());
+        let why = match module {
+            _ if after.boot_id.is_some() && after.boot_id != known.boot_id => Some(RESTARTED),
+            None => None,
+            Some(module) if is_another(known, module) => Some(REPLACED),
+            Some(_) => return None,
+        };
+        Some((ModuleKey::new(&known.namespace, &known.name).ok()?, why))
+    });
+    gone.collect()
+}
+
+const RESTARTED: &str = "the node has restarted";
+const REPLACED: &str = "it has been changed";
+
+/// Whether what is loaded has taken the place of what was. What KMM loaded has neither bundle nor time, and is adopted; what somebody
+/// unloaded by hand is told of by its own name.
+fn is_another(known: &NodeModuleStatus, module: &NodeModuleStatus) -> bool {
+    let is_reloaded = module.reason.as_deref() == Some(reasons::RELOADED);
+    let other_content = known.bundle.is_some() && known.bundle != module.bundle;
+    let loaded_again = known.loaded_at.is_some() && known.loaded_at != module.loaded_at;
+    other_content || loaded_again && !is_reloaded
 }
 
 /// What is new in `after`. The same thing told again is not: a node that fails for the same reason as before has
@@ -101,6 +133,45 @@ mod tests {
         assert_eq!(reasons(&fine, &trouble), told);
         assert_eq!(reasons(&NodeModulesConfigStatus::default(), &trouble), told);
         assert_eq!(reasons(&trouble, &trouble), [""; 0]);
+    }
+
+    /// In the kernel since this boot and second; not there without a boot.
+    fn in_kernel(boot: Option<&str>, second: i64, bundle: Option<&str>) -> NodeModulesConfigStatus {
+        let mut status = status(ModulePhase::Loaded, "Loaded", second);
+        status.boot_id = Some(boot.unwrap_or("one").to_owned());
+        status.modules[0].boot_id = boot.map(str::to_owned);
+        status.modules[0].bundle = bundle.map(str::to_owned);
+        status
+    }
+
+    #[rstest]
+    #[case::as_it_was(in_kernel(Some("one"), 1, Some("a")), None)]
+    #[case::not_loaded(in_kernel(None, 1, Some("a")), Some(None))]
+    #[case::not_told_of(NodeModulesConfigStatus { boot_id: Some("one".to_owned()), ..Default::default() }, Some(None))]
+    #[case::another_content(in_kernel(Some("one"), 2, Some("b")), Some(Some(REPLACED)))]
+    #[case::other_parameters(in_kernel(Some("one"), 2, Some("a")), Some(Some(REPLACED)))]
+    #[case::another_boot(in_kernel(Some("two"), 2, Some("a")), Some(Some(RESTARTED)))]
+    fn what_left_the_kernel_is_told_when_it_has(
+        #[case] after: NodeModulesConfigStatus,
+        #[case] told: Option<Option<&'static str>>,
+    ) {
+        let before = in_kernel(Some("one"), 1, Some("a"));
+        let told: Vec<_> =
+            told.into_iter().map(|why| (ModuleKey::new("hall", "gauge").unwrap(), why)).collect();
+        assert_eq!(unloaded(&before, &after), told);
+        let never = in_kernel(None, 1, None);
+        assert_eq!(unloaded(&never, &after), []);
+    }
+
+    #[test]
+    fn what_kmm_loaded_and_what_came_back_have_not_been_replaced() {
+        let mut kmms = in_kernel(Some("one"), 1, None);
+        kmms.modules[0].loaded_at = None;
+        assert_eq!(unloaded(&kmms, &in_kernel(Some("one"), 2, Some("a"))), []);
+        let (before, mut after) =
+            (in_kernel(Some("one"), 1, Some("a")), in_kernel(Some("one"), 2, Some("a")));
+        after.modules[0].reason = Some("Reloaded".to_owned());
+        assert_eq!(unloaded(&before, &after), []);
     }
 
     #[test]

@@ -71,10 +71,21 @@ pub fn select(module: &Module, node: &NodeFacts) -> Selection {
             Some(_) => {}
         }
     }
-    match node.taints.iter().find(|taint| repels(taint) && !tolerated(taint, &module.spec.tolerations)) {
-        Some(taint) => Selection::Tainted(taint.key.clone()),
-        None => Selection::Selected,
+    untolerated(module, node).map_or(Selection::Selected, |taint| Selection::Tainted(taint.key.clone()))
+}
+
+/// Whether a node counts as one of the Module's, whatever its version label says: KMM's `nodesMatchingSelectorNumber`.
+pub fn is_targeted(module: &Module, node: &NodeFacts) -> bool {
+    match select(module, node) {
+        Selection::Selected => true,
+        Selection::NoVersion | Selection::OtherVersion(_) => untolerated(module, node).is_none(),
+        Selection::Unselected | Selection::Undiscovered | Selection::Tainted(_) => false,
     }
+}
+
+/// What keeps the Module from the node.
+fn untolerated<'n>(module: &Module, node: &'n NodeFacts) -> Option<&'n Taint> {
+    node.taints.iter().find(|taint| repels(taint) && !tolerated(taint, &module.spec.tolerations))
 }
 
 /// The Module's version, when its upgrade is ordered by labels.
@@ -82,7 +93,8 @@ pub fn version(module: &Module) -> Option<&str> {
     module.spec.module_loader.as_ref().and_then(|loader| loader.container.version.as_deref())
 }
 
-fn version_label(module: &Module) -> String {
+/// The label of nodes by which they get a version of the Module.
+pub fn version_label(module: &Module) -> String {
     let name = module.metadata.name.as_deref().unwrap_or_default();
     let namespace = module.metadata.namespace.as_deref().unwrap_or_default();
     LabelKind::VersionModule.key(namespace, name)

@@ -336,6 +336,7 @@ const IMAGE: &str = "spec.moduleLoader.container.containerImage";
 const MODPROBE: &str = "spec.moduleLoader.container.modprobe";
 const PARAMETERS: &str = "spec.moduleLoader.container.modprobe.parameters";
 const DIR_NAME: &str = "spec.moduleLoader.container.modprobe.dirName";
+const MODPROBED_DIR: &str = "spec.moduleLoader.container.modprobe.modprobedDir";
 const LOADING_ORDER: &str = "spec.moduleLoader.container.modprobe.modulesLoadingOrder";
 const IN_TREE: &str = "spec.moduleLoader.container.inTreeModulesToRemove";
 const ARGS_LOAD: &str = "spec.moduleLoader.container.modprobe.args.load";
@@ -347,6 +348,9 @@ const RAW_UNLOAD: &str = "spec.moduleLoader.container.modprobe.rawArgs.unload";
 const MAX_IMAGE: usize = 2048;
 /// The longest directory, likewise.
 const MAX_DIRECTORY: usize = 1024;
+/// What a driver would be loaded without must not go unsaid.
+const NOT_READ: &str =
+    "is not read: put its options into parameters, and its softdeps into modulesLoadingOrder";
 const TOO_MANY_NAMES: &str = "names more than 128 kernel modules";
 
 fn at_most(holds: bool, field: &'static str, what: &'static str) -> Result<(), ResolveError> {
@@ -384,6 +388,7 @@ pub fn load_settings(
         parameters = words.collect();
         from = RAW_LOAD;
     }
+    at_most(modprobe.modprobed_dir.is_none(), MODPROBED_DIR, NOT_READ)?;
     let wrong = "must have no empty parameter, none with control characters, and 4095 bytes of them at most";
     at_most(are_parameters(&parameters), from, wrong)?;
     at_most(modprobe.modules_loading_order.len() <= MAX_NAMES, LOADING_ORDER, TOO_MANY_NAMES)?;

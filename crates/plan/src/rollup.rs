@@ -94,10 +94,13 @@ fn names(module: &Module) -> (Option<&String>, Option<&String>) {
 struct Tally<'o> {
     /// What the Module has for the nodes' kernels.
     offers: Offers<'o>,
+    /// Nodes that the selector and the tolerations take in, whatever their version labels say.
     matching: usize,
+    /// Of these, those that are to have the Module's present version.
+    wanted: usize,
     desired: usize,
     available: usize,
-    /// Of the matching ones, those that have what the Module asks for now.
+    /// Of the wanted ones, those that have what the Module asks for now.
     ready: usize,
     /// Nodes that have something of it, or are told to.
     holding: BTreeSet<NodeName>,
@@ -157,6 +160,7 @@ fn count<'o>(observed: &Observed<'o>) -> Tally<'o> {
         let selection = node::select(observed.module, view.facts);
         let (entry, reported) = (view.entry(observed.module), view.reported(observed.module));
         let wanted = selection == Selection::Selected;
+        tally.matching += usize::from(node::is_targeted(observed.module, view.facts));
         if !wanted
             && entry.is_none()
             && reported.is_none()
@@ -165,7 +169,7 @@ fn count<'o>(observed: &Observed<'o>) -> Tally<'o> {
             continue;
         }
         let loaded = entry.is_some_and(|entry| is_loaded(entry, view.status(), view.facts));
-        tally.matching += usize::from(wanted);
+        tally.wanted += usize::from(wanted);
         tally.desired += usize::from(entry.is_some());
         tally.available += usize::from(loaded);
         let offer = tally.offers.to(view.facts.kernel.as_str(), &view.facts.architecture);
@@ -430,8 +434,8 @@ fn ready(
         return (false, why.clone());
     }
     let allowed = rollout::allowed(module, tally.desired);
-    match tally.matching {
-        0 => (false, why(reasons::NO_NODES, NO_NODES.to_owned())),
+    match tally.wanted {
+        0 => (false, nobody(module, tally.matching)),
         all if tally.waiting > 0 && tally.unavailable >= allowed => {
             let message = format!(
                 "{} of {} have the present content; {allowed} may be unavailable at a time",
@@ -491,7 +495,7 @@ fn waiting(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStatus])
         return leaving(observed);
     }
     // Before all else: nothing that is missing would change anything.
-    if is_paused(observed.module) && tally.ready < tally.matching {
+    if is_paused(observed.module) && tally.ready < tally.wanted {
         return Some((reasons::PAUSED.to_owned(), Pause::Module.message().to_owned()));
     }
     let waits =
@@ -517,10 +521,23 @@ fn waiting(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStatus])
     if let Some(leaving) = leaving(observed) {
         return Some(leaving);
     }
-    (tally.other_version > 0).then(|| {
+    if tally.other_version > 0 {
         let message = format!("the version labels of {} ask for another version", nodes(tally.other_version));
-        (reasons::WAITING_FOR_VERSION_LABEL.to_owned(), message)
-    })
+        return Some((reasons::WAITING_FOR_VERSION_LABEL.to_owned(), message));
+    }
+    (tally.wanted == 0 && tally.matching > 0).then(|| nobody(observed.module, tally.matching))
+}
+
+/// Why no node is to have it, though so many are the Module's but for their version labels.
+fn nobody(module: &Module, matching: usize) -> Why {
+    let Some(version) = node::version(module).filter(|_| matching > 0) else {
+        return (reasons::NO_NODES.to_owned(), NO_NODES.to_owned());
+    };
+    let (label, nodes) = (node::version_label(module), nodes(matching));
+    let message = format!(
+        "none of {nodes} is to have this version: kubectl label --overwrite node NODE {label}={version}"
+    );
+    (reasons::WAITING_FOR_VERSION_LABEL.to_owned(), message)
 }
 
 /// What has to leave a node before its driver does.
@@ -563,7 +580,6 @@ fn without_effect(module: &Module) -> Vec<&'static str> {
             builds.any(|build| build.kaniko_params.is_some()),
             "spec.moduleLoader.container.build.kanikoParams",
         );
-        note(container.modprobe.modprobed_dir.is_some(), "spec.moduleLoader.container.modprobe.modprobedDir");
         // Nodes run no pod of the Module's and pull no image; what is KMM's default says nothing about a wish.
         let policy = container.image_pull_policy.as_deref().unwrap_or(IF_NOT_PRESENT);
         note(policy != IF_NOT_PRESENT, "spec.moduleLoader.container.imagePullPolicy");

@@ -42,7 +42,7 @@ pub struct Modprobe {
     #[schemars(length(max = 64), inner(length(max = 253)))]
     pub modules_loading_order: Vec<String>,
 
-    /// A directory in the image with further `modprobe.d` files. Not read yet: the condition `Unsupported` says so.
+    /// A directory in the image with further `modprobe.d` files. Not read: a Module with it is `SpecInvalid`.
     #[serde(default, deserialize_with = "empty_is_absent", skip_serializing_if = "Option::is_none")]
     pub modprobed_dir: Option<String>,
 }

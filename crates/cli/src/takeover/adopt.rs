@@ -49,6 +49,8 @@ pub(crate) struct Seen {
     pub(crate) builds: Vec<ObjectMeta>,
     /// Modules that are being deleted while some node has them.
     pub(crate) leaving: Vec<String>,
+    /// Nodes on which KMM loaded something without noting in which boot.
+    pub(crate) undated: Vec<String>,
 }
 
 /// A Deployment of KMM's.
@@ -95,6 +97,7 @@ pub(crate) struct Pod {
 /// Decides.
 pub(crate) fn plan(seen: &Seen, leave_unloads: bool) -> Plan {
     let mut refusals = running(seen);
+    refusals.extend(undated(seen));
     if !leave_unloads {
         refusals.extend(unloading(seen));
     }
@@ -146,6 +149,21 @@ fn unloading(seen: &Seen) -> Vec<Refusal> {
         next: format!("let KMM run until it is gone; {STAYS}"),
     });
     pods.chain(modules).collect()
+}
+
+/// Before 2.4 KMM did not say in which boot it had loaded something, and nobody could tell what is there from what was.
+fn undated(seen: &Seen) -> Option<Refusal> {
+    let some: Vec<_> = seen.undated.iter().take(5).map(String::as_str).collect();
+    let more = if seen.undated.len() > some.len() { ", …" } else { "" };
+    (!some.is_empty()).then(|| Refusal {
+        because: format!(
+            "KMM has not noted in which boot it loaded modules on {}{more}: nodes would be taken for without them",
+            some.join(", ")
+        ),
+        next: "update KMM to 2.4 or later first, and let it run until each entry of every NodeModulesConfig's status has a bootId; \
+               of a node that is down for good, delete the NodeModulesConfig"
+            .to_owned(),
+    })
 }
 
 fn webhooks(config: &Webhooks) -> Option<Step> {

@@ -36,6 +36,7 @@ const OPERATOR: &str = "tenon-operator";
 pub(super) async fn kmms(client: &Client) -> Result<adopt::Seen, TakeoverError> {
     let webhooks: Vec<ValidatingWebhookConfiguration> =
         objects(&Api::all(client.clone()), "the webhook configurations").await?;
+    let configs = configs(client).await?;
     Ok(adopt::Seen {
         deployments: deployments(client).await?,
         renewed: renewed(client).await?,
@@ -44,7 +45,12 @@ pub(super) async fn kmms(client: &Client) -> Result<adopt::Seen, TakeoverError> 
         pods: pods(client).await?,
         images: records(client, "ModuleImagesConfig", "moduleimagesconfigs").await?,
         builds: records(client, "ModuleBuildSignConfig", "modulebuildsignconfigs").await?,
-        leaving: leaving(client).await?,
+        leaving: leaving(client, &configs).await?,
+        undated: configs
+            .iter()
+            .filter(is_undated)
+            .filter_map(|config| config.metadata.name.clone())
+            .collect(),
     })
 }
 
@@ -225,19 +231,30 @@ async fn records(client: &Client, kind: &str, plural: &str) -> Result<Vec<Object
     metadata(&api, &ListParams::default(), "KMM's records of images").await
 }
 
+/// All nodes' objects, but those that nobody can read.
+async fn configs(client: &Client) -> Result<Vec<NodeModulesConfig>, TakeoverError> {
+    let configs: Vec<Guarded<NodeModulesConfig>> =
+        objects(&Api::all(client.clone()), "the NodeModulesConfigs").await?;
+    Ok(configs.into_iter().filter_map(|config| config.object().ok()).collect())
+}
+
+/// Whether KMM says what it has loaded on the node, and not since when.
+fn is_undated(config: &NodeModulesConfig) -> bool {
+    let mut entries = config.status.iter().flat_map(|status| &status.modules);
+    entries.any(|entry| entry.is_kmms() && entry.config.is_some() && entry.boot_id.is_none())
+}
+
 /// Modules that are being deleted, and that some node still has.
-async fn leaving(client: &Client) -> Result<Vec<String>, TakeoverError> {
+async fn leaving(client: &Client, configs: &[NodeModulesConfig]) -> Result<Vec<String>, TakeoverError> {
     let modules =
         metadata(&Api::<Module>::all(client.clone()), &ListParams::default(), "the Modules").await?;
     let mut leaving = modules.into_iter().filter(|meta| meta.deletion_timestamp.is_some()).peekable();
     if leaving.peek().is_none() {
         return Ok(Vec::new());
     }
-    let configs: Vec<Guarded<NodeModulesConfig>> =
-        objects(&Api::all(client.clone()), "the NodeModulesConfigs").await?;
-    let statuses = configs.into_iter().filter_map(|config| config.object().ok()?.status);
+    let statuses = configs.iter().filter_map(|config| config.status.as_ref());
     let had: BTreeSet<_> = statuses
-        .flat_map(|status| status.modules)
+        .flat_map(|status| &status.modules)
         .map(|entry| format!("{}/{}", entry.namespace, entry.name))
         .collect();
     let key = |meta: ObjectMeta| {

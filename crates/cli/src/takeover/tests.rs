@@ -94,6 +94,14 @@ fn an_unload_under_way_is_waited_for_or_left() {
     assert_eq!(adopt::plan(&leaving, true).refusals, []);
 }
 
+#[test]
+fn what_kmm_loaded_before_it_noted_boots_is_dated_first() {
+    let undated = vec!["ash".to_owned(), "oak".to_owned()];
+    let plan = adopting(&adopt::Seen { undated, ..Default::default() });
+    assert!(plan.refusals[0].because.contains("on ash, oak:"), "{:?}", plan.refusals);
+    assert!(plan.refusals[0].next.contains("2.4"));
+}
+
 #[rstest]
 #[case::loader(pod("NodeModulesConfig", &["nodemodulesconfig-reconciler"], json!({})), "finalizer removed, deleted")]
 #[case::puller(pod("ModuleImagesConfig", &[], json!({})), "deleted")]

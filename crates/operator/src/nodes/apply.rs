@@ -12,14 +12,14 @@ use tenon_api::Guarded;
 use tenon_api::labels::{STARTUP_TAINT, field_manager};
 use tenon_api::node_modules_config::NodeModulesConfig;
 use tenon_api::reasons::event;
-use tenon_order::{ModuleKey, NodeName, SignedOrderError, sign};
+use tenon_order::{NodeName, SignedOrderError, sign};
 use tenon_plan::assign::{Assignment, OrderChange};
 use tracing::info;
 
+use super::news::tell_of_kernel;
 use super::observe::Node;
 use crate::client::readable;
 use crate::controllers::{Failure, WriteError};
-use crate::events::{Notice, Severity};
 use crate::identity::order_keys::OrderKeys;
 use crate::metrics::{Resource, Verb};
 use crate::run::Context;
@@ -115,7 +115,7 @@ pub(super) async fn apply(
         })?;
         // Known at once: whatever comes before the watch tells would have them written, and announced, a second time.
         world.wrote_labels(&node.facts.name, &node.facts.uid, &labels, version);
-        announce(context, node, &labels, config.as_ref());
+        announce(context, node, &labels);
     }
     if !untaint.is_empty() {
         // Whatever came of it: where its taints stand now is read before the node is decided about again.
@@ -291,35 +291,10 @@ pub(super) fn reference(node: &Node) -> ObjectReference {
     }
 }
 
-/// An event on the Node for each module that became ready or ceases to be: in KMM's words, and with its annotation.
-fn announce(
-    context: &Context,
-    node: &Node,
-    labels: &BTreeMap<String, Option<String>>,
-    config: Option<&NodeModulesConfig>,
-) {
-    for (key, value) in labels {
-        let Some(module) = node.module_of(key) else { continue };
-        let stays = config.is_none_or(|config| {
-            let mut modules = config.spec.modules.iter();
-            modules.any(|entry| entry.namespace == module.namespace() && entry.name == module.name())
-        });
-        let (reason, text) = match value {
-            Some(_) => (event::MODULE_LOADED, format!("Module {module} loaded into the kernel")),
-            None => (event::MODULE_UNLOADED, unloaded(&module, stays)),
-        };
-        let notice = Notice {
-            regarding: reference(node),
-            severity: Severity::Normal,
-            reason,
-            action: "Load",
-            note: text,
-        };
-        context.events.publish_with(notice, [("module".to_owned(), module.to_string())].into());
+/// An event on the Node for each module that became ready. That it is unloaded is told when its node says so.
+fn announce(context: &Context, node: &Node, labels: &BTreeMap<String, Option<String>>) {
+    let ready = labels.iter().filter(|(_, value)| value.is_some());
+    for module in ready.filter_map(|(key, _)| node.module_of(key)) {
+        tell_of_kernel(context, node, &module, event::MODULE_LOADED, None);
     }
-}
-
-fn unloaded(module: &ModuleKey, stays: bool) -> String {
-    let why = if stays { ": it is being changed, or the node has restarted" } else { "" };
-    format!("Module {module} unloaded from the kernel{why}")
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use k8s_openapi::api::core::v1::ObjectReference;
 use tenon_api::node_modules_config::{NodeModuleStatus, NodeModulesConfigStatus};
 use tenon_api::reasons::event;
-use tenon_order::NodeName;
+use tenon_order::{ModuleKey, NodeName};
 use tenon_plan::news::{self, Piece};
 
 use super::apply::reference;
@@ -23,18 +23,22 @@ impl News {
     /// Publishes what the node's report says that its last one did not.
     pub(super) fn tell(&self, context: &Context, node: &Node) {
         let status = node.config.as_ref().and_then(|config| config.status.as_ref());
-        let after = NodeModulesConfigStatus {
-            modules: status.into_iter().flat_map(|status| &status.modules).map(essence).collect(),
-            ..NodeModulesConfigStatus::default()
-        };
         let name = node.facts.name.clone();
-        let before = {
+        let (before, after) = {
             let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let before = known.get(&name).cloned();
+            // A report that somebody deleted says nothing about the kernel; the agent writes it anew.
+            let after = match (status, &before) {
+                (None, Some(before)) => before.clone(),
+                (status, _) => report(status),
+            };
             known.insert(name, after.clone());
-            before
+            (before, after)
         };
         let Some(before) = before.filter(|before| *before != after) else { return };
+        for (module, why) in news::unloaded(&before, &after) {
+            tell_of_kernel(context, node, &module, event::MODULE_UNLOADED, why);
+        }
         for piece in news::pieces(&before, &after) {
             if piece.reason != event::MODULE_RELOADED {
                 context.metrics.failed(Stage::Load, piece.reason);
@@ -49,7 +53,15 @@ impl News {
     }
 }
 
-/// Of a report, what an event is made of: so that little is kept.
+/// Of a report, what events are made of: so that little is kept.
+fn report(status: Option<&NodeModulesConfigStatus>) -> NodeModulesConfigStatus {
+    NodeModulesConfigStatus {
+        modules: status.into_iter().flat_map(|status| &status.modules).map(essence).collect(),
+        boot_id: status.and_then(|status| status.boot_id.clone()),
+        ..NodeModulesConfigStatus::default()
+    }
+}
+
 fn essence(module: &NodeModuleStatus) -> NodeModuleStatus {
     NodeModuleStatus {
         name: module.name.clone(),
@@ -59,8 +71,25 @@ fn essence(module: &NodeModuleStatus) -> NodeModuleStatus {
         reason: module.reason.clone(),
         message: module.message.clone(),
         loaded_at: module.loaded_at.clone(),
+        boot_id: module.boot_id.clone(),
         ..NodeModuleStatus::default()
     }
+}
+
+/// An event on the Node, in KMM's words and with its annotation: what is in its kernel now, or not any more.
+pub(super) fn tell_of_kernel(
+    context: &Context,
+    node: &Node,
+    module: &ModuleKey,
+    reason: &'static str,
+    why: Option<&str>,
+) {
+    let done = if reason == event::MODULE_LOADED { "loaded into" } else { "unloaded from" };
+    let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+    let text = format!("Module {module} {done} the kernel{why}");
+    let notice =
+        Notice { regarding: reference(node), severity: Severity::Normal, reason, action: "Load", note: text };
+    context.events.publish_with(notice, [("module".to_owned(), module.to_string())].into());
 }
 
 fn publish(context: &Context, node: &Node, piece: &Piece) {

@@ -208,6 +208,7 @@ fn a_module_without_a_loader_has_nothing_to_load() {
 #[case::empty("parameters: ['']", "modprobe.parameters must")]
 #[case::page(&format!("parameters: ['{}']", "a".repeat(4096)), "modprobe.parameters must")]
 #[case::directory(&format!("args: {{load: ['-d', '/{}']}}", "a".repeat(1024)), "modprobe.dirName has")]
+#[case::configuration("modprobedDir: /etc/modprobe.d", "modprobedDir is not read")]
 fn what_no_order_can_hold_is_told_of_the_module_that_says_it(#[case] modprobe: &str, #[case] names: &str) {
     let container = format!(
         "modprobe: {{moduleName: gauge, {modprobe}}}\nkernelMappings: [{{regexp: '.', containerImage: 'a:1'}}]"

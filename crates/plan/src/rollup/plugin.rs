@@ -9,6 +9,8 @@ use crate::workload::Role;
 
 /// Nodes that should have the plugin and those that have it.
 struct Counted {
+    /// Whatever their version labels say.
+    matching: usize,
     wanted: usize,
     running: usize,
     /// Of the wanted ones.
@@ -20,10 +22,11 @@ fn count(observed: &Observed<'_>, role: Role) -> Counted {
     let label = role
         .ready_label()
         .key(namespace.map(String::as_str).unwrap_or_default(), name.map(String::as_str).unwrap_or_default());
-    let mut counted = Counted { wanted: 0, running: 0, available: 0 };
+    let mut counted = Counted { matching: 0, wanted: 0, running: 0, available: 0 };
     for view in &observed.nodes {
         let is_wanted = node::select(observed.module, view.facts) == Selection::Selected;
         let runs = view.facts.labels.contains_key(&label);
+        counted.matching += usize::from(node::is_targeted(observed.module, view.facts));
         counted.wanted += usize::from(is_wanted);
         counted.running += usize::from(runs);
         counted.available += usize::from(is_wanted && runs);
@@ -35,8 +38,8 @@ fn count(observed: &Observed<'_>, role: Role) -> Counted {
 pub(super) fn numbers(observed: &Observed<'_>, role: Role) -> Option<RolloutNumbers> {
     let counted = (Role::of(observed.module) == Some(role)).then(|| count(observed, role))?;
     Some(RolloutNumbers {
-        nodes_matching_selector_number: number(counted.wanted),
-        desired_number: number(counted.wanted),
+        nodes_matching_selector_number: number(counted.matching),
+        desired_number: number(counted.matching),
         available_number: number(counted.running),
     })
 }
@@ -47,11 +50,11 @@ pub(super) fn standing(observed: &Observed<'_>) -> Option<(bool, Why)> {
     if let Some(why) = trouble(observed) {
         return Some((false, why));
     }
-    let Counted { wanted, available, .. } = count(observed, role);
+    let Counted { matching, wanted, available, .. } = count(observed, role);
     let called = role.called();
     let why = |reason: &str, message| (reason.to_owned(), message);
     Some(match wanted {
-        0 => (false, why(reasons::NO_NODES, super::NO_NODES.to_owned())),
+        0 => (false, super::nobody(observed.module, matching)),
         all if available >= all => {
             (true, why(reasons::PLUGIN_RUNNING, format!("the {called} is ready on {}", nodes(all))))
         }

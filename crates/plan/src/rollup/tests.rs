@@ -186,6 +186,38 @@ fn no_node_and_no_loader_are_told_apart() {
     assert_eq!((status.module_loader, status.kernels.len()), (None, 0));
 }
 
+/// k#744 and its like: a version on a Module whose nodes have no label yet.
+#[test]
+fn nodes_are_counted_whatever_their_version_label_says_and_the_label_that_is_missing_is_named() {
+    let (mut none, mut other) = (Play::registered(), Play::registered());
+    other.node.name = "n2".parse().unwrap();
+    let mut module = none.module.clone().unwrap();
+    module.spec.module_loader.as_mut().unwrap().container.version = Some("2".to_owned());
+    let label = "kmm.node.kubernetes.io/version-module.lab.gauge";
+    let waits = |status: &ModuleStatus, ends: &str| {
+        let (is_ready, reason, message) = said(status, READY).unwrap();
+        assert_eq!((is_ready, reason), ("False", reasons::WAITING_FOR_VERSION_LABEL));
+        assert!(message.ends_with(ends), "{message}");
+    };
+    let status = rolled_up(&module, &[&none, &other]);
+    assert_eq!(numbers(&status), (2, 0, 0));
+    waits(
+        &status,
+        &format!("none of 2 nodes is to have this version: kubectl label --overwrite node NODE {label}=2"),
+    );
+
+    other.node.labels.insert(label.to_owned(), "1".to_owned());
+    let status = rolled_up(&module, &[&none, &other]);
+    assert_eq!(numbers(&status), (2, 0, 0));
+    waits(&status, "ask for another version");
+
+    // A taint keeps a node out, with a label or without.
+    none.node.taints = vec![
+        serde_json::from_str(r#"{"key":"node.kubernetes.io/unschedulable","effect":"NoSchedule"}"#).unwrap(),
+    ];
+    assert_eq!(numbers(&rolled_up(&module, &[&none, &other])), (1, 0, 0));
+}
+
 #[test]
 fn a_cordoned_node_that_has_the_module_does_not_stand_in_for_one_that_has_not() {
     let mut cordoned = Play::registered();

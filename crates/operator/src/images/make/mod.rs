@@ -202,7 +202,7 @@ fn is_being_made(world: &World, image: &ModuleImage) -> bool {
 }
 
 /// The Module that the image is for.
-fn module_of(world: &World, image: &ModuleImage) -> Option<Arc<Module>> {
+pub(super) fn module_of(world: &World, image: &ModuleImage) -> Option<Arc<Module>> {
     let owner = image.owner_references().iter().find(|owner| owner.kind == "Module")?;
     let key = ModuleKey::new(&image.namespace()?, &owner.name).ok()?;
     world.read().module(&key).cloned()

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use super::Images;
 use super::find::Finder;
+use super::make::module_of;
 use crate::controllers::WriteError;
 use crate::depot::Arrival;
 use crate::run::Context;
@@ -55,7 +56,7 @@ impl Images {
         digest: Option<&str>,
     ) -> Result<Finding, WriteError> {
         let key = ImageKey::of(image);
-        let pull = Pull::of(context, self, image, digest);
+        let pull = Pull::of(context, world, self, image, digest);
         if digest.is_none() {
             // Of another spec, perhaps.
             self.abandon_pulls(context, &key, pull.as_ref().map(|pull| pull.name.as_str())).await;
@@ -124,6 +125,7 @@ impl<'a> Pull<'a> {
     /// `None` where the administrator has selected no nodes, the image's name is none, or it is none that nodes pull.
     fn of(
         context: &'a Context,
+        world: &World,
         images: &'a Images,
         image: &'a Arc<ModuleImage>,
         digest: Option<&str>,
@@ -141,6 +143,7 @@ impl<'a> Pull<'a> {
             namespace: context.args.namespace.clone(),
             program_image: context.args.maker_image.to_string(),
             nodes: nodes.iter().cloned().collect(),
+            tolerations: module_of(world, image).map(|it| it.spec.tolerations.clone()).unwrap_or_default(),
         };
         let name = pull::job_name(image, &reference, &settings);
         let (pulls, finder, jobs) = (&images.pulls, &images.finder, Jobs::new(context));

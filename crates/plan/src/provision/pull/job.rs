@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::{
     ConfigMapProjection, Container, EmptyDirVolumeSource, KeyToPath, PodSpec, PodTemplateSpec,
-    ProjectedVolumeSource, ServiceAccountTokenProjection, Volume, VolumeProjection,
+    ProjectedVolumeSource, ServiceAccountTokenProjection, Toleration, Volume, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::core::ObjectMeta;
@@ -40,7 +40,7 @@ const PROGRAM_SIZE: &str = "256Mi";
 const MEMORY: &str = "256Mi";
 
 /// What all these Jobs have in common.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Settings {
     /// The operator's namespace.
     pub namespace: String,
@@ -48,6 +48,8 @@ pub struct Settings {
     pub program_image: String,
     /// The nodes that the administrator selected.
     pub nodes: BTreeMap<String, String>,
+    /// What the Module puts up with, and the Job for it.
+    pub tolerations: Vec<Toleration>,
 }
 
 /// The Job's name, by all that its result follows from, the nodes that are trusted with it too: nothing else asks for the same twice.
@@ -57,6 +59,9 @@ pub fn job_name(image: &ModuleImage, reference: &str, settings: &Settings) -> St
     let mut all = vec![reference, &spec.architecture, &spec.kernel, &spec.dir_name, firmware];
     all.push(&settings.program_image);
     all.extend(settings.nodes.iter().flat_map(|(key, value)| [key.as_str(), value]));
+    let tolerations: Vec<_> =
+        settings.tolerations.iter().map(|toleration| format!("{toleration:?}")).collect();
+    all.extend(tolerations.iter().map(String::as_str));
     let all = all.join("\n");
     format!("tenon-pull-{}", Digest::of(all.as_bytes()).hex().get(..16).unwrap_or_default())
 }
@@ -92,6 +97,7 @@ pub fn job(image: &ModuleImage, reference: &str, settings: &Settings) -> Job {
 
 fn pod(image: &ModuleImage, reference: &str, settings: &Settings) -> PodSpec {
     let mut nodes = settings.nodes.clone();
+    let tolerations = settings.tolerations.iter().cloned().chain([tolerates_startup()]);
     nodes.insert("kubernetes.io/os".to_owned(), "linux".to_owned());
     nodes.insert("kubernetes.io/arch".to_owned(), image.spec.architecture.clone());
     PodSpec {
@@ -101,7 +107,7 @@ fn pod(image: &ModuleImage, reference: &str, settings: &Settings) -> PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         node_selector: Some(nodes),
-        tolerations: Some(vec![tolerates_startup()]),
+        tolerations: Some(tolerations.collect()),
         security_context: Some(run_as(USER)),
         termination_grace_period_seconds: Some(1),
         volumes: Some(vec![program_volume(), access_volume()]),
@@ -197,6 +203,7 @@ mod tests {
             namespace: "control".to_owned(),
             program_image: "registry.test/maker:1".to_owned(),
             nodes: [("pulls".to_owned(), "yes".to_owned())].into(),
+            tolerations: Vec::new(),
         }
     }
 
@@ -247,6 +254,20 @@ mod tests {
         let expected =
             [pair("kubernetes.io/arch", "amd64"), pair("kubernetes.io/os", "linux"), pair("pulls", "yes")];
         assert_eq!(nodes, expected);
+    }
+
+    #[test]
+    fn k1314_it_puts_up_with_the_taints_that_its_module_does() {
+        let gpu = Toleration {
+            key: Some("gpu".to_owned()),
+            operator: Some("Exists".to_owned()),
+            ..Toleration::default()
+        };
+        let wide = Settings { tolerations: vec![gpu.clone()], ..settings() };
+        let image = ready_image(REFERENCE, 'a');
+        let pod = job(&image, REFERENCE, &wide).spec.unwrap().template.spec.unwrap();
+        assert_eq!(pod.tolerations, Some(vec![gpu, tolerates_startup()]));
+        assert_ne!(job_name(&image, REFERENCE, &wide), job_name(&image, REFERENCE, &settings()));
     }
 
     #[test]
