@@ -64,6 +64,7 @@ pub const WAITING_FOR_BUNDLE: &str = "WaitingForBundle";
 /// The driver is to be changed or unloaded, and the device plugin's or DRA driver's pod is still on the node: it leaves first.
 pub const WAITING_FOR_PLUGIN: &str = "WaitingForPlugin";
 /// The driver is to be changed or unloaded, and pods on the node use its devices by claims (DRA): they leave first.
+/// Or a DRA driver is not wished any more, and goes when nobody uses its devices.
 pub const WAITING_FOR_CLAIMS: &str = "WaitingForClaims";
 /// The device plugin or the DRA driver runs on every node that should have it.
 pub const PLUGIN_RUNNING: &str = "PluginRunning";

@@ -492,7 +492,7 @@ fn not_renewed(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStat
 /// What resumes by itself once something outside is there.
 fn waiting(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStatus]) -> Option<Why> {
     if is_deleted(observed.module) {
-        return leaving(observed);
+        return leaving(observed).or_else(|| plugin::held(observed));
     }
     // Before all else: nothing that is missing would change anything.
     if is_paused(observed.module) && tally.ready < tally.wanted {
@@ -518,7 +518,7 @@ fn waiting(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStatus])
         let message = format!("{} {}", some(&tally.on_hold), Pause::Node.message());
         return Some((reasons::NODE_ON_HOLD.to_owned(), message));
     }
-    if let Some(leaving) = leaving(observed) {
+    if let Some(leaving) = leaving(observed).or_else(|| plugin::held(observed)) {
         return Some(leaving);
     }
     if tally.other_version > 0 {

@@ -76,6 +76,8 @@ pub mod annotation {
     pub const PLACEMENT: &str = "tenon.dev/placement";
     /// On a `DaemonSet` of a plugin and on a device class: the hash of what was wished of it.
     pub const WISH: &str = "tenon.dev/wish";
+    /// On the `DaemonSet` of a DRA driver: the driver's name, by which claims on its devices are told from others.
+    pub const DRA_DRIVER: &str = "tenon.dev/dra-driver";
     /// On a Job that takes a driver out of an image on a node: the image's reference.
     pub const PULLED_IMAGE: &str = "tenon.dev/pulled-image";
     /// On a build or sign pod: the hash of what it was made from.

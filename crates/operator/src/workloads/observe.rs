@@ -1,6 +1,6 @@
 //! A Module and all that there is of its plugin: out of the index, and by name what is not watched.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Namespace;
@@ -54,7 +54,7 @@ pub(super) struct Workload {
     /// What is there, with what the pods wait for.
     pub(super) seen: world::Workload,
     enforces: Option<String>,
-    is_in_use: bool,
+    in_use: BTreeMap<String, String>,
     /// Classes that bear the Module's mark or have a name that it wishes; `None` where the cluster has no such kind.
     classes: Option<Vec<DeviceClass>>,
 }
@@ -81,7 +81,7 @@ impl Workload {
             sets: sets.collect(),
             enforces: if role.is_some() { enforces(context, key).await? } else { None },
             classes: classes(workloads, context, key, &module).await?,
-            is_in_use: world.is_in_use(key, &module),
+            in_use: world.in_use(key, &module),
             seen,
             module,
         }))
@@ -94,7 +94,7 @@ impl Workload {
             sets: &self.sets,
             orphans: self.seen.orphans,
             enforces: self.enforces.as_deref(),
-            is_in_use: self.is_in_use,
+            in_use: &self.in_use,
         }
     }
 

@@ -11,11 +11,12 @@ use kube::{Api, Client, ResourceExt};
 use tenon_api::Module;
 use tenon_order::{ModuleKey, NodeName};
 use tenon_plan::rollout;
-use tenon_plan::workload::claim::{self, InUse, Users};
+use tenon_plan::workload::claim::{InUse, Users};
+use tenon_plan::workload::plan::{self, SetSeen};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{World, lock};
+use super::{Index, World, lock};
 
 /// How long a watch may be silent before it is opened anew.
 const WATCH_SECONDS: u32 = 290;
@@ -55,29 +56,64 @@ impl ClaimsIndex {
         nodes
     }
 
-    fn users(&self, node: &NodeName, driver: &str) -> Users {
+    fn users(&self, node: &NodeName, drivers: &BTreeSet<String>) -> Users {
+        if drivers.is_empty() {
+            return Users::Nobody;
+        }
         if !self.is_listed {
             return Users::Unknown;
         }
         let keys = self.on.get(node).into_iter().flatten();
-        Users::among(keys.filter_map(|key| self.claims.get(key)), driver)
+        Users::among(keys.filter_map(|key| self.claims.get(key)), drivers)
     }
 }
 
 impl World {
-    /// Who uses devices of the Module's DRA driver on a node.
+    /// Who uses devices of the Module's DRA driver on a node: of the one that it asks for, and of those that still run for it.
     pub fn users(&self, node: &NodeName, module: &Module) -> Users {
-        claim::driver(module).map_or(Users::Nobody, |driver| lock(&self.claims).users(node, driver))
+        let drivers = plan::drivers(module, &self.sets(module));
+        lock(&self.claims).users(node, &drivers)
     }
 
     /// Whether somebody does on any node whose kubelet could end it.
     pub fn is_in_use(&self, key: &ModuleKey, module: &Module) -> bool {
-        if claim::driver(module).is_none() {
-            return false;
+        !self.in_use(key, module).is_empty()
+    }
+
+    /// Of the Module's DRA drivers those whose devices somebody uses on such a node, and who, in a sentence.
+    pub fn in_use(&self, key: &ModuleKey, module: &Module) -> BTreeMap<String, String> {
+        let drivers = plan::drivers(module, &self.sets(module));
+        let nodes = self.read();
+        let answers = |name: &&NodeName| nodes.node(name).is_some_and(|node| !rollout::is_silent(node));
+        let of = |driver: String| {
+            let only = BTreeSet::from([driver]);
+            let claims = lock(&self.claims);
+            let users = |node: &NodeName| Some((node.clone(), claims.users(node, &only).sentence()?));
+            let used: BTreeMap<_, _> = nodes.nodes_of(key).filter(answers).filter_map(users).collect();
+            let (node, sentence) = used.first_key_value()?;
+            let others = match used.len() - 1 {
+                0 => String::new(),
+                others => format!(" (and {others} more)"),
+            };
+            Some((only.into_iter().next()?, format!("{node}{others}: {sentence}")))
+        };
+        drivers.into_iter().filter_map(of).collect()
+    }
+
+    /// The Module's `DaemonSet`s. As long as none was seen that has to do with DRA, nobody looks.
+    fn sets(&self, module: &Module) -> Vec<SetSeen> {
+        let key = Index::key_of(module).filter(|_| *self.has_dra.borrow());
+        key.map(|key| self.sets_of(&key, module.metadata.uid.as_deref().unwrap_or_default()))
+            .unwrap_or_default()
+    }
+
+    /// A `DaemonSet` of the Module runs a DRA driver, or another one, or does so no more: other claims count.
+    pub(super) fn driver_changes(&self, module: &ModuleKey) {
+        self.has_dra.send_if_modified(|has_dra| !std::mem::replace(has_dra, true));
+        let nodes: Vec<_> = self.read().nodes_of(module).cloned().collect();
+        for node in nodes {
+            self.queues.nodes.add(node);
         }
-        let index = self.read();
-        let answers = |name: &&NodeName| index.node(name).is_some_and(|node| !rollout::is_silent(node));
-        index.nodes_of(key).filter(answers).any(|node| self.users(node, module) != Users::Nobody)
     }
 
     /// A claim was seen, or is gone.
@@ -97,21 +133,26 @@ impl World {
 
     /// Nodes on which somebody has begun or ceased to use devices.
     fn look_at_users_of(&self, nodes: BTreeSet<NodeName>) {
-        let leaving: BTreeSet<_> = {
+        let waiting: BTreeSet<_> = {
             let index = self.read();
-            let is_leaving = |key: &&ModuleKey| {
-                let module = index.module(key).filter(|module| claim::driver(module).is_some());
-                module.is_some_and(|module| module.metadata.deletion_timestamp.is_some())
-            };
-            nodes.iter().flat_map(|node| index.modules_of(node)).filter(is_leaving).cloned().collect()
+            let waits = |key: &&ModuleKey| index.module(key).is_some_and(|module| self.waits(module));
+            nodes.iter().flat_map(|node| index.modules_of(node)).filter(waits).cloned().collect()
         };
-        for module in leaving {
+        for module in waiting {
             self.queues.workloads.add(module.clone());
             self.queues.modules.add(module);
         }
         for node in nodes {
             self.queues.nodes.add(node);
         }
+    }
+
+    /// Whether the Module, or a DRA driver that it does not ask for any more, goes when nobody uses its devices.
+    fn waits(&self, module: &Module) -> bool {
+        let sets = self.sets(module);
+        let is_leaving = module.metadata.deletion_timestamp.is_some();
+        is_leaving && !plan::drivers(module, &sets).is_empty()
+            || sets.iter().any(|set| plan::is_former(module, set))
     }
 }
 
@@ -198,6 +239,31 @@ mod tests {
         assert_eq!(world.users(&pine(), &dra()), Users::Unknown);
         world.claims_listed();
         assert_eq!(world.users(&pine(), &dra()), Users::Nobody);
+    }
+
+    #[test]
+    fn a_driver_counts_as_long_as_a_daemon_set_runs_it_whatever_the_module_asks_for() {
+        let world = World::new(Assignments::default());
+        world.claims_listed();
+        world.claim("hall", "c", Some(used("gauge.test", "pine")));
+        let mut plain = module(&json!({"selector": {}}));
+        plain.metadata.uid = Some("m-1".to_owned());
+        assert_eq!(world.users(&pine(), &plain), Users::Nobody);
+        let set = serde_json::from_value(json!({"metadata": {
+            "name": "gauge-dra", "namespace": "lab", "uid": "d-1",
+            "labels": {"kmm.node.kubernetes.io/role": "dra"}, "annotations": {"tenon.dev/dra-driver": "gauge.test"},
+            "ownerReferences": [{
+                "apiVersion": "kmm.sigs.x-k8s.io/v1beta1", "kind": "Module", "name": "gauge", "uid": "m-1",
+                "controller": true
+            }],
+        }}))
+        .unwrap();
+        world.set("lab", "gauge-dra", crate::world::KnownSet::of(&set));
+        assert!(matches!(world.users(&pine(), &plain), Users::Known { others: 0, .. }));
+        assert!(world.waits(&plain), "it is looked at when the claim is over");
+        assert!(*world.has_dra.borrow(), "claims are followed for its sake");
+        world.set("lab", "gauge-dra", None);
+        assert_eq!(world.users(&pine(), &plain), Users::Nobody);
     }
 
     #[test]

@@ -171,6 +171,7 @@ impl KnownSet {
                 name: set.name_any(),
                 uid: set.uid()?,
                 role: Role::of_label(labels.get(labels::ROLE).map(String::as_str)),
+                driver: set.annotations().get(annotation::DRA_DRIVER).cloned(),
                 is_ordered: selected.into_iter().flat_map(BTreeMap::keys).any(is_version),
                 wish: set.annotations().get(annotation::WISH).cloned(),
                 is_changed: set.managed_fields().iter().any(is_meddling),
@@ -304,19 +305,33 @@ impl World {
     /// A plugin's `DaemonSet` was seen, or is gone.
     pub fn set(&self, namespace: &str, name: &str, set: Option<KnownSet>) {
         let key = (namespace.to_owned(), name.to_owned());
-        let (before, after) = {
+        let of = |set: &KnownSet| (set.module.clone(), set.seen.driver.clone());
+        let after = set.as_ref().map(of);
+        let before = {
             let mut index = super::lock(&self.workloads);
-            let after = set.as_ref().map(|set| set.module.clone());
             let before = match set {
                 Some(set) if index.sets.get(&key) == Some(&set) => return,
                 Some(set) => index.sets.insert(key, set),
                 None => index.sets.remove(&key),
             };
-            (before.map(|set| set.module), after)
+            before.as_ref().map(of)
         };
-        for module in [before, after].into_iter().flatten() {
+        let runs_another = before != after;
+        for (module, driver) in [before, after].into_iter().flatten() {
+            if driver.is_some() && runs_another {
+                self.driver_changes(&module);
+            }
             self.queues.workloads.add_within(module, LOOK_WITHIN);
         }
+    }
+
+    /// The `DaemonSet`s of a Module, as a decision takes them; `uid` is the Module's.
+    pub(super) fn sets_of(&self, module: &ModuleKey, uid: &str) -> Vec<SetSeen> {
+        let index = super::lock(&self.workloads);
+        let from = (module.namespace().to_owned(), String::new());
+        let near = index.sets.range(from..).take_while(|(key, _)| key.0 == module.namespace());
+        let its = near.map(|(_, set)| set).filter(|set| set.module == *module && set.module_uid == uid);
+        its.map(|set| set.seen.clone()).collect()
     }
 
     /// As [`Self::wrote_config`], of a plugin's `DaemonSet`: its controller may have said more of it meanwhile, and would not say it

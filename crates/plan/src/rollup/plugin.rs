@@ -5,7 +5,7 @@ use tenon_api::reasons;
 
 use super::{Observed, Why, nodes, number};
 use crate::node::{self, Selection};
-use crate::workload::Role;
+use crate::workload::{Problem, Role};
 
 /// Nodes that should have the plugin and those that have it.
 struct Counted {
@@ -46,10 +46,10 @@ pub(super) fn numbers(observed: &Observed<'_>, role: Role) -> Option<RolloutNumb
 
 /// Whether the plugin runs wherever it should, and why not.
 pub(super) fn standing(observed: &Observed<'_>) -> Option<(bool, Why)> {
-    let role = Role::of(observed.module)?;
-    if let Some(why) = trouble(observed) {
+    if let Some(why) = trouble(observed).or_else(|| held(observed)) {
         return Some((false, why));
     }
+    let role = Role::of(observed.module)?;
     let Counted { matching, wanted, available, .. } = count(observed, role);
     let called = role.called();
     let why = |reason: &str, message| (reason.to_owned(), message);
@@ -68,6 +68,16 @@ pub(super) fn standing(observed: &Observed<'_>) -> Option<(bool, Why)> {
 /// What keeps it from running anywhere.
 pub(super) fn trouble(observed: &Observed<'_>) -> Option<Why> {
     Role::of(observed.module)?;
-    let problem = observed.plugin_problem?;
+    let problem = observed.plugin_problem.filter(|problem| !is_claims(problem))?;
     Some((problem.reason.to_owned(), problem.message.clone()))
+}
+
+/// For whom a former DRA driver stays, whatever is wished now. It is nothing that anybody has to mend.
+pub(super) fn held(observed: &Observed<'_>) -> Option<Why> {
+    let problem = observed.plugin_problem.filter(|problem| is_claims(problem))?;
+    Some((problem.reason.to_owned(), problem.message.clone()))
+}
+
+fn is_claims(problem: &Problem) -> bool {
+    problem.reason == reasons::WAITING_FOR_CLAIMS
 }

@@ -90,6 +90,34 @@ fn what_has_to_leave_a_node_first_is_named_also_of_a_deleted_module() {
 }
 
 #[test]
+fn a_former_dra_driver_that_is_still_used_is_named_whatever_is_wished_now() {
+    let mut play = Play::registered();
+    play.settle();
+    let problem = Problem {
+        reason: reasons::WAITING_FOR_CLAIMS,
+        message: "n1: pod hall/x uses claim hall/c".to_owned(),
+    };
+    let told = |play: &Play| {
+        status(&Observed {
+            module: play.module.as_ref().unwrap(),
+            nodes: vec![NodeView { facts: &play.node, config: play.config.as_ref() }],
+            images: play.image.iter().collect(),
+            plugin_problem: Some(&problem),
+            leaving: Vec::new(),
+            rivals: Vec::new(),
+            now: time("2026-01-01T00:00:00Z"),
+        })
+    };
+    let (claims, message) = (reasons::WAITING_FOR_CLAIMS, problem.message.as_str());
+    let status = told(&play);
+    assert_eq!(said(&status, WAITING), Some(("True", claims, message)));
+    assert_eq!(said(&status, reasons::condition::PLUGIN_READY), Some(("False", claims, message)));
+    assert_eq!(said(&status, DEGRADED).unwrap().0, "False", "it ends by itself");
+    play.delete_module();
+    assert_eq!(said(&told(&play), WAITING), Some(("True", claims, message)));
+}
+
+#[test]
 fn a_kernels_refusal_shows_with_the_kernels_words() {
     let mut play = Play::registered();
     play.decide_and_apply();

@@ -75,9 +75,9 @@ pub enum Users {
 }
 
 impl Users {
-    /// Of the claims on one node, those that hold devices of this driver; by name.
-    pub fn among<'c>(claims: impl IntoIterator<Item = &'c InUse>, driver: &str) -> Self {
-        let mut claims = claims.into_iter().filter(|claim| claim.drivers.contains(driver));
+    /// Of the claims on one node, those that hold devices of one of these drivers; by name.
+    pub fn among<'c>(claims: impl IntoIterator<Item = &'c InUse>, drivers: &BTreeSet<String>) -> Self {
+        let mut claims = claims.into_iter().filter(|claim| !claim.drivers.is_disjoint(drivers));
         let Some(first) = claims.next().cloned() else { return Self::Nobody };
         Self::Known { first, others: claims.count() }
     }
@@ -100,7 +100,7 @@ impl Users {
     }
 }
 
-/// The driver whose devices a Module's users claim; also of a Module that is to go.
+/// The driver that a Module asks for; also one that is to go. Its `DaemonSet`s may run others: see [`super::plan::drivers`].
 pub fn driver(module: &Module) -> Option<&str> {
     module.spec.dra.as_ref().map(|dra| dra.driver_name.as_str())
 }
@@ -172,8 +172,9 @@ mod tests {
     fn only_the_claims_of_the_driver_count() {
         let gauges = InUse::of(&claim(|_| ())).unwrap();
         let others = InUse { drivers: ["other.test".to_owned()].into(), ..gauges.clone() };
-        assert_eq!(Users::among([&others], "gauge.test"), Users::Nobody);
-        let users = Users::among([&others, &gauges, &gauges], "gauge.test");
+        let driver = BTreeSet::from(["gauge.test".to_owned()]);
+        assert_eq!(Users::among([&others], &driver), Users::Nobody);
+        let users = Users::among([&others, &gauges, &gauges], &driver);
         assert_eq!(users, Users::Known { first: gauges, others: 1 });
         let told = users.sentence().unwrap();
         assert!(told.starts_with("pod hall/x uses claim hall/c (and 1 more claims): "), "{told}");

@@ -19,7 +19,7 @@ use tenon_api::module::CommonContainer;
 use tenon_api::{Module, labels::annotation};
 use tenon_order::Digest;
 
-use super::Role;
+use super::{Role, claim};
 use crate::node;
 
 /// What is not to be evicted for the sake of others.
@@ -128,8 +128,12 @@ pub fn daemon_set(module: &Module) -> Option<DaemonSet> {
         }),
         status: None,
     };
+    let driver = claim::driver(module).filter(|_| role == Role::Dra);
+    let driver = driver.map(|driver| (annotation::DRA_DRIVER.to_owned(), driver.to_owned()));
+    // Among what is wished: a driver may be renamed and nothing else.
+    set.metadata.annotations = driver.map(|driver| [driver].into());
     let wish = wish(&set);
-    set.metadata.annotations = Some([(annotation::WISH.to_owned(), wish)].into());
+    set.annotations_mut().insert(annotation::WISH.to_owned(), wish);
     Some(set)
 }
 

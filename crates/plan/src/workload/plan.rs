@@ -1,12 +1,14 @@
 //! What is to be applied and deleted so that a Module's plugin runs as wished.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::ResourceExt as _;
 use tenon_api::labels::annotation;
 use tenon_api::{Module, reasons};
 
-use super::daemon_set::daemon_set;
-use super::{Problem, Role};
+use super::daemon_set::{self, daemon_set};
+use super::{Problem, Role, claim};
 use crate::pause::is_paused;
 
 /// A `DaemonSet` that is a Module's by its owner reference.
@@ -19,6 +21,8 @@ pub struct SetSeen {
     pub uid: String,
     /// What it runs; `None` for what is none of ours to run.
     pub role: Option<Role>,
+    /// The name of the DRA driver that it runs, as far as it says so.
+    pub driver: Option<String>,
     /// Whether its pods are placed by a version.
     pub is_ordered: bool,
     /// What was wished of it when it was applied last; nothing where another operator has made it.
@@ -29,6 +33,29 @@ pub struct SetSeen {
     pub is_idle: bool,
     /// Whether it is being deleted.
     pub is_leaving: bool,
+}
+
+impl SetSeen {
+    /// The DRA driver that it runs for its Module. One without the annotation was made by another operator, for the present spec.
+    fn driver<'s>(&'s self, module: &'s Module) -> Option<&'s str> {
+        let said = self.driver.as_deref().or_else(|| claim::driver(module));
+        said.filter(|_| self.role == Some(Role::Dra))
+    }
+}
+
+/// The DRA drivers whose devices may have been claimed because of a Module: the one that it asks for, and those that its `DaemonSet`s
+/// run still.
+pub fn drivers<'s>(module: &Module, sets: impl IntoIterator<Item = &'s SetSeen>) -> BTreeSet<String> {
+    let run = sets.into_iter().filter_map(|set| set.driver(module).map(str::to_owned));
+    run.chain(claim::driver(module).map(str::to_owned)).collect()
+}
+
+/// Whether a `DaemonSet` runs a DRA driver that the Module does not ask for, or not by this one: it goes when nobody uses its devices.
+pub fn is_former(module: &Module, set: &SetSeen) -> bool {
+    set.role == Some(Role::Dra)
+        && (Role::of(module) != Some(Role::Dra)
+            || set.driver(module) != claim::driver(module)
+            || set.name != daemon_set::name(module, Role::Dra))
 }
 
 /// A Module, and all that there is of its plugin.
@@ -42,8 +69,18 @@ pub struct Observed<'a> {
     pub orphans: usize,
     /// The Pod Security Standard that its namespace enforces.
     pub enforces: Option<&'a str>,
-    /// On some node devices of its DRA driver are in use, or nobody knows yet.
-    pub is_in_use: bool,
+    /// Of its [`drivers`] those whose devices are in use on some node, or may be for all that is known: by whom, in a sentence.
+    pub in_use: &'a BTreeMap<String, String>,
+}
+
+impl<'a> Observed<'a> {
+    /// Who has to be done with the devices of a `DaemonSet`'s driver before it goes or runs another: without its pods nobody would
+    /// ever unprepare them. Where it has no pods it is of no use to anybody; but of a Module that is to go they may come back.
+    fn users_of(&self, set: &'a SetSeen) -> Option<&'a str> {
+        let is_deleted = self.module.metadata.deletion_timestamp.is_some();
+        let users = self.in_use.get(set.driver(self.module)?)?;
+        (is_deleted || !set.is_idle).then_some(users)
+    }
 }
 
 /// What is to be written.
@@ -66,31 +103,38 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
     if is_paused(observed.module) {
         return Plan::default();
     }
-    // Who uses devices is to have them unprepared by the driver. Node by node it leaves before, by its labels.
-    if observed.is_in_use && observed.module.metadata.deletion_timestamp.is_some() {
-        return Plan::default();
-    }
     let wished = daemon_set(observed.module);
     let name = wished.as_ref().map(kube::ResourceExt::name_any);
     let is_it = |set: &SetSeen| name.as_ref() == Some(&set.name);
     let mut out = Plan::default();
     let mut is_in_the_way = observed.orphans > 0;
+    let mut held = None;
     // What runs neither is somebody else's.
     for set in observed.sets.iter().filter(|set| !is_it(set) && set.role.is_some()) {
         let is_other_version = is_other_version(observed.module, set);
         is_in_the_way |= !is_other_version;
-        if !set.is_leaving && (!is_other_version || set.is_idle) {
-            out.delete.push(set.clone());
+        let users = observed.users_of(set);
+        if set.is_leaving || is_other_version && !set.is_idle {
+            continue;
+        }
+        match users {
+            Some(users) => held = held.or_else(|| Some(waiting(users))),
+            None => out.delete.push(set.clone()),
         }
     }
+    out.problem = held.clone();
     let Some(wished) = wished else { return out };
     let present = observed.sets.iter().find(|set| is_it(set));
     let wish = wished.annotations().get(annotation::WISH).cloned();
-    out.problem = forbidden(observed);
+    // By another name: who was given devices by the former is not known to the one that comes.
+    let former = present.filter(|set| set.driver(observed.module) != claim::driver(observed.module));
+    let users = former.and_then(|set| observed.users_of(set));
+    out.problem = held.or_else(|| forbidden(observed));
     match present {
         Some(set) if set.is_leaving => out.problem = Some(replaced()),
         Some(set) if set.wish == wish && !set.is_changed => {}
-        None if is_in_the_way => out.problem = Some(replaced()),
+        Some(_) if users.is_some() => out.problem = users.map(waiting),
+        None if is_in_the_way => out.problem = out.problem.filter(is_claims).or_else(|| Some(replaced())),
         Some(_) | None => out.apply = Some(wished),
     }
     out
@@ -103,6 +147,14 @@ fn is_other_version(module: &Module, set: &SetSeen) -> bool {
         && set.role.is_some()
         && set.role == Role::of(module)
         && crate::node::version(module).is_some()
+}
+
+fn waiting(users: &str) -> Problem {
+    Problem { reason: reasons::WAITING_FOR_CLAIMS, message: users.to_owned() }
+}
+
+fn is_claims(problem: &Problem) -> bool {
+    problem.reason == reasons::WAITING_FOR_CLAIMS
 }
 
 fn replaced() -> Problem {
@@ -125,6 +177,8 @@ fn forbidden(observed: &Observed<'_>) -> Option<Problem> {
 
 #[cfg(test)]
 mod tests {
+    use tenon_api::labels;
+
     use super::*;
 
     fn module(version: &str) -> Module {
@@ -140,7 +194,8 @@ mod tests {
         SetSeen {
             name: set.name_any(),
             uid: "d-1".to_owned(),
-            role: Some(Role::DevicePlugin),
+            role: Role::of_label(set.labels().get(labels::ROLE).map(String::as_str)),
+            driver: set.annotations().get(annotation::DRA_DRIVER).cloned(),
             is_ordered: selector.len() > 2,
             wish: set.annotations().get(annotation::WISH).cloned(),
             is_changed: false,
@@ -150,7 +205,7 @@ mod tests {
     }
 
     fn decide(module: &Module, sets: &[SetSeen]) -> Plan {
-        plan(&Observed { module, sets, orphans: 0, enforces: None, is_in_use: false })
+        plan(&Observed { module, sets, orphans: 0, enforces: None, in_use: &BTreeMap::new() })
     }
 
     #[test]
@@ -178,8 +233,9 @@ mod tests {
         assert_eq!(first.problem.unwrap().reason, reasons::PLUGIN_REPLACED);
         let leaving = SetSeen { is_leaving: true, ..kmms };
         assert_eq!(decide(&module, &[leaving]).apply, None);
+        let nobody = BTreeMap::new();
         let orphans =
-            plan(&Observed { module: &module, sets: &[], orphans: 1, enforces: None, is_in_use: false });
+            plan(&Observed { module: &module, sets: &[], orphans: 1, enforces: None, in_use: &nobody });
         assert_eq!(orphans.apply, None, "its pods are still there");
         assert!(decide(&module, &[]).apply.is_some());
     }
@@ -215,22 +271,87 @@ mod tests {
         assert_eq!(decide(&module, std::slice::from_ref(&made)), Plan::default(), "nothing goes");
     }
 
+    /// What a Module with a DRA driver may have become by its user's hand.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Turned {
+        Same,
+        Renamed,
+        Versioned,
+        Without,
+        DevicePlugin,
+        Deleted,
+    }
+
+    fn turned(into: Turned) -> Module {
+        let mut module = module(if into == Turned::Versioned { "1" } else { "" });
+        let driver = if into == Turned::Renamed { "meter.test" } else { "gauge.test" };
+        if into != Turned::DevicePlugin {
+            module.spec.device_plugin = None;
+        }
+        if !matches!(into, Turned::Without | Turned::DevicePlugin) {
+            let dra = serde_json::json!({"driverName": driver, "container": {"image": "r.test/d:1"}});
+            module.spec.dra = Some(serde_json::from_value(dra).unwrap());
+        }
+        if into == Turned::Deleted {
+            let now = serde_json::from_str("\"2026-01-01T00:00:00Z\"").unwrap();
+            module.metadata.deletion_timestamp = Some(now);
+        }
+        module
+    }
+
+    /// Every way in which a DRA driver is given up or changed, by everything that counts for whether it may go.
     #[test]
-    fn a_deleted_modules_dra_driver_stays_as_long_as_devices_are_in_use() {
-        let mut module = module("1");
-        let made = seen(&decide(&module, &[]).apply.unwrap());
-        let sets = std::slice::from_ref(&made);
-        let used =
-            |module: &Module| plan(&Observed { module, sets, orphans: 0, enforces: None, is_in_use: true });
-        assert_eq!(used(&module), Plan::default());
-        let other = self::module("2");
-        assert!(
-            used(&other).apply.is_some(),
-            "of a Module that stays it is the labels that say where it runs"
-        );
-        module.metadata.deletion_timestamp = Some(serde_json::from_str("\"2026-01-01T00:00:00Z\"").unwrap());
-        assert_eq!(used(&module), Plan::default());
-        assert_eq!(decide(&module, sets).delete, sets);
+    fn a_dra_driver_that_is_not_wished_any_more_stays_as_long_as_its_devices_are_in_use() {
+        use Turned::{Deleted, DevicePlugin, Renamed, Same, Versioned, Without};
+        let made = seen(&decide(&turned(Same), &[]).apply.unwrap());
+        assert_eq!(made.driver.as_deref(), Some("gauge.test"));
+        let told = "pine: pod hall/x uses claim hall/c";
+        for into in [Same, Renamed, Versioned, Without, DevicePlugin, Deleted] {
+            for used in [None, Some("gauge.test"), Some("meter.test"), Some("other.test")] {
+                for (is_idle, is_leaving) in [(false, false), (true, false), (false, true), (true, true)] {
+                    let state = format!("{into:?}, {used:?} is in use, idle {is_idle}, leaving {is_leaving}");
+                    let (module, set) = (turned(into), SetSeen { is_idle, is_leaving, ..made.clone() });
+                    let in_use: BTreeMap<_, _> =
+                        used.map(|driver| (driver.to_owned(), told.to_owned())).into_iter().collect();
+                    let sets = std::slice::from_ref(&set);
+                    let plan = plan(&Observed {
+                        module: &module,
+                        sets,
+                        orphans: 0,
+                        enforces: None,
+                        in_use: &in_use,
+                    });
+                    assert_eq!(is_former(&module, &set), into != Same, "{state}");
+
+                    let has_users = used == Some("gauge.test") && (!is_idle || into == Deleted);
+                    let is_held = into != Same && has_users && !is_leaving;
+                    let is_gone_first = matches!(into, Versioned | DevicePlugin);
+                    let goes = !matches!(into, Same | Renamed) && !is_held && !is_leaving;
+                    assert_eq!(plan.delete, if goes { vec![set] } else { Vec::new() }, "{state}");
+                    assert_eq!(plan.apply.is_some(), into == Renamed && !is_held && !is_leaving, "{state}");
+                    let is_replaced = is_gone_first || is_leaving && matches!(into, Same | Renamed);
+                    let reason = match () {
+                        () if is_held => Some(reasons::WAITING_FOR_CLAIMS),
+                        () if is_replaced => Some(reasons::PLUGIN_REPLACED),
+                        () => None,
+                    };
+                    assert_eq!(plan.problem.as_ref().map(|problem| problem.reason), reason, "{state}");
+                    assert!(!is_held || plan.problem.unwrap().message == told, "{state}: they are named");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_modules_drivers_are_the_one_it_asks_for_and_those_that_its_sets_run() {
+        let made = seen(&decide(&turned(Turned::Same), &[]).apply.unwrap());
+        let of = |into, set: &SetSeen| drivers(&turned(into), [set]).into_iter().collect::<Vec<_>>();
+        assert_eq!(of(Turned::Renamed, &made), ["gauge.test", "meter.test"]);
+        assert_eq!(of(Turned::Without, &made), ["gauge.test"]);
+        let anothers = SetSeen { driver: None, ..made.clone() };
+        assert_eq!(of(Turned::Renamed, &anothers), ["meter.test"], "KMM's says nothing");
+        let plugins = SetSeen { role: Some(Role::DevicePlugin), driver: None, ..made };
+        assert!(of(Turned::DevicePlugin, &plugins).is_empty());
     }
 
     #[test]
@@ -247,8 +368,9 @@ mod tests {
     #[test]
     fn a_namespace_that_forbids_its_pods_is_named() {
         let module = module("");
+        let nobody = BTreeMap::new();
         let enforced = |level| {
-            plan(&Observed { module: &module, sets: &[], orphans: 0, enforces: level, is_in_use: false })
+            plan(&Observed { module: &module, sets: &[], orphans: 0, enforces: level, in_use: &nobody })
         };
         assert_eq!(enforced(Some("privileged")).problem, None);
         let plan = enforced(Some("restricted"));

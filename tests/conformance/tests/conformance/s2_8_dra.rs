@@ -75,14 +75,14 @@ async fn use_device(cluster: &Cluster, pod: &str, claim: &str, class: &str) {
 }
 
 /// Waits until the Module says that it waits for this pod and its claim.
-async fn waits_for(cluster: &Cluster, pod: &str, claim: &str) {
+async fn waits_for(cluster: &Cluster, module: &str, pod: &str, claim: &str) {
     let told = format!("pine: pod {NAMESPACE}/{pod} uses claim {NAMESPACE}/{claim}: ");
     let waits = |module: &tenon_api::Module| {
         condition(module, "Waiting").is_some_and(|waiting| {
             (waiting.0, waiting.1) == ("True", "WaitingForClaims") && waiting.2.starts_with(&told)
         })
     };
-    cluster.module_where("gauge", "the pod and its claim are named", waits).await;
+    cluster.module_where(module, "the pod and its claim are named", waits).await;
 }
 
 /// k#1328, k#1332: those that use devices leave first, then the driver's pod, then the driver; and nobody is evicted.
@@ -104,7 +104,7 @@ async fn k1328_k1332_a_dra_driver_leaves_after_the_users_of_its_devices() {
 
     // A change.
     cluster.apply_module("gauge", "gauge:v2", dra("gauge.test", &["gauge.test"])).await;
-    waits_for(&cluster, "loom", "thread").await;
+    waits_for(&cluster, "gauge", "loom", "thread").await;
     tokio::time::sleep(A_WHILE).await;
     let node = labels_come(&cluster, "pine", &[(ready, ""), (runs, "")], &[]).await;
     assert!(node.spec.is_none_or(|spec| spec.taints.is_none()), "nobody is kept away from the node");
@@ -120,7 +120,7 @@ async fn k1328_k1332_a_dra_driver_leaves_after_the_users_of_its_devices() {
     let cordon = Patch::Merge(json!({"spec": {"unschedulable": true}}));
     cluster.nodes().patch("pine", &PatchParams::default(), &cordon).await.expect("a cordon");
     cluster.delete_module("gauge").await;
-    waits_for(&cluster, "wheel", "yarn").await;
+    waits_for(&cluster, "gauge", "wheel", "yarn").await;
     classes_come(&classes, &[]).await;
     tokio::time::sleep(A_WHILE).await;
     pods_come(&cluster, "the user and the driver's pod", |pods| pods.len() == 2).await;
@@ -184,13 +184,39 @@ async fn defect_23_two_dra_drivers_share_a_node_and_no_class_is_taken_over() {
         .await;
     assert_eq!(module.status.and_then(|status| status.dra).map(|numbers| numbers.available_number), Some(1));
 
-    // Without the field nothing is left of it; of the other Module's nothing is gone.
+    // Without the field nothing is left of it when nobody uses its devices any more; of the other Module's nothing is gone.
+    offer_device(&cluster, "pine", "gauge.test").await;
+    use_device(&cluster, "loom", "thread", "fast.test").await;
     cluster.apply_module("gauge", "gauge:v1", Value::Null).await;
+    waits_for(&cluster, "gauge", "loom", "thread").await;
     classes_come(&classes, &["meter.test", "taken.test"]).await;
+    tokio::time::sleep(A_WHILE).await;
+    pods_come(&cluster, "both drivers, and the user", |pods| pods.len() == 3).await;
+    pods(&cluster).delete("loom", &DeleteParams::default()).await.expect("a deletion");
     sets_come(&cluster, 1).await;
     labels_come(&cluster, "pine", &[(ready[1], "")], &[ready[0]]).await;
+    let is_over = |m: &tenon_api::Module| {
+        condition(m, "PluginReady").is_none() && condition(m, "Waiting").is_some_and(|told| told.0 == "False")
+    };
+    cluster.module_where("gauge", "nothing is told of it any more", is_over).await;
+
+    // A driver of another name does not know to whom the former has given devices; nor does a Module that is deleted meanwhile.
+    offer_device(&cluster, "pine", "meter.test").await;
+    use_device(&cluster, "wheel", "yarn", "meter.test").await;
+    let uid = |set: &k8s_openapi::api::apps::v1::DaemonSet| (set.uid(), set.metadata.generation);
+    let set = sets_come(&cluster, 1).await.first().map(uid);
+    let mut renamed = dra("ruler.test", &["meter.test"]);
+    renamed["spec"]["dra"]["container"]["image"] = json!("dra.test/d:2");
+    cluster.apply_module("meter", "gauge:v1", renamed).await;
+    waits_for(&cluster, "meter", "wheel", "yarn").await;
     let before = cluster.configs().get("pine").await.expect("the node's object").spec.order;
     cluster.delete_module("meter").await;
+    tokio::time::sleep(A_WHILE).await;
+    waits_for(&cluster, "meter", "wheel", "yarn").await;
+    assert_eq!(sets_come(&cluster, 1).await.first().map(uid), set, "it is as it was");
+    let order = cluster.configs().get("pine").await.expect("the node's object").spec.order;
+    assert_eq!(order, before, "nothing is unloaded");
+    pods(&cluster).delete("wheel", &DeleteParams::default()).await.expect("a deletion");
     pods_come(&cluster, "no pod is left", <[_]>::is_empty).await;
     is_ordered_anew(&cluster, "pine", before.as_ref()).await;
     classes_come(&classes, &["taken.test"]).await;

@@ -390,9 +390,9 @@ impl Replica {
                 ..set.clone()
             })
             .collect();
-        let is_in_use = self.world.is_in_use(key, module);
+        let in_use = self.world.in_use(key, module);
         let observed =
-            plugin::Observed { module, sets: &sets, orphans: seen.orphans, enforces: None, is_in_use };
+            plugin::Observed { module, sets: &sets, orphans: seen.orphans, enforces: None, in_use: &in_use };
         let Plan { apply, mut delete, problem } = plugin::plan(&observed);
         if self.bug == Some(Bug::FormerSetsStay) {
             delete.retain(|set| !set.is_ordered);
