@@ -245,6 +245,23 @@ pub fn retry_after(finding: &Finding, attempts: u32) -> Option<Duration> {
 /// What was packed for the present spec stays while it is made anew, and when that fails: nodes that come meanwhile need a driver
 /// too, and the former one is as good as it was.
 pub fn status(image: &ModuleImage, look: &Look, now: &Time) -> ModuleImageStatus {
+    written(image, look, look.making.is_some() || has_vanished(image), now)
+}
+
+/// The status of an image that was packed, and cannot be had again for a node that asks for it. What nodes have of it stays.
+pub fn vanished(image: &ModuleImage, look: &Look, now: &Time) -> ModuleImageStatus {
+    written(image, look, true, now)
+}
+
+/// Whether that is what is known of an image, and nobody makes it anew.
+pub fn has_vanished(image: &ModuleImage) -> bool {
+    let reason = image.status.as_ref().and_then(|status| status.reason.as_deref());
+    bundle(image).is_some()
+        && renewal(image).is_none()
+        && reason.is_some_and(|reason| reason != reasons::IMAGE_EXISTS)
+}
+
+fn written(image: &ModuleImage, look: &Look, keeps: bool, now: &Time) -> ModuleImageStatus {
     let (known, finding) = (image.status.as_ref(), &look.finding);
     let generation = image.metadata.generation;
     let (phase, reason, message) = told(image, finding);
@@ -252,14 +269,14 @@ pub fn status(image: &ModuleImage, look: &Look, now: &Time) -> ModuleImageStatus
         Finding::Packed { image_digest, bundle } => Some((bundle.clone(), image_digest.clone())),
         _ => None,
     };
-    let former = look.making.as_ref().and(bundle(image));
+    let former = bundle(image).filter(|_| keeps);
     let former = former.map(|(bundle, digest)| (bundle.clone(), digest.to_owned()));
     let renewing = packed.is_none() && former.is_some();
     let phase = if renewing { ImagePhase::Ready } else { phase };
-    let why = if renewing {
-        format!("until it is made anew, the image of before is used: {message}")
-    } else {
-        message.clone()
+    let why = match &look.making {
+        _ if !renewing => message.clone(),
+        Some(_) => format!("until it is made anew, the image of before is used: {message}"),
+        None => format!("nodes that have it keep it, others wait: {message}"),
     };
     let ready = Condition {
         type_: reasons::condition::READY.to_owned(),

@@ -330,7 +330,8 @@ fn kernel_phase(offer: &Offer<'_>) -> (KernelPhase, Option<ShortMessage>) {
     match offer.image_status().and_then(|status| status.phase.zip(Some(status))) {
         None => (KernelPhase::Waiting, Some("the image is being looked for".into())),
         Some((ImagePhase::Ready, status)) => {
-            (KernelPhase::Ready, status.message.clone().filter(|_| renewal(offer).is_some()))
+            let is_told = renewal(offer).is_some() || offer.image.is_some_and(provision::has_vanished);
+            (KernelPhase::Ready, status.message.clone().filter(|_| is_told))
         }
         Some((ImagePhase::Waiting | ImagePhase::Building | ImagePhase::Signing, status)) => {
             (KernelPhase::Waiting, status.message.clone())
@@ -498,8 +499,11 @@ fn waiting(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStatus])
     if is_paused(observed.module) && tally.ready < tally.wanted {
         return Some((reasons::PAUSED.to_owned(), Pause::Module.message().to_owned()));
     }
-    let waits =
-        |kernel: &&KernelStatus| matches!(kernel.phase, KernelPhase::Waiting | KernelPhase::NoMapping);
+    let waits = |kernel: &&KernelStatus| match kernel.phase {
+        KernelPhase::Waiting | KernelPhase::NoMapping => true,
+        KernelPhase::Ready => is_missed(tally, kernel),
+        KernelPhase::Failed => false,
+    };
     if let Some(kernel) = kernels.iter().find(waits) {
         let message = kernel.message.clone().unwrap_or_default();
         return Some((reason_of(tally, kernel), format!("kernel {}: {message}", kernel.kernel)));
@@ -538,6 +542,12 @@ fn nobody(module: &Module, matching: usize) -> Why {
         "none of {nodes} is to have this version: kubectl label --overwrite node NODE {label}={version}"
     );
     (reasons::WAITING_FOR_VERSION_LABEL.to_owned(), message)
+}
+
+/// Whether a kernel's image is not to be had any more, and a node is without it. Those that have it keep it.
+fn is_missed(tally: &Tally<'_>, kernel: &KernelStatus) -> bool {
+    let offer = tally.offers.to(&kernel.kernel, &kernel.architecture);
+    kernel.loaded < kernel.nodes && offer.and_then(|offer| offer.image).is_some_and(provision::has_vanished)
 }
 
 /// What has to leave a node before its driver does.

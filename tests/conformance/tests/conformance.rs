@@ -35,6 +35,9 @@ mod s2_11_preflight;
 #[path = "conformance/s2_15_defects.rs"]
 mod s2_15_defects;
 #[cfg(test)]
+#[path = "conformance/s2_15_vanished.rs"]
+mod s2_15_vanished;
+#[cfg(test)]
 #[path = "conformance/s2_1_module_reconciler.rs"]
 mod s2_1_module_reconciler;
 #[cfg(test)]

@@ -83,6 +83,10 @@ fn renewed(image: &ModuleImage, message: &str) -> Why {
     let exists = |message: String| Why::of(reasons::IMAGE_EXISTS, message);
     let reason = image.status.as_ref().and_then(|status| status.reason.as_deref());
     match provision::renewal(image) {
+        None if provision::has_vanished(image) => {
+            let reason = reason.unwrap_or(reasons::IMAGE_ABSENT);
+            Why::of(reason, format!("nodes that have it keep it, others wait: {message}"))
+        }
         None => exists(String::new()),
         Some(making) if making.failures > 0 => {
             let reason = reason.unwrap_or(reasons::BUILD_FAILED);

@@ -125,6 +125,11 @@ impl TestRegistry {
         self.store().manifest(repository, name).map(|(_, bytes)| bytes.to_vec())
     }
 
+    /// Loses a manifest and the tags that name it; whether there was one.
+    pub fn lose_manifest(&self, repository: &str, digest: &str) -> bool {
+        self.store().delete_manifest(repository, digest)
+    }
+
     fn store(&self) -> MutexGuard<'_, Store> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -35,12 +35,39 @@ pub(super) async fn apply(
     look: &Look,
     verdicts: Vec<KernelVerdict>,
 ) -> Result<bool, WriteError> {
-    let (now, finding) = (now(), &look.finding);
+    let now = now();
     let mut status = provision::status(image, look, &now);
-    if matches!(finding, Finding::Packed { .. }) {
+    if matches!(look.finding, Finding::Packed { .. }) {
         status = verdict::report(image, status, verdicts, &now);
     }
-    if !write(context, world, image, &status).await? {
+    write_and_tell(context, world, image, &look.finding, &status).await
+}
+
+/// Writes that an image which was packed is not to be had again for a node that asks for it; returns whether that is news.
+pub(super) async fn vanished(
+    context: &Context,
+    world: &World,
+    image: &ModuleImage,
+    finding: Finding,
+) -> Result<bool, WriteError> {
+    let known = image.status.as_ref();
+    let look = Look {
+        finding,
+        making: known.and_then(|status| status.making.clone()),
+        retry_at: known.and_then(|status| status.retry_at.clone()),
+    };
+    let status = provision::vanished(image, &look, &now());
+    write_and_tell(context, world, image, &look.finding, &status).await
+}
+
+async fn write_and_tell(
+    context: &Context,
+    world: &World,
+    image: &ModuleImage,
+    finding: &Finding,
+    status: &ModuleImageStatus,
+) -> Result<bool, WriteError> {
+    if !write(context, world, image, status).await? {
         return Ok(false);
     }
     match finding {

@@ -113,6 +113,9 @@ impl Images {
     /// Whether what an image was made from is other than it was. Nobody tells: base images move in their registries, and neither
     /// `ConfigMap`s nor Secrets are watched.
     async fn look_again(&self, context: &Context, world: &World, image: &Arc<ModuleImage>) -> Again {
+        if provision::has_vanished(image) {
+            return Again::Now;
+        }
         let made = image.status.as_ref().and_then(|status| status.making.as_ref());
         let is_renewed = making::can_be_made(image) && !image.spec.trial;
         let Some(made) = made.filter(|_| is_renewed) else { return Again::Never };
@@ -335,12 +338,57 @@ impl Images {
             Finding::Making { .. } => {}
             // Nodes ask again.
             Finding::Missing { reason, .. } if pull::is_under_way(reason) => {}
-            Finding::Missing { reason, message, .. } => {
+            Finding::Missing { reason, ref message, .. } => {
                 warn!(
                     image = image.spec.image,
                     reason, message, "a bundle that nodes ask for cannot be made again"
                 );
+                tell_vanished(context, world, image, reason, found).await;
             }
+        }
+    }
+
+    /// Looks for what has vanished: for the same, and where that is gone for good, for what its reference stands for by now. Nobody
+    /// has asked for the content of a tag that was moved while its registry was away.
+    async fn find_again(
+        &self,
+        context: &Context,
+        world: &World,
+        image: &Arc<ModuleImage>,
+    ) -> Result<Finding, WriteError> {
+        let known = provision::bundle(image).filter(|_| provision::has_vanished(image));
+        if let Some((_, digest)) = known {
+            let same = self.find_or_pull(context, world, image, Some(digest)).await?;
+            if !matches!(same, Finding::Missing { reason: reasons::IMAGE_ABSENT, .. }) {
+                return Ok(same);
+            }
+        }
+        self.find_or_pull(context, world, image, None).await
+    }
+}
+
+/// Has an image's status say that a node asks for what is not to be had any more. From then on the image is looked for, or made where it can be.
+async fn tell_vanished(
+    context: &Context,
+    world: &World,
+    image: &ModuleImage,
+    reason: &str,
+    finding: Finding,
+) {
+    let key = ImageKey::of(image);
+    // A node may ask for the image that its Module had before: no object tells of that one.
+    let is_told = |known: &Arc<ModuleImage>| known.uid() == image.uid() && known.status == image.status;
+    let Some(image) = observe::image(&world.read(), &key).filter(is_told) else { return };
+    // What can be made is made anew when it is gone, not when its registry is away.
+    let is_underway = provision::has_vanished(&image) || provision::renewal(&image).is_some();
+    if is_underway || making::can_be_made(&image) && reason != reasons::IMAGE_ABSENT {
+        return;
+    }
+    match apply::vanished(context, world, &image, finding).await {
+        Ok(_) => world.queues.images.add(key),
+        // Nodes ask again.
+        Err(error) => {
+            warn!(image = image.spec.image, error = &error as &dyn std::error::Error, "not told");
         }
     }
 }
@@ -399,7 +447,7 @@ impl Reconciler for Images {
         } else if making::can_be_made(&image) {
             self.find_or_make(context, world, &image).await?
         } else {
-            self.find_or_pull(context, world, &image, None).await?.into()
+            self.find_again(context, world, &image).await?.into()
         };
         let again = match &look.finding {
             // It tells when it has ended; a watch may be behind.

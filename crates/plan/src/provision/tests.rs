@@ -174,6 +174,39 @@ fn a_job_that_builds_is_told_as_building() {
 }
 
 #[test]
+fn what_has_vanished_keeps_its_bundle_says_why_and_is_whole_again_when_it_is_back() {
+    let mut image = default_image('a');
+    let now: Time = serde_json::from_str("\"2026-01-01T00:00:00Z\"").unwrap();
+    let former = image.status.clone().unwrap();
+    let packed = Finding::Packed {
+        image_digest: former.image_digest.clone().unwrap(),
+        bundle: former.bundle.clone().unwrap(),
+    };
+    image.status = Some(status(&image, &packed.clone().into(), &now));
+    assert!(!has_vanished(&image));
+    image.status = Some(vanished(&image, &missing(reasons::IMAGE_ABSENT, None).into(), &now));
+    for reason in [reasons::IMAGE_ABSENT, reasons::REGISTRY_UNREACHABLE] {
+        let told = image.status.clone().unwrap();
+        assert_eq!((&told.bundle, &told.image_digest), (&former.bundle, &former.image_digest), "{reason}");
+        assert_eq!((told.phase, told.reason.as_deref()), (Some(ImagePhase::Ready), Some(reason)));
+        assert_eq!(told.conditions[0].message, "nodes that have it keep it, others wait: why");
+        assert!(has_vanished(&image) && renewal(&image).is_none(), "{reason}");
+        // Looked for again, as ever, it is another trouble.
+        image.status = Some(status(&image, &missing(reasons::REGISTRY_UNREACHABLE, None).into(), &now));
+    }
+    let again = Look { making: Some(Making::default()), ..Look::from(missing(reasons::QUEUED, None)) };
+    let mut made = image.clone();
+    made.status = Some(status(&image, &again, &now));
+    assert!(renewal(&made).is_some() && !has_vanished(&made), "what can be made is made anew");
+    image.status = Some(status(&image, &packed.into(), &now));
+    assert!(!has_vanished(&image));
+    // Of another spec there is nothing to be kept.
+    image.metadata.generation = Some(2);
+    let other = vanished(&image, &missing(reasons::IMAGE_ABSENT, None).into(), &now);
+    assert_eq!((other.phase, other.bundle), (Some(ImagePhase::Waiting), None));
+}
+
+#[test]
 fn what_is_made_anew_is_used_as_it_was_until_then() {
     let mut image = default_image('a');
     let now: Time = serde_json::from_str("\"2026-01-01T00:00:00Z\"").unwrap();

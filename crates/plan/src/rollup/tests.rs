@@ -118,6 +118,25 @@ fn a_former_dra_driver_that_is_still_used_is_named_whatever_is_wished_now() {
 }
 
 #[test]
+fn an_image_that_has_vanished_is_missed_only_where_a_node_is_without_it() {
+    let mut play = Play::registered();
+    let vanished = |play: &mut Play| {
+        let status = play.image.as_mut().unwrap().status.as_mut().unwrap();
+        status.reason = Some(reasons::IMAGE_ABSENT.to_owned());
+        status.message = Some("gone".into());
+    };
+    vanished(&mut play);
+    let module = play.module.clone().unwrap();
+    let missed = rolled_up(&module, &[&play]);
+    let message = format!("kernel {KERNEL}: gone");
+    assert_eq!(said(&missed, WAITING), Some(("True", reasons::IMAGE_ABSENT, message.as_str())));
+    play.settle();
+    vanished(&mut play);
+    let loaded = rolled_up(&module, &[&play]);
+    assert_eq!((said(&loaded, WAITING).unwrap().0, said(&loaded, READY).unwrap().0), ("False", "True"));
+}
+
+#[test]
 fn a_kernels_refusal_shows_with_the_kernels_words() {
     let mut play = Play::registered();
     play.decide_and_apply();
