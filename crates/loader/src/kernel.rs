@@ -101,10 +101,10 @@ pub fn remove(name: &KmodName) -> Result<(), Errno> {
     rustix::system::delete_module(&name, UNLOAD_FLAGS)
 }
 
-/// Tells the kernel where else to look for firmware; `None` is nowhere.
-pub fn set_firmware_path(settings: &Settings, path: Option<&str>) -> io::Result<()> {
+/// Tells the kernel where else to look for firmware; an empty path is nowhere.
+pub fn set_firmware_path(settings: &Settings, path: &str) -> io::Result<()> {
     // An empty write changes nothing, a line end clears; behind a path older kernels would take it for a part of it.
-    let text = path.unwrap_or("\n");
+    let text = if path.is_empty() { "\n" } else { path };
     let mut file = fs::OpenOptions::new().write(true).open(settings.firmware_class.join("path"))?;
     io::Write::write_all(&mut file, text.as_bytes())
 }

@@ -4,12 +4,16 @@
 //! the answer is a [`Block`] and nothing is begun. What Tenon did not load stays, unless the Module names it. And every
 //! [`Step`] has an opposite, so a run that fails is undone by the opposites of what was done, in reverse.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use tenon_order::{Digest, KmodName, ModuleKey, Phase, Reason};
 
+use self::firmware::Firmware;
 use crate::record::{Part, Piece};
 use crate::situation::{Loaded, Situation, Target};
+
+mod firmware;
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,10 +43,12 @@ pub enum Step {
         /// Its bytes in the store.
         digest: Digest,
     },
-    /// Tell the kernel to look for firmware in the store, or no longer to.
+    /// Tell the kernel to look for firmware elsewhere: in the store, or where it was told to before.
     FirmwarePath {
-        /// Whether to look there.
-        set: bool,
+        /// Where it looks until then; empty where it was told nothing.
+        from: String,
+        /// Where it shall look.
+        to: String,
     },
 }
 
@@ -63,7 +69,7 @@ impl Step {
             Self::Link { had: true, .. } => return None,
             Self::Link { path, digest, .. } => Self::Unlink { path: path.clone(), digest: *digest },
             Self::Unlink { path, digest } => Self::Link { path: path.clone(), digest: *digest, had: false },
-            Self::FirmwarePath { set } => Self::FirmwarePath { set: !set },
+            Self::FirmwarePath { from, to } => Self::FirmwarePath { from: to.clone(), to: from.clone() },
         })
     }
 }
@@ -84,6 +90,8 @@ pub struct Plan {
     pub parts: Vec<Part>,
     /// In-tree modules that have then made room, by name.
     pub in_tree: Vec<KmodName>,
+    /// What `firmware_class.path` was before the store took its place; `None` where it has not.
+    pub path_before: Option<String>,
 }
 
 impl Plan {
@@ -171,7 +179,9 @@ pub enum Block {
     },
     /// The kernel looks for firmware elsewhere by someone's wish.
     #[error(
-        "firmware_class.path is {0:?}, set by someone else; clear it for this Module's firmware to be found"
+        "firmware_class.path is {0:?}, set by someone else (KMM by its worker.firmwareHostPath, the kernel's command line, or \
+         an administrator): this Module's firmware would not be found; clear it on the node, echo \
+         >/sys/module/firmware_class/parameters/path, or reboot the node where that is what sets it no more"
     )]
     FirmwarePathTaken(String),
 }
@@ -210,15 +220,15 @@ pub fn plan(target: Option<&Target>, situation: &Situation<'_>) -> Result<Plan, 
     let target = target.unwrap_or(&nothing);
     let sorted = Sorted::of(target, situation)?;
     let removals = sorted.removals(situation)?;
-    let (unlink, link) = firmware(target, situation)?;
+    let firmware = Firmware::of(target, &sorted, situation)?;
     let mut steps = removals;
-    steps.extend(unlink);
-    steps.extend(link);
+    steps.extend(firmware.unlink);
+    steps.extend(firmware.link);
     steps.extend(target.pieces.iter().filter(|piece| !sorted.stays(&piece.name)).cloned().map(Step::Insert));
     let in_tree = sorted.in_tree_after(target, situation);
     let afterwards = afterwards(target, situation, &sorted, &in_tree);
     let parts = target.pieces.iter().map(|piece| sorted.part(piece, situation)).collect();
-    Ok(Plan { steps, afterwards, parts, in_tree })
+    Ok(Plan { steps, afterwards, parts, in_tree, path_before: firmware.path_before })
 }
 
 /// The loaded modules that matter, by what becomes of them.
@@ -333,22 +343,26 @@ impl Sorted {
         self.keep.contains(name)
     }
 
-    /// Unloads everything that goes, users first; refuses when something that stays uses it.
+    /// Unloads everything that goes, users first, and of those that nothing uses the one that was loaded last; refuses
+    /// when something that stays uses it.
     fn removals(&self, situation: &Situation<'_>) -> Result<Vec<Step>, Block> {
         let loaded = &situation.kernel.loaded;
-        let mut left: BTreeSet<&KmodName> =
-            self.replace.iter().chain(&self.make_room).filter(|name| loaded.contains_key(*name)).collect();
+        let mut left: Vec<&KmodName> =
+            self.replace.union(&self.make_room).filter(|name| loaded.contains_key(*name)).collect();
+        // The order of loading may be the Module's own wish, of which the kernel knows nothing.
+        let ours: Vec<_> = in_order_of_loading(situation).collect();
+        left.sort_by_key(|name| Reverse(ours.iter().rposition(|ours| ours == name)));
         let mut steps = Vec::new();
         while let Some(first) = left.first().copied() {
             let free = |name: &KmodName| {
                 loaded
                     .get(name)
-                    .is_none_or(|module| !module.holders.iter().any(|holder| left.contains(holder)))
+                    .is_none_or(|module| !module.holders.iter().any(|holder| left.contains(&holder)))
             };
             // Modules cannot use each other in a circle; if /proc/modules said so, the kernel would refuse the first.
             let next = left.iter().copied().find(|name| free(name)).unwrap_or(first);
             self.refuse_if_used(next, situation)?;
-            left.remove(next);
+            left.retain(|name| *name != next);
             steps.push(Step::Remove { name: next.clone(), back: self.back(next, situation) });
         }
         Ok(steps)
@@ -389,6 +403,14 @@ impl Sorted {
         let earlier = situation.record.in_tree.iter().filter(|name| target.in_tree_to_remove.contains(name));
         self.make_room.iter().chain(earlier).cloned().collect::<BTreeSet<_>>().into_iter().collect()
     }
+}
+
+/// What of the Module is loaded, and what a run that did not end was about to load.
+fn in_order_of_loading<'a>(situation: &Situation<'a>) -> impl Iterator<Item = &'a KmodName> {
+    let boot_id = &situation.kernel.boot_id;
+    let live = situation.record.live_in(boot_id).into_iter().flat_map(|live| &live.parts);
+    let pending = situation.record.pending_in(boot_id).into_iter().flat_map(|pending| &pending.pieces);
+    live.map(|part| &part.piece.name).chain(pending.map(|piece| &piece.name))
 }
 
 /// A loaded module that is there by Tenon's doing.
@@ -464,40 +486,6 @@ fn is_same_value(found: &str, wanted: &str) -> bool {
 
 fn others_than_holders(module: &Loaded) -> u32 {
     module.references.saturating_sub(u32::try_from(module.holders.len()).unwrap_or(u32::MAX))
-}
-
-/// Files to take away and files to put there.
-fn firmware(target: &Target, situation: &Situation<'_>) -> Result<(Vec<Step>, Vec<Step>), Block> {
-    let (mine, others) = (&situation.record.firmware, &situation.others.firmware);
-    for (path, digest) in &target.firmware {
-        if let Some((other, _)) = others.get(path).filter(|(_, theirs)| theirs != digest) {
-            return Err(Block::FirmwareConflict { path: path.clone(), other: other.clone() });
-        }
-    }
-    let unlink = mine.iter().filter(|(path, digest)| target.firmware.get(*path) != Some(digest));
-    let unlink = unlink.filter(|(path, _)| !others.contains_key(*path));
-    let mut unlink: Vec<_> =
-        unlink.map(|(path, digest)| Step::Unlink { path: path.clone(), digest: *digest }).collect();
-    // Of an interrupted run it is not known how far it came.
-    let unsure = situation.record.pending.is_some();
-    let link = target.firmware.iter().filter(|(path, digest)| {
-        unsure || mine.get(*path) != Some(digest) || !situation.linked.contains(*path)
-    });
-    let had = |path: &String, digest| mine.get(path) == Some(digest) || others.contains_key(path);
-    let link =
-        link.map(|(path, digest)| Step::Link { path: path.clone(), digest: *digest, had: had(path, digest) });
-    let mut link: Vec<_> = link.collect();
-    let (found, ours) = (situation.kernel.firmware_path.as_str(), situation.firmware_dir);
-    if !target.firmware.is_empty() && found != ours {
-        if !found.is_empty() {
-            return Err(Block::FirmwarePathTaken(found.to_owned()));
-        }
-        link.push(Step::FirmwarePath { set: true });
-    }
-    if target.firmware.is_empty() && others.is_empty() && found == ours {
-        unlink.insert(0, Step::FirmwarePath { set: false });
-    }
-    Ok((unlink, link))
 }
 
 /// What is done when all is done, as far as the kernel lets: in-tree modules come back, prerequisites go.

@@ -98,6 +98,16 @@ pub struct Pending {
     pub pieces: Vec<Piece>,
 }
 
+/// What `firmware_class.path` was before the store took its place. A boot sets it anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PathBefore {
+    /// The boot in which it was so.
+    pub boot_id: String,
+    /// The value; empty where it was not set.
+    pub path: String,
+}
+
 /// How the last try went.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -145,6 +155,9 @@ pub struct Record {
     pub in_tree: Vec<KmodName>,
     /// Firmware files that are linked for it, by the name drivers ask for.
     pub firmware: BTreeMap<String, Digest>,
+    /// What the kernel's search path for firmware is to be again when nobody needs the store's.
+    #[serde(default)]
+    pub path_before: Option<PathBefore>,
     /// How the last try went.
     pub outcome: Outcome,
 }
@@ -160,6 +173,7 @@ impl Record {
             failed: None,
             in_tree: Vec::new(),
             firmware: BTreeMap::new(),
+            path_before: None,
             outcome: Outcome::new(Phase::Failed, Reason::NotApplied, "not applied yet"),
         }
     }
@@ -177,6 +191,12 @@ impl Record {
     /// What a run that did not end may have loaded in this boot.
     pub fn pending_in(&self, boot_id: &str) -> Option<&Pending> {
         self.pending.as_ref().filter(|pending| pending.boot_id == boot_id)
+    }
+
+    /// What the kernel's search path for firmware was in this boot, before it was the store's.
+    pub fn path_before_in(&self, boot_id: &str) -> Option<&str> {
+        let before = self.path_before.as_ref().filter(|before| before.boot_id == boot_id);
+        before.map(|before| before.path.as_str())
     }
 
     /// Whether something of it was loaded once and nothing is in this boot.

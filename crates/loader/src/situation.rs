@@ -58,6 +58,8 @@ pub struct Others {
     pub parts: BTreeMap<KmodName, (ModuleKey, bool)>,
     /// Their firmware files.
     pub firmware: BTreeMap<String, (ModuleKey, Digest)>,
+    /// What the kernel's search path for firmware was before one of them needed the store's.
+    pub path_before: Option<String>,
     /// In-tree modules that are to stay away for the sake of what they have loaded.
     pub away: BTreeSet<KmodName>,
 }
@@ -74,6 +76,9 @@ impl Others {
             others.away.extend(record.keeps_away_in(boot_id));
             for (path, digest) in &record.firmware {
                 others.firmware.insert(path.clone(), (record.key.clone(), *digest));
+            }
+            if let Some(path) = record.path_before_in(boot_id) {
+                others.path_before.get_or_insert_with(|| path.to_owned());
             }
         }
         others

@@ -140,9 +140,8 @@ pub(crate) fn perform(step: &Step, store: &Store, settings: &Settings) -> Result
         }),
         Step::Link { path, digest, .. } => Ok(store.link_firmware(path, *digest)?),
         Step::Unlink { path, .. } => Ok(store.unlink_firmware(path)?),
-        Step::FirmwarePath { set } => {
-            let path = set.then(|| store.firmware_directory());
-            kernel::set_firmware_path(settings, path.as_deref()).map_err(StepError::FirmwarePath)
+        Step::FirmwarePath { to, .. } => {
+            kernel::set_firmware_path(settings, to).map_err(StepError::FirmwarePath)
         }
     }
 }
@@ -205,7 +204,10 @@ mod tests {
         let lib = || Step::Remove { name: "lib".parse().unwrap(), back: None };
         assert!(has_run(Errno(19), vec![]), "ENODEV of an init");
         assert!(!has_run(Errno::ENOEXEC, vec![]), "the kernel does not run what does not fit it");
-        assert!(!has_run(Errno::ENOEXEC, vec![Step::FirmwarePath { set: false }]));
+        assert!(!has_run(
+            Errno::ENOEXEC,
+            vec![Step::FirmwarePath { from: String::new(), to: "/store/firmware".to_owned() }]
+        ));
         assert!(has_run(Errno::ENOEXEC, vec![lib()]));
     }
 }

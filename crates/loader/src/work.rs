@@ -15,7 +15,7 @@ use crate::log;
 use crate::machine::{Here, Machine};
 use crate::mark::{Mark, NotNow, settle};
 use crate::plan::{Block, Plan, Step, plan};
-use crate::record::{Failure, Live, Outcome, Part, Pending, Record, fingerprint};
+use crate::record::{Failure, Live, Outcome, Part, PathBefore, Pending, Record, fingerprint};
 use crate::report::report_on;
 use crate::settings::Settings;
 use crate::situation::{Kernel, Others, Situation, Target};
@@ -355,6 +355,7 @@ impl<'a> Work<'a> {
         record.kept = Some(content.clone());
         record.in_tree = plan.in_tree;
         record.firmware = target.firmware;
+        record.path_before = self.in_this_boot(plan.path_before);
         Ok(match (reloaded, adopted) {
             (true, _) => Reason::Reloaded,
             (false, true) => Reason::Adopted,
@@ -469,6 +470,10 @@ impl<'a> Work<'a> {
         linked.map(|(path, _)| path.clone()).collect()
     }
 
+    fn in_this_boot(&self, path: Option<String>) -> Option<PathBefore> {
+        path.map(|path| PathBefore { boot_id: self.boot_id.clone(), path })
+    }
+
     /// Remembers what is about to be done, so that a run that does not end is understood by the next.
     fn intend(
         &self,
@@ -486,6 +491,8 @@ impl<'a> Work<'a> {
         let mut intended =
             Record { pending: Some(pending.clone()), in_tree: plan.in_tree.clone(), ..record.clone() };
         intended.in_tree.extend(record.in_tree.iter().filter(|name| !plan.in_tree.contains(name)).cloned());
+        // A path that is about to be put back is remembered until it is.
+        intended.path_before = self.in_this_boot(plan.path_before.clone()).or(intended.path_before);
         for (path, digest) in firmware {
             intended.firmware.entry(path.clone()).or_insert(*digest);
         }

@@ -511,10 +511,7 @@ impl Machine for SimMachine {
             Step::Insert(piece) => self.insert(piece),
             Step::Remove { name, .. } => self.remove(name),
             Step::Link { .. } | Step::Unlink { .. } => Ok(()),
-            Step::FirmwarePath { set } => {
-                let path = if *set { self.firmware_directory() } else { String::new() };
-                Ok(self.change(|state| state.firmware_path = path)?)
-            }
+            Step::FirmwarePath { to, .. } => Ok(self.change(|state| state.firmware_path.clone_from(to))?),
         }
     }
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::record::{Live, Pending, Record, Source};
+use crate::record::{Live, PathBefore, Pending, Record, Source};
 use crate::situation::{Kernel, Others};
 
 const BOOT: &str = "this boot";
@@ -419,7 +419,7 @@ fn defect_17_firmware_is_there_before_the_module_and_gone_after_it() {
     let plan = decide(Some(&wanted), &fresh(), &kernel(vec![])).unwrap();
     let link = |digest| Step::Link { path: "nic/a.bin".to_owned(), digest, had: false };
     let unlink = |digest| Step::Unlink { path: "nic/a.bin".to_owned(), digest };
-    assert_eq!(plan.steps, [link(a), Step::FirmwarePath { set: true }, insert(&nic)]);
+    assert_eq!(plan.steps, [link(a), path_step("", FIRMWARE), insert(&nic)]);
 
     let known = Record { firmware: wanted.firmware.clone(), ..record(plan.parts) };
     let mut found = kernel(vec![loaded(&nic, &[], 0)]);
@@ -428,7 +428,7 @@ fn defect_17_firmware_is_there_before_the_module_and_gone_after_it() {
     let changed = Target { firmware: [("nic/a.bin".to_owned(), b)].into(), ..wanted };
     assert_eq!(decide(Some(&changed), &known, &found).unwrap().steps, [unlink(a), link(b)]);
     let removal = decide(None, &known, &found).unwrap();
-    assert_eq!(removal.steps, [remove(&nic), Step::FirmwarePath { set: false }, unlink(a)]);
+    assert_eq!(removal.steps, [remove(&nic), path_step(FIRMWARE, ""), unlink(a)]);
 }
 
 #[test]
@@ -467,13 +467,103 @@ fn firmware_of_others_is_respected() {
     found.firmware_path = FIRMWARE.to_owned();
     let known = Record { firmware: wanted.firmware.clone(), ..fresh() };
     assert_eq!(decide_among(None, &known, &found, &others(digest), &[]).unwrap().steps, []);
-    found.firmware_path = "/lib/vendor".to_owned();
-    let taken = decide(Some(&wanted), &fresh(), &found).unwrap_err();
-    assert_eq!(taken, Block::FirmwarePathTaken("/lib/vendor".to_owned()));
-    assert_eq!(
-        decide(Some(&target(vec![bundled("nic", 1)])), &fresh(), &found).map(|plan| plan.steps.len()),
-        Ok(1)
-    );
+}
+
+fn path_step(from: &str, to: &str) -> Step {
+    Step::FirmwarePath { from: from.to_owned(), to: to.to_owned() }
+}
+
+/// A driver with firmware, and the kernel in which KMM has loaded it after setting the path.
+fn loaded_by_kmm(path: &str) -> (Target, Kernel) {
+    let nic = bundled("nic", 1);
+    let found = Kernel {
+        release: "6.1".to_owned(),
+        firmware_path: path.to_owned(),
+        ..kernel(vec![loaded(&nic, &[], 0)])
+    };
+    (Target { firmware: [("nic/a.bin".to_owned(), Digest::of(b"a"))].into(), ..target(vec![nic]) }, found)
+}
+
+#[test]
+fn a_path_that_the_kernel_searches_anyway_gives_way_and_comes_back() {
+    for path in [
+        "/lib/firmware",
+        "/lib/firmware/",
+        "/lib/firmware/6.1",
+        "/lib/firmware/updates",
+        "/lib/firmware/updates/6.1/",
+    ] {
+        let (wanted, mut found) = loaded_by_kmm(path);
+        let link = Step::Link { path: "nic/a.bin".to_owned(), digest: Digest::of(b"a"), had: false };
+        let adoption = decide(Some(&wanted), &fresh(), &found).unwrap();
+        assert_eq!(adoption.steps, [link, path_step(path, FIRMWARE)]);
+        assert_eq!(adoption.path_before.as_deref(), Some(path));
+        assert_eq!(undo(&adoption.steps)[0], path_step(FIRMWARE, path));
+        // Remembered as long as it is needed, and in this boot.
+        found.firmware_path = FIRMWARE.to_owned();
+        let before = PathBefore { boot_id: BOOT.to_owned(), path: path.to_owned() };
+        let known = Record { firmware: wanted.firmware.clone(), ..record(adoption.parts) };
+        let known = Record { path_before: Some(before.clone()), ..known };
+        let settled = decide(Some(&wanted), &known, &found).unwrap();
+        assert_eq!((settled.steps, settled.path_before.as_deref()), (vec![], Some(path)));
+        let removal = decide(None, &known, &found).unwrap();
+        assert!(removal.steps.contains(&path_step(FIRMWARE, path)), "{:?}", removal.steps);
+        let stale = PathBefore { boot_id: "another boot".to_owned(), ..before };
+        let removal = decide(None, &Record { path_before: Some(stale), ..known }, &found).unwrap();
+        assert!(removal.steps.contains(&path_step(FIRMWARE, "")), "{:?}", removal.steps);
+    }
+}
+
+#[test]
+fn the_path_before_is_handed_from_module_to_module() {
+    let (wanted, found) = loaded_by_kmm(FIRMWARE);
+    let others = Others {
+        firmware: [("other.bin".to_owned(), (key("drivers/other"), Digest::of(b"o")))].into(),
+        path_before: Some("/lib/firmware".to_owned()),
+        ..Others::default()
+    };
+    let second = decide_among(Some(&wanted), &fresh(), &found, &others, &[]).unwrap();
+    assert_eq!(second.path_before.as_deref(), Some("/lib/firmware"));
+}
+
+#[test]
+fn another_path_hinders_what_is_to_be_loaded_and_not_what_is() {
+    for path in ["/var/lib/firmware", "/lib/firmware/vendor", "/lib/firmware/6.12", "/lib/firmware-6.1"] {
+        let (wanted, found) = loaded_by_kmm(path);
+        let adoption = decide(Some(&wanted), &fresh(), &found).unwrap();
+        assert!(matches!(adoption.steps.as_slice(), [Step::Link { .. }]), "{:?}", adoption.steps);
+        assert_eq!((adoption.path_before, adoption.parts.len()), (None, 1));
+        // A soft dependency that KMM did not load is nothing to fail for.
+        let soft = Piece { soft: true, ..bundled("soft", 1) };
+        let mut with_soft = wanted.clone();
+        with_soft.pieces.insert(0, soft.clone());
+        let plan = decide(Some(&with_soft), &fresh(), &found).unwrap();
+        assert_eq!(plan.soft_inserts(), [soft.name]);
+
+        let known = record(adoption.parts);
+        let changed = Target { pieces: vec![bundled("nic", 2)], ..wanted.clone() };
+        let block = decide(Some(&changed), &known, &found).unwrap_err();
+        assert_eq!(block, Block::FirmwarePathTaken(path.to_owned()));
+        assert!(block.to_string().contains(&format!("firmware_class.path is {path:?}")), "{block}");
+        let gone = Kernel { firmware_path: path.to_owned(), ..kernel(vec![]) };
+        assert_eq!(decide(Some(&wanted), &fresh(), &gone), Err(block));
+        // One without firmware of its own does not care.
+        let plain = target(vec![bundled("nic", 1)]);
+        assert_eq!(decide(Some(&plain), &fresh(), &gone).unwrap().steps, [insert(&bundled("nic", 1))]);
+        assert_eq!(decide(None, &known, &found).unwrap().steps, [remove(&bundled("nic", 1))]);
+    }
+}
+
+#[test]
+fn what_nothing_uses_goes_in_the_reverse_order_of_loading() {
+    let pieces = ["procfs", "chardev", "kmod"].map(|name| bundled(name, 1));
+    let known = record(pieces.iter().cloned().map(ours).collect());
+    let found = kernel(pieces.iter().map(|piece| loaded(piece, &[], 0)).collect());
+    let [procfs, chardev, kmod] = &pieces;
+    assert_eq!(decide(None, &known, &found).unwrap().steps, [remove(kmod), remove(chardev), remove(procfs)]);
+    // Users come first all the same, whatever was remembered.
+    let used = kernel(vec![loaded(procfs, &[], 0), loaded(chardev, &[], 0), loaded(kmod, &["procfs"], 0)]);
+    assert_eq!(decide(None, &known, &used).unwrap().steps, [remove(chardev), remove(procfs), remove(kmod)]);
 }
 
 /// A kernel that does what it is told and refuses what the real one refuses.

@@ -7,7 +7,7 @@ use tenon_order::wire::Request;
 use tenon_order::{Load, Phase, Reason};
 
 use crate::bundle::Bundle;
-use crate::node::{Node, names, of};
+use crate::node::{FIRMWARE_PATH, Node, names, of};
 
 const PROC: &str = "/proc/simple-procfs-kmod";
 const ONE: Recipe<'_> = Recipe { driver: Driver::SimpleProcfsKmod, version: "1.0", unknown_symbol: false };
@@ -23,6 +23,7 @@ async fn changes_are_made_or_taken_back(#[values(Origin::Stable, Origin::Backpor
     parameters(&mut node).await;
     the_command_line_comes_before_the_order(&mut node).await;
     the_same_build_is_adopted(&mut node).await;
+    what_kmm_has_loaded_with_its_firmware_is_taken_over(&mut node).await;
     another_build_is_left_alone(&mut node).await;
     what_someone_unloaded_is_loaded_again(&mut node).await;
     what_someone_put_in_its_place_is_not_ours(&mut node).await;
@@ -140,6 +141,49 @@ async fn the_same_build_is_adopted(node: &mut Node) {
     assert_eq!(node.parameter("simple_kmod", "count").await, "7");
     assert_eq!(node.remove("simple").await.phase, Phase::Removed);
     assert_eq!(node.modules().await, [""; 0]);
+}
+
+/// k#737: KMM's worker writes its `firmwareHostPath` to `firmware_class.path`, copies the image's firmware there, and leaves
+/// both behind.
+async fn what_kmm_has_loaded_with_its_firmware_is_taken_over(node: &mut Node) {
+    let mut version = |version, text: &str| {
+        let recipe = Recipe { version, ..Driver::Firmware.into() };
+        let bundle = Bundle::built(node.kernel(), recipe).with("firmware/lab-firmware.bin", text);
+        Load { firmware: true, ..node.content_of(bundle, Driver::Firmware) }
+    };
+    let (one, two) = (version("1.0", "first"), version("2.0", "second"));
+    // Its default, which the kernel would search anyway, and the folder of a host whose /lib is read-only.
+    for host_path in ["/lib/firmware", "/var/lib/firmware"] {
+        let is_usual = host_path == "/lib/firmware";
+        let worker = format!(
+            "mkdir -p {host_path} && printf first >{host_path}/lab-firmware.bin && printf {host_path} >{FIRMWARE_PATH} &&"
+        );
+        by_hand(node, &worker, Driver::Firmware.into(), "").await;
+        let report = node.load("firmware", &one).await;
+        assert_eq!(
+            (report.phase, report.reason),
+            (Phase::Loaded, Reason::Adopted),
+            "{host_path}: {report:?}"
+        );
+        let path = if is_usual { "/var/lib/tenon/firmware" } else { host_path };
+        assert_eq!(node.text(FIRMWARE_PATH).await, path);
+        assert_eq!(of(&node.apply().await, "firmware"), report, "{host_path}: and so it stays");
+        let upgraded = node.load("firmware", &two).await;
+        if is_usual {
+            assert_eq!((upgraded.phase, upgraded.reason), (Phase::Loaded, Reason::Loaded), "{upgraded:?}");
+            assert_eq!(node.parameter("lab_firmware", "text").await, "second", "of the store");
+        } else {
+            let failed = (Phase::Failed, Reason::FirmwarePathTaken);
+            assert_eq!((upgraded.phase, upgraded.reason), failed, "{upgraded:?}");
+            assert!(upgraded.message.contains(&format!("is {host_path:?}, set by someone else (KMM")));
+            assert_eq!((upgraded.bundle, upgraded.loaded_at), (Some(one.bundle), report.loaded_at));
+            assert_eq!(node.parameter("lab_firmware", "text").await, "first", "what was loaded stays");
+        }
+        assert_eq!(node.remove("firmware").await.phase, Phase::Removed);
+        assert_eq!(node.text(FIRMWARE_PATH).await, host_path, "as it was before Tenon");
+        assert_eq!(node.guest.shell("ls -A /var/lib/tenon/firmware").await.unwrap(), "");
+        node.guest.shell(&format!("rm {host_path}/lab-firmware.bin; echo >{FIRMWARE_PATH}")).await.unwrap();
+    }
 }
 
 async fn another_build_is_left_alone(node: &mut Node) {

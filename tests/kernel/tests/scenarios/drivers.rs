@@ -17,6 +17,7 @@ async fn every_driver_loads_and_leaves_nothing_behind(
     parameters_of_every_type(&mut node).await;
     a_version_in_proc(&mut node).await;
     a_dependency_comes_first_and_goes_last(&mut node).await;
+    independent_drivers_come_in_the_order_that_the_module_gives_and_go_in_reverse(&mut node).await;
     firmware_is_found_in_the_store(&mut node).await;
     a_device(&mut node).await;
 }
@@ -61,11 +62,35 @@ async fn a_dependency_comes_first_and_goes_last(node: &mut Node) {
     assert_eq!(node.modules().await, ["lab_core", "lab_client"]);
     assert_eq!(node.guest.shell("ls /sys/module/lab_core/holders").await.unwrap(), "lab_client\n");
     removed(node, "pair").await;
-    // The same in the order that the Module gives, rather than in that of the symbols.
-    let names = ["lab-client", "lab-core"].map(|name| name.parse().unwrap());
-    let load = Load { loading_order: names.to_vec(), ..load };
-    assert_loaded(&node.load("pair", &load).await, &["lab_core", "lab_client"]);
-    removed(node, "pair").await;
+}
+
+/// k#1301: no symbol and no alphabet says what the Module does.
+async fn independent_drivers_come_in_the_order_that_the_module_gives_and_go_in_reverse(node: &mut Node) {
+    let mut bundle = Bundle::built(node.kernel(), Driver::SimpleKmod.into());
+    for (driver, name) in [(Driver::Chardev, "lab-chardev"), (Driver::SimpleProcfsKmod, "simple-procfs-kmod")]
+    {
+        let other = Bundle::built(node.kernel(), driver.into());
+        bundle = bundle.with(&format!("modules/extra/{name}.ko"), other.module(name));
+    }
+    let order = ["simple-kmod", "lab-chardev", "simple-procfs-kmod"].map(|name| name.parse().unwrap());
+    let load = Load { loading_order: order.to_vec(), ..node.content_of(bundle, Driver::SimpleKmod) };
+    let trace = |events: &str| format!("cd /sys/kernel/tracing && {events}");
+    let begin =
+        "echo >trace && echo 1 >events/module/module_load/enable && echo 1 >events/module/module_free/enable";
+    let mount = "mount -t tracefs tracefs /sys/kernel/tracing";
+    node.guest.shell(&format!("{mount} && {}", trace(begin))).await.unwrap();
+    let loaded = ["simple_procfs_kmod", "lab_chardev", "simple_kmod"];
+    assert_loaded(&node.load("ordered", &load).await, &loaded);
+    assert_eq!(node.modules().await, loaded);
+    removed(node, "ordered").await;
+    // What the kernel itself saw of both.
+    let seen =
+        node.guest.shell(&trace(r"sed -n 's/.*: module_\([a-z]*: [a-z_]*\).*/\1/p' trace")).await.unwrap();
+    let seen: Vec<_> = seen.lines().collect();
+    let come = loaded.map(|name| format!("load: {name}"));
+    let go = ["simple_kmod", "lab_chardev", "simple_procfs_kmod"].map(|name| format!("free: {name}"));
+    assert_eq!(seen, [come, go].concat());
+    node.guest.shell("umount /sys/kernel/tracing").await.unwrap();
 }
 
 async fn firmware_is_found_in_the_store(node: &mut Node) {
