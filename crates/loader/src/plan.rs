@@ -180,8 +180,8 @@ pub enum Block {
     /// The kernel looks for firmware elsewhere by someone's wish.
     #[error(
         "firmware_class.path is {0:?}, set by someone else (KMM by its worker.firmwareHostPath, the kernel's command line, or \
-         an administrator): this Module's firmware would not be found; clear it on the node, echo \
-         >/sys/module/firmware_class/parameters/path, or reboot the node where that is what sets it no more"
+         an administrator): this Module's firmware would not be found; clear it on the node (echo \
+         >/sys/module/firmware_class/parameters/path), or reboot the node when nothing sets it at boot"
     )]
     FirmwarePathTaken(String),
 }
