@@ -535,9 +535,9 @@ fn another_path_hinders_what_is_to_be_loaded_and_not_what_is() {
         assert_eq!((adoption.path_before, adoption.parts.len()), (None, 1));
         // A soft dependency that KMM did not load is nothing to fail for.
         let soft = Piece { soft: true, ..bundled("soft", 1) };
-        let mut with_soft = wanted.clone();
-        with_soft.pieces.insert(0, soft.clone());
-        let plan = decide(Some(&with_soft), &fresh(), &found).unwrap();
+        let mut accompanied = wanted.clone();
+        accompanied.pieces.insert(0, soft.clone());
+        let plan = decide(Some(&accompanied), &fresh(), &found).unwrap();
         assert_eq!(plan.soft_inserts(), [soft.name]);
 
         let known = record(adoption.parts);
@@ -548,8 +548,8 @@ fn another_path_hinders_what_is_to_be_loaded_and_not_what_is() {
         let gone = Kernel { firmware_path: path.to_owned(), ..kernel(vec![]) };
         assert_eq!(decide(Some(&wanted), &fresh(), &gone), Err(block));
         // One without firmware of its own does not care.
-        let plain = target(vec![bundled("nic", 1)]);
-        assert_eq!(decide(Some(&plain), &fresh(), &gone).unwrap().steps, [insert(&bundled("nic", 1))]);
+        let bare = target(vec![bundled("nic", 1)]);
+        assert_eq!(decide(Some(&bare), &fresh(), &gone).unwrap().steps, [insert(&bundled("nic", 1))]);
         assert_eq!(decide(None, &known, &found).unwrap().steps, [remove(&bundled("nic", 1))]);
     }
 }
