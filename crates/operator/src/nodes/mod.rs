@@ -60,6 +60,17 @@ fn leaving(assignment: &Assignment) -> BTreeMap<ModuleKey, Waiting> {
     leaving.map(|(key, waiting)| (key.clone(), waiting.clone())).collect()
 }
 
+/// What is not sure to be known of a node is read first.
+async fn read_doubted(context: &Context, world: &World, key: &NodeName) -> Result<(), ApplyError> {
+    if world.is_doubted(key) {
+        apply::read_config(context, world, key).await?;
+    }
+    if world.is_node_doubted(key) {
+        apply::read_node(context, world, key).await?;
+    }
+    Ok(())
+}
+
 impl Reconciler for Nodes {
     type Key = NodeName;
     type Error = ApplyError;
@@ -76,11 +87,9 @@ impl Reconciler for Nodes {
             // The keys are read or made within moments of the start.
             return Ok(Done { outcome: Outcome::Waiting, next: Next::After(Duration::from_millis(200)) });
         };
-        if world.is_doubted(&key) {
-            apply::read_config(context, world, &key).await?;
-        }
-        if world.is_node_doubted(&key) {
-            apply::read_node(context, world, &key).await?;
+        if let Err(error) = read_doubted(context, world, &key).await {
+            world.node_tried(&key);
+            return Err(error);
         }
         let Some(observed) = Node::of(world, &key, |order| keys.read_own(order)) else {
             debug!("no such node, or not one for modules");

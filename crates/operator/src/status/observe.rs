@@ -30,8 +30,11 @@ pub struct Rollup {
 }
 
 impl Rollup {
-    /// `None` when there is no such Module.
+    /// `None` when there is no such Module, or not all of it has been looked at: whoever does so has it summed up.
     pub fn of(index: &Index, key: &ModuleKey) -> Option<Self> {
+        if !index.is_looked_at(key) {
+            return None;
+        }
         let node = |name| Some((index.node(name)?.clone(), index.config(name).cloned()));
         let module = index.module(key)?.clone();
         Some(Self {

@@ -61,14 +61,24 @@ impl Reconciler for Workloads {
     }
 
     async fn reconcile(&self, context: &Context, world: &World, key: ModuleKey) -> Result<Done, ApplyError> {
-        let Some(observed) = observe::Workload::of(self, context, world, &key).await? else {
+        let done = self.see_to(context, world, &key).await;
+        if done.is_err() {
+            world.plugin_tried(&key);
+        }
+        done
+    }
+}
+
+impl Workloads {
+    async fn see_to(&self, context: &Context, world: &World, key: &ModuleKey) -> Result<Done, ApplyError> {
+        let Some(observed) = observe::Workload::of(self, context, world, key).await? else {
             return Ok(Done::settled(false));
         };
         let plan = plan::plan(&observed.view());
         let classes = observed.classes();
-        let (changed, problem) = apply::apply(self, context, world, &key, &observed, plan, classes).await?;
+        let (changed, problem) = apply::apply(self, context, world, key, &observed, plan, classes).await?;
         let waits = problem.is_some();
-        world.plugin_problem(&key, problem);
+        world.plugin_problem(key, problem);
         let next = if waits { Next::After(AGAIN) } else { Next::AwaitChange };
         Ok(Done { next, ..Done::settled(changed) })
     }

@@ -1,6 +1,6 @@
 //! The objects, and who concerns whom.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use kube::ResourceExt;
@@ -42,6 +42,15 @@ pub struct Index {
     plugin_problems: HashMap<ModuleKey, Problem>,
     /// What has to leave nodes before their drivers do.
     leaving: HashMap<ModuleKey, BTreeMap<NodeName, Waiting>>,
+    /// What this process has looked at: of these neither of the two above is known before.
+    looked_at: LookedAt,
+}
+
+/// Modules whose plugin, and nodes whose assignment somebody has seen to at least once, whatever came of it.
+#[derive(Debug, Default)]
+struct LookedAt {
+    plugins: HashSet<ModuleKey>,
+    nodes: HashSet<NodeName>,
 }
 
 /// A Module's nodes.
@@ -104,14 +113,40 @@ impl Index {
         self.plugin_problems.get(key)
     }
 
-    /// Whether it is another than before.
+    /// Whether it is another than before, or the first.
     pub(super) fn set_plugin_problem(&mut self, key: &ModuleKey, problem: Option<Problem>) -> bool {
         let is_new = self.plugin_problems.get(key) != problem.as_ref();
         match problem {
             Some(problem) => self.plugin_problems.insert(key.clone(), problem),
             None => self.plugin_problems.remove(key),
         };
-        is_new
+        self.look_at_plugin(key) || is_new
+    }
+
+    /// Somebody has seen to the Module's plugin; whether for the first time.
+    pub(super) fn look_at_plugin(&mut self, key: &ModuleKey) -> bool {
+        self.modules.contains_key(key) && self.looked_at.plugins.insert(key.clone())
+    }
+
+    /// Somebody has seen to the node; the Modules that this is the first time for.
+    pub(super) fn look_at_node(&mut self, name: &NodeName) -> BTreeSet<ModuleKey> {
+        let is_there = self.nodes.contains_key(name) || self.configs.contains_key(name);
+        let is_first = is_there && self.looked_at.nodes.insert(name.clone());
+        if is_first { self.modules_of(name).cloned().collect() } else { BTreeSet::new() }
+    }
+
+    /// What is not there any more has not been looked at when it comes back.
+    fn forget_look(&mut self, name: &NodeName) {
+        if !self.nodes.contains_key(name) && !self.configs.contains_key(name) {
+            self.looked_at.nodes.remove(name);
+        }
+    }
+
+    /// Whether all that a Module's status tells of is known: its plugin and each of its nodes have been looked at. A process that has
+    /// just begun knows neither what keeps a plugin away nor what a node waits for, and would take back what its predecessor said.
+    pub fn is_looked_at(&self, key: &ModuleKey) -> bool {
+        self.looked_at.plugins.contains(key)
+            && self.nodes_of(key).all(|node| self.looked_at.nodes.contains(node))
     }
 
     /// What has to leave nodes before the Module's driver does, by node.
@@ -119,7 +154,7 @@ impl Index {
         self.leaving.get(key).into_iter().flatten()
     }
 
-    /// The Modules for which it is something else than before.
+    /// The Modules for which it is something else than before, or the first.
     pub(super) fn set_leaving(
         &mut self,
         node: &NodeName,
@@ -141,6 +176,7 @@ impl Index {
             self.leaving.entry(key.clone()).or_default().insert(node.clone(), waiting);
             changed.insert(key);
         }
+        changed.extend(self.look_at_node(node));
         changed
     }
 
@@ -289,6 +325,7 @@ impl Index {
             Some(facts) => self.nodes.insert(name.clone(), Arc::new(facts)),
             None => self.nodes.remove(name),
         };
+        self.forget_look(name);
         let after = self.nodes.get(name).cloned();
         let same = |alike: fn(&NodeFacts, &NodeFacts) -> bool| match (&before, &after) {
             (Some(before), Some(after)) => alike(before, after),
@@ -326,6 +363,7 @@ impl Index {
             self.modules.remove(key);
             self.plugin_problems.remove(key);
             self.leaving.remove(key);
+            self.looked_at.plugins.remove(key);
         }
         let before: BTreeSet<_> = self.nodes_of(key).cloned().collect();
         let names: BTreeSet<_> = self.nodes.keys().chain(self.configs.keys()).cloned().collect();
@@ -375,6 +413,7 @@ impl Index {
             Some(config) => self.configs.insert(name.clone(), config),
             None => self.configs.remove(name),
         };
+        self.forget_look(name);
         self.relate_again(name, now)
     }
 
@@ -679,13 +718,44 @@ mod tests {
     }
 
     #[test]
+    fn a_module_is_looked_at_once_its_plugin_and_each_of_its_nodes_are() {
+        let [pine, oak] = ["pine", "oak"].map(|name| name.parse::<NodeName>().unwrap());
+        let mut index = Index::default();
+        index.set_module(&key(), Some(module("hall")), NOW);
+        index.set_node(&pine, Some(facts(&pine, &[("hall", "a")])), NOW);
+        assert!(!index.is_looked_at(&key()));
+        assert!(index.set_plugin_problem(&key(), None), "the first look is news, whatever it shows");
+        assert!(!index.set_plugin_problem(&key(), None));
+        assert!(!index.is_looked_at(&key()));
+        assert_eq!(index.set_leaving(&pine, BTreeMap::new()), [key()].into(), "so it is of a node");
+        assert_eq!(index.set_leaving(&pine, BTreeMap::new()), BTreeSet::new());
+        assert!(index.is_looked_at(&key()));
+
+        index.set_node(&oak, Some(facts(&oak, &[("hall", "a")])), NOW);
+        assert!(!index.is_looked_at(&key()), "a node has come");
+        assert_eq!(index.look_at_node(&oak), [key()].into());
+        assert!(index.is_looked_at(&key()));
+        index.set_node(&oak, None, NOW);
+        index.look_at_node(&oak);
+        index.set_node(&oak, Some(facts(&oak, &[("hall", "a")])), NOW);
+        assert!(!index.is_looked_at(&key()), "it came back");
+        index.set_module(&key(), None, NOW);
+        index.set_module(&key(), Some(module("hall")), NOW);
+        index.look_at_node(&oak);
+        assert!(!index.is_looked_at(&key()), "another Module has its name");
+    }
+
+    #[test]
     fn a_deleted_module_leaves_no_trace_in_the_index() {
         let pine: NodeName = "pine".parse().unwrap();
         let mut index = Index::default();
         index.set_module(&key(), Some(module("hall")), NOW);
         index.set_node(&pine, Some(facts(&pine, &[("hall", "a")])), NOW);
+        index.look_at_node(&pine);
+        index.look_at_plugin(&key());
         index.set_module(&key(), None, NOW);
         index.set_node(&pine, None, NOW);
+        assert!(index.looked_at.nodes.is_empty() && index.looked_at.plugins.is_empty());
         assert!(index.nodes_of.is_empty() && index.modules_of.is_empty() && index.undiscovered.is_empty());
     }
 }

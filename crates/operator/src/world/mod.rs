@@ -302,6 +302,21 @@ impl World {
         }
     }
 
+    /// Somebody has tried to see to a Module's plugin, and could not: its status waits no longer for that.
+    pub fn plugin_tried(&self, key: &ModuleKey) {
+        if self.write().look_at_plugin(key) {
+            self.roll_up(key.clone());
+        }
+    }
+
+    /// The same of a node.
+    pub fn node_tried(&self, name: &NodeName) {
+        let waiting = self.write().look_at_node(name);
+        for module in waiting {
+            self.roll_up(module);
+        }
+    }
+
     /// Why a Module's plugin is not there as wished, if it is not.
     pub fn plugin_problem(&self, key: &ModuleKey, problem: Option<Problem>) {
         if self.write().set_plugin_problem(key, problem) {

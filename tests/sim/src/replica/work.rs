@@ -259,7 +259,10 @@ impl Replica {
     /// `nodes::Nodes::reconcile`, from what is known to what is to be written.
     fn decide_node(&self, key: &NodeName, seals: &mut Seals) -> Option<(VecDeque<Call>, Next)> {
         let read_own = |text: &str| Some((*seals.verify(text, &self.keys)?).clone());
-        let observed = Node::of(&self.world, key, read_own)?;
+        let Some(observed) = Node::of(&self.world, key, read_own) else {
+            self.world.leaving(key, BTreeMap::new());
+            return None;
+        };
         let before = observed.view().order;
         let (mut assignment, given_back) = if self.bug == Some(Bug::TurnsNotReserved) {
             self.decide_unreserved(&observed)
@@ -673,7 +676,12 @@ impl Replica {
         match &task.key {
             Job::Module(key) => queues.modules.done(key, next),
             Job::Image(key) => queues.images.done(key, next),
-            Job::Node(key) => queues.nodes.done(key, next),
+            Job::Node(key) => {
+                if next == Next::Backoff {
+                    self.world.node_tried(key);
+                }
+                queues.nodes.done(key, next);
+            }
             Job::Status(key) => queues.status.done(key, next),
             Job::Plugin(key) => {
                 let next = if next == Next::AwaitChange && task.problem.is_some() {
@@ -681,7 +689,9 @@ impl Replica {
                 } else {
                     next
                 };
-                if next != Next::Backoff {
+                if next == Next::Backoff {
+                    self.world.plugin_tried(key);
+                } else {
                     self.world.plugin_problem(key, task.problem);
                 }
                 queues.workloads.done(key, next);

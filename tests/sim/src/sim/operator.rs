@@ -259,9 +259,7 @@ impl Sim {
                 let before = self.api.writes;
                 let answer = self.api.write(write);
                 let effective = self.api.writes != before;
-                // Why a plugin is not there as wished is known again when somebody has looked.
-                let is_status = matches!(write, crate::api::Write::ModuleStatus { .. });
-                self.operator_writes += u64::from(effective && writer.is_some() && !is_status);
+                self.operator_writes += u64::from(effective && writer.is_some());
                 crate::invariants::after_write(self, writer, write, effective);
                 self.tell(|| format!("{:?} -> {}", told_write(write), told_answer(&answer)));
                 Heard::Written(answer)
