@@ -2,6 +2,7 @@
 
 mod building_bench;
 mod demo;
+mod plugins_bench;
 mod scale_command;
 mod signing_bench;
 mod weighing;
@@ -39,6 +40,8 @@ enum Command {
     BenchSigning(signing_bench::SigningBench),
     /// Makes images in every way, and says what each costs. As root.
     BenchBuilding(building_bench::BuildingBench),
+    /// Counts what device plugins and version labels cost
+    BenchPlugins(plugins_bench::PluginsBench),
 }
 
 #[derive(Debug, Args)]
@@ -71,6 +74,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Bench(bench) => runtime()?.block_on(scale_command::run(bench, &mut progress())),
         Command::BenchSigning(bench) => runtime()?.block_on(signing_bench::run(bench, &mut progress())),
         Command::BenchBuilding(bench) => runtime()?.block_on(building_bench::run(bench, &mut progress())),
+        Command::BenchPlugins(bench) => runtime()?.block_on(plugins_bench::run(bench, &mut progress())),
     }
 }
 

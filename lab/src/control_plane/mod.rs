@@ -269,7 +269,7 @@ impl ControlPlane {
         }
         let mut manager = flags::controller_manager(&self.binaries, &self.pki, &self.folder);
         if self.extent == Extent::Objects {
-            manager.arg(flags::NO_NODES);
+            manager.arg(flags::NO_NODES).args(flags::FAST);
         }
         self.children.push(Child::start("kube-controller-manager", &manager, &self.folder)?);
         if self.extent == Extent::Full {

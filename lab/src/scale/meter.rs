@@ -195,6 +195,12 @@ impl Bill {
         self.count(party, |kind| is_write(kind) && !kind.contains(" events ") && !kind.contains(" leases "))
     }
 
+    /// All that the operator and the agents wrote, events too; leases apart, which whoever leads or lives has to renew.
+    pub fn all_writes(&self) -> u64 {
+        let is_it = |kind: &str| is_write(kind) && !kind.contains(" leases ");
+        self.count(Party::Operator, is_it) + self.count(Party::Agents, is_it)
+    }
+
     /// Requests of a party that were refused.
     pub fn refused(&self, party: Party) -> u64 {
         self.count(party, |kind| kind.rsplit(' ').next().is_some_and(|code| code >= "400"))
@@ -284,6 +290,6 @@ mod tests {
             usages: Usages::default(),
         };
         assert_eq!((bill.writes(Party::Operator), bill.refused(Party::Operator)), (4, 1));
-        assert_eq!(bill.writes(Party::Agents), 0);
+        assert_eq!((bill.writes(Party::Agents), bill.all_writes()), (0, 9));
     }
 }

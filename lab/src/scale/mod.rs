@@ -6,6 +6,7 @@
 
 pub mod meter;
 pub mod play;
+pub mod plugins;
 mod quiet;
 pub mod report;
 

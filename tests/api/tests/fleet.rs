@@ -3,6 +3,7 @@
 //! Only counts are held to a bound: they are the same on every machine. Times are for `tenon-lab bench`.
 
 use tenon_lab::scale::meter::{Bill, Party};
+use tenon_lab::scale::plugins::{self, Kubelets, LABELS, MOST_TO_CHANGE, MOST_TO_DELETE, MOST_TO_LOAD};
 use tenon_lab::scale::{Field, play};
 
 const NODES: u64 = 100;
@@ -40,6 +41,12 @@ fn assert_cost(what: &str, bill: &Bill, per_node: u64) {
     assert!(plugins <= 4, "{what}: plugins are asked after {plugins} times\n{:#?}", bill.requests);
 }
 
+/// Nothing is written but leases.
+fn assert_silent(what: &str, bill: &Bill) {
+    assert_cost(what, bill, 0);
+    assert_eq!(bill.all_writes(), 0, "{what}: {:#?}", bill.requests);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_nodes_cost_three_writes_each_to_load_four_to_change_and_none_after_a_restart() {
     let nodes = usize::try_from(NODES).expect("a number of nodes");
@@ -54,8 +61,7 @@ async fn a_hundred_nodes_cost_three_writes_each_to_load_four_to_change_and_none_
     assert_eq!(play::ready_labels(&field).await.expect("labels"), nodes);
 
     let restart = play::restart(&mut field).await.expect("a restart");
-    assert_cost("restart", &restart.bill, 0);
-    assert_eq!(of_others(&restart.bill), 0, "{:#?}", restart.bill.requests);
+    assert_silent("restart", &restart.bill);
     let asked = restart.bill.count(Party::Operator, |kind| !kind.contains(" leases "));
     assert!(asked <= 40, "a restart asks {asked} things\n{:#?}", restart.bill.requests);
 
@@ -64,4 +70,24 @@ async fn a_hundred_nodes_cost_three_writes_each_to_load_four_to_change_and_none_
     let delete = play::delete(&field).await.expect("an end");
     assert_cost("delete", &delete.bill, 4);
     assert_eq!(play::ready_labels(&field).await.expect("labels"), 0);
+
+    with_plugins(&mut field, &first, &second).await;
+}
+
+/// The same of a Module with a device plugin and a version, which nodes change in the order of their labels.
+async fn with_plugins(field: &mut Field, first: &str, second: &str) {
+    let _kubelets = Kubelets::start(field.client());
+    let load = plugins::load(field, first, "1").await.expect("a load");
+    assert_cost("load with a plugin", &load.bill, MOST_TO_LOAD);
+    assert!(of_nodes(&load.bill) >= 3 * NODES, "each was told, reported and was labelled");
+    assert_eq!(plugins::labels(field).await.expect("labels"), LABELS * field.nodes().len());
+
+    let restart = plugins::restart(field).await.expect("a restart");
+    assert_silent("restart with plugins", &restart.bill);
+
+    let change = plugins::change(field, second, "2").await.expect("a change");
+    assert_cost("ordered change with a plugin", &change.bill, MOST_TO_CHANGE);
+    let delete = plugins::delete(field).await.expect("an end");
+    assert_cost("delete with a plugin", &delete.bill, MOST_TO_DELETE);
+    assert_eq!(plugins::labels(field).await.expect("labels"), 0);
 }
