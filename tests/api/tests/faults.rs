@@ -78,6 +78,11 @@ async fn whatever_happens_while_images_are_cleaned_up_what_is_needed_stays_and_t
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whatever_happens_while_a_driver_with_a_plugin_is_changed_in_order_it_ends_as_if_nothing_had() {
+    run(Plot::Plugin, Victim::Operator, "whatever_happens_while_a_driver_with_a_plugin").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whatever_happens_to_the_first_writes_of_the_operator_it_has_its_keys_and_publishes_them() {
     let begin = Instant::now();
     let mut stand = Stand::start(Plot::Signed).await;

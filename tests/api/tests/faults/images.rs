@@ -30,7 +30,9 @@ impl Life<'_> {
                 let build = json!({ "dockerfileConfigMap": { "name": "recipe" } });
                 json!({ "build": build, "sign": self.sign(None) })
             }
-            Plot::Signed | Plot::Pulled | Plot::CleanedUp => json!({ "sign": self.sign(Some("gauge:v2")) }),
+            Plot::Signed | Plot::Pulled | Plot::CleanedUp | Plot::Plugin => {
+                json!({ "sign": self.sign(Some("gauge:v2")) })
+            }
         };
         self.write(&self.own(), &container).await?;
         self.is_made(None).await

@@ -4,17 +4,19 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Node, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use tenon_api::labels::{LabelKind, ModuleLabel, annotation};
-use tenon_api::{MadeImage, Module, ModuleImage, NodeModulesConfig};
+use tenon_api::{MadeImage, Module, ModuleImage, NodeModulesConfig, PreflightValidation};
 use tenon_lab::faults::{Fault, Seen};
 use tenon_lab::fleet::{Machine, SimNode};
 use tenon_lab::wait;
 
+use crate::plot::Plot;
 use crate::stand::{OPERATOR_NAMESPACE, Stand, until};
 use crate::witness::Witness;
 
@@ -44,6 +46,10 @@ pub(crate) enum Stage {
     Pull,
     /// It gets another image, which a node pulls.
     PullAnother,
+    /// The Module is created with a device plugin and the version that its node is labelled with, and a preflight for the node's kernel.
+    Equip,
+    /// The Module gets another version, and then its node another label.
+    Upgrade,
     /// The node leaves the Module, and is back before its image is deleted.
     ComeBack,
     /// The node leaves the Module, and its image is deleted.
@@ -79,6 +85,8 @@ impl<'s> Life<'s> {
             Stage::Renew => self.renew().await,
             Stage::Pull => self.pull("one").await,
             Stage::PullAnother => self.pull("two").await,
+            Stage::Equip => self.upgrade("1", "gauge:v1").await,
+            Stage::Upgrade => self.upgrade("2", "gauge:v2").await,
             Stage::ComeBack => self.come_back().await,
             Stage::Leave => self.leave().await,
             Stage::Unload => self.unload().await,
@@ -165,8 +173,47 @@ impl<'s> Life<'s> {
         for (name, value) in container.as_object().into_iter().flatten() {
             manifest["spec"]["moduleLoader"]["container"][name] = value.clone();
         }
+        if self.stand.plot == Plot::Plugin {
+            manifest["spec"]["devicePlugin"] = json!({"container": {"image": "lab.invalid/plugin"}});
+        }
         let params = PatchParams::apply("a-user").force();
         self.modules().patch("gauge", &params, &Patch::Apply(manifest)).await.map(drop).map_err(text)
+    }
+
+    /// The Module has this version, and then its nodes are to have it; a preflight for their kernel sees the image.
+    async fn upgrade(&self, version: &str, image: &str) -> Result<(), String> {
+        let preflight = json!({
+            "apiVersion": "kmm.sigs.x-k8s.io/v1beta2", "kind": "PreflightValidation",
+            "metadata": {"name": self.name}, "spec": {"kernelVersion": self.stand.driver.kernel},
+        });
+        let params = PatchParams::apply("a-user").force();
+        self.preflights().patch(&self.name, &params, &Patch::Apply(preflight)).await.map_err(text)?;
+        self.write(image, &json!({ "version": version })).await?;
+        let nodes: Api<Node> = Api::all(self.stand.client.clone());
+        let label = |kind: LabelKind| kind.key(&self.name, "gauge");
+        let labels = json!({"metadata": {"labels": {label(LabelKind::VersionModule): version}}});
+        for node in &self.nodes {
+            nodes.patch(node.name(), &params_of_user(), &Patch::Merge(&labels)).await.map_err(text)?;
+        }
+        self.is_ready_everywhere(image).await?;
+        until("the version's plugin runs on every node, and the preflight has its verdict", async || {
+            let has = |node: &Node| {
+                let value = |kind| node.labels().get(&label(kind)).map(String::as_str);
+                value(LabelKind::VersionReady) == Some(version)
+                    && value(LabelKind::VersionSchedulePod) == Some(version)
+                    && value(LabelKind::DevicePluginReady).is_some()
+            };
+            let status = self.preflights().get(&self.name).await.ok()?.status?;
+            let is_about_it = status
+                .modules
+                .iter()
+                .any(|module| module.image.as_ref().is_some_and(|it| it.ends_with(image)));
+            let told = is_about_it && status.in_progress == 0;
+            // That of a former version goes when no node has it.
+            let sets = self.daemon_sets().list(&ListParams::default()).await.ok()?.items.len();
+            (told && sets == 1 && self.node_objects().await?.iter().all(has)).then_some(())
+        })
+        .await
     }
 
     async fn reboot(&mut self) -> Result<(), String> {
@@ -191,17 +238,21 @@ impl<'s> Life<'s> {
     }
 
     async fn unload(&self) -> Result<(), String> {
+        if self.stand.plot == Plot::Plugin {
+            self.preflights().delete(&self.name, &DeleteParams::default()).await.map_err(text)?;
+        }
         self.modules().delete("gauge", &DeleteParams::default()).await.map_err(text)?;
         until("nothing is left", async || {
             let gone = self.modules().get_opt("gauge").await.ok()?.is_none()
-                && self.images().list(&ListParams::default()).await.ok()?.items.is_empty();
+                && self.images().list(&ListParams::default()).await.ok()?.items.is_empty()
+                && self.daemon_sets().list(&ListParams::default()).await.ok()?.items.is_empty();
             let empty = |config: &NodeModulesConfig| {
                 let reported = config.status.as_ref().map_or(0, |status| status.modules.len());
                 config.spec.order.is_none() && config.spec.modules.is_empty() && reported == 0
             };
             let nodes = self.node_objects().await?;
             let clean =
-                self.configs().await?.iter().all(empty) && nodes.iter().all(|node| ready_labels(node) == 0);
+                self.configs().await?.iter().all(empty) && nodes.iter().all(|node| our_labels(node) == 0);
             (gone && clean).then_some(())
         })
         .await
@@ -261,6 +312,7 @@ impl<'s> Life<'s> {
         let modules = self.modules();
         let _ = modules.delete("gauge", &DeleteParams::default()).await;
         let _ = modules.patch("gauge", &PatchParams::default(), &Patch::Merge(&strip)).await;
+        let _ = self.preflights().delete(&self.name, &DeleteParams::default()).await;
         let made: Api<MadeImage> = Api::namespaced(self.stand.client.clone(), &self.name);
         let _ = made.delete_collection(&DeleteParams::default(), &ListParams::default()).await;
         let configs: Api<NodeModulesConfig> = Api::all(self.stand.client.clone());
@@ -279,6 +331,19 @@ impl<'s> Life<'s> {
 
     pub(crate) fn images(&self) -> Api<ModuleImage> {
         Api::namespaced(self.stand.client.clone(), &self.name)
+    }
+
+    fn preflights(&self) -> Api<PreflightValidation> {
+        Api::all(self.stand.client.clone())
+    }
+
+    fn daemon_sets(&self) -> Api<DaemonSet> {
+        Api::namespaced(self.stand.client.clone(), &self.name)
+    }
+
+    /// This life's preflight, if it has one.
+    async fn preflight(&self) -> Result<Option<PreflightValidation>, String> {
+        self.preflights().get_opt(&self.name).await.map_err(text)
     }
 
     /// The Jobs that are not on their way out: those of a Module that is gone are.
@@ -366,6 +431,8 @@ impl<'s> Life<'s> {
             "loaders": loaders,
             "modules": self.modules().list(&ListParams::default()).await.map_err(text)?.items,
             "images": self.images().list(&ListParams::default()).await.map_err(text)?.items,
+            "preflight": self.preflight().await?,
+            "sets": self.daemon_sets().list(&ListParams::default()).await.map_err(text)?.items.iter().map(placed).collect::<Vec<_>>(),
             "made": self.remembered().await.ok_or_else(none)?,
             "pulls": self.pulls().await?,
             "jobs": self.jobs().await?.iter().map(|job| job.annotations().get(annotation::IMAGE).cloned()).collect::<Vec<_>>(),
@@ -383,6 +450,9 @@ impl<'s> Life<'s> {
         }
         for job in self.jobs().await? {
             uids.insert(format!("Job {}", job.name_any()), job.uid().unwrap_or_default());
+        }
+        for set in self.daemon_sets().list(&ListParams::default()).await.map_err(text)? {
+            uids.insert(format!("DaemonSet {}", set.name_any()), set.uid().unwrap_or_default());
         }
         for config in self.configs().await.unwrap_or_default() {
             uids.insert(format!("NodeModulesConfig {}", config.name_any()), config.uid().unwrap_or_default());
@@ -405,6 +475,23 @@ fn labels(node: &Node) -> BTreeMap<String, String> {
     let mut labels = node.labels().clone();
     labels.retain(|name, _| !name.starts_with("beta.kubernetes.io/"));
     labels
+}
+
+/// Where a plugin's pods go, and what they run. Its name is a hash of what each life has another of.
+fn placed(set: &DaemonSet) -> Option<Value> {
+    let pod = set.spec.as_ref()?.template.spec.as_ref()?;
+    Some(json!({"on": pod.node_selector, "containers": pod.containers}))
+}
+
+/// Those of the operator's; the user's stays where a user put it.
+fn our_labels(node: &Node) -> usize {
+    let is_ours =
+        |key: &&String| ModuleLabel::parse(key).is_some_and(|label| label.kind != LabelKind::VersionModule);
+    node.labels().keys().filter(is_ours).count()
+}
+
+fn params_of_user() -> PatchParams {
+    PatchParams { field_manager: Some("a-user".to_owned()), ..PatchParams::default() }
 }
 
 fn ready_labels(node: &Node) -> usize {

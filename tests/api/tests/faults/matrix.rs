@@ -88,9 +88,11 @@ impl Disturbance {
             Victim::Operator => &["nodes", "modules", "moduleimages", "nodemodulesconfigs", "jobs"],
             Victim::Agent => &["nodemodulesconfigs"],
         };
+        let stale_besides: &[_] =
+            if plot == Plot::Plugin { &["daemonsets", "pods", "preflightvalidations"] } else { &[] };
         once.chain(writes.map(|fault| (Self::Writes(fault), 1)))
             .chain(everything.map(|fault| (Self::Everything(fault), 1)))
-            .chain(stale.iter().map(|resource| (Self::Stale(resource), 1)))
+            .chain(stale.iter().chain(stale_besides).map(|resource| (Self::Stale(resource), 1)))
             .chain(
                 publishing.iter().map(|refusal| (Self::Publishing(*refusal), reference.publishing_lives())),
             )
@@ -147,7 +149,7 @@ impl fmt::Display for Point {
 fn shared_name(seen: &Seen, life: &str) -> String {
     let request = seen.line().replace(life, "LIFE");
     // Names of events are random, and these others are hashes.
-    for kind in ["/events/", "/jobs/", "/madeimages/"] {
+    for kind in ["/events/", "/jobs/", "/madeimages/", "/daemonsets/"] {
         if let Some((before, name)) = request.split_once(kind) {
             let part = name.split_once('/').map(|(_, part)| format!("/{part}")).unwrap_or_default();
             return format!("{before}{kind}*{part}");
@@ -407,12 +409,14 @@ impl Play<'_> {
         }
     }
 
-    /// What is written of images is not written again and again.
+    /// What is written of images and plugins is not written again and again.
     fn no_more_writes(&self, stage: Stage, journal: &Journal) -> Result<(), String> {
         let done = journal.writes().filter(|seen| seen.status.is_some_and(|status| status < 300));
         let requests = done.map(|seen| shared_name(seen, &self.life.name));
         let ours = |request: &String| {
-            ["/jobs", "/moduleimages/", "/madeimages/"].iter().any(|kind| request.contains(kind))
+            ["/jobs", "/moduleimages/", "/madeimages/", "/daemonsets/"]
+                .iter()
+                .any(|kind| request.contains(kind))
                 && request.contains("LIFE")
                 && is_of_some_stage(self.stand.plot, request)
         };

@@ -16,6 +16,8 @@ pub(crate) enum Plot {
     Pulled,
     /// What was made is deleted from its registry once nothing needs it.
     CleanedUp,
+    /// A driver with a device plugin is changed as a node's version label says, and a preflight looks on.
+    Plugin,
 }
 
 impl Plot {
@@ -26,6 +28,7 @@ impl Plot {
             Self::Built => &[Stage::Join, Stage::Make, Stage::Renew, Stage::Unload],
             Self::Pulled => &[Stage::Join, Stage::Pull, Stage::PullAnother, Stage::Unload],
             Self::CleanedUp => &[Stage::Join, Stage::Make, Stage::ComeBack, Stage::Leave, Stage::Unload],
+            Self::Plugin => &[Stage::Join, Stage::Equip, Stage::Upgrade, Stage::Unload],
         }
     }
 
@@ -33,14 +36,14 @@ impl Plot {
     pub(crate) fn nodes(self) -> &'static [&'static str] {
         match self {
             Self::Signed => &["oak", "yew"],
-            Self::Built | Self::Pulled | Self::CleanedUp => &["oak"],
+            Self::Built | Self::Pulled | Self::CleanedUp | Self::Plugin => &["oak"],
         }
     }
 
     /// What its operator is told beside what every operator here is.
     pub(crate) fn flags(self) -> &'static [&'static str] {
         match self {
-            Self::Signed => &[],
+            Self::Signed | Self::Plugin => &[],
             // Nobody tells of a ConfigMap that changes.
             Self::Built => &["--look-again=1"],
             Self::Pulled => &["--pull-through-nodes=pulls=yes"],
@@ -58,7 +61,7 @@ impl Plot {
     pub(crate) fn cost(self) -> Duration {
         Duration::from_secs(match self {
             Self::Signed => 6,
-            Self::Built => 8,
+            Self::Built | Self::Plugin => 8,
             Self::Pulled => 13,
             Self::CleanedUp => 15,
         })
@@ -68,7 +71,7 @@ impl Plot {
     pub(crate) fn budget(self) -> Duration {
         Duration::from_secs(match self {
             Self::Signed => 20,
-            Self::Built | Self::Pulled | Self::CleanedUp => 16,
+            Self::Built | Self::Pulled | Self::CleanedUp | Self::Plugin => 16,
         })
     }
 }

@@ -30,7 +30,7 @@ const INCIDENTAL: [&str; 18] = [
 /// What else differs, by the kind of life.
 fn incidental_in(plot: Plot) -> &'static [&'static str] {
     match plot {
-        Plot::Signed => &[],
+        Plot::Signed | Plot::Plugin => &[],
         // What is built in a namespace is told of that namespace, so that each life's is another. That it is what the registry has is
         // looked at elsewhere.
         Plot::Built | Plot::Pulled => &["imageDigest"],

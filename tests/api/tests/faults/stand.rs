@@ -22,6 +22,7 @@ use tenon_lab::faults::Proxy;
 use tenon_lab::fleet::Fleet;
 use tenon_lab::kernel::Origin;
 use tenon_lab::programs::{Program, program};
+use tenon_lab::scale::plugins::Kubelets;
 use tenon_lab::setup::Supplies;
 use tenon_lab::{ControlPlane, drivers, jobs, wait};
 use tokio::task::JoinSet;
@@ -53,6 +54,8 @@ pub(crate) struct Stand {
     pub(crate) driver: Arc<Driver>,
     pub(crate) registry: Arc<TestRegistry>,
     pub(crate) operator: Operator,
+    /// Plays those of plugins.
+    _kubelets: Option<Kubelets>,
     /// Plays the kubelet of Jobs.
     _jobs: JoinSet<()>,
     _plane: Arc<ControlPlane>,
@@ -89,6 +92,7 @@ impl Stand {
         };
         let stand = Self {
             plot,
+            _kubelets: (plot == Plot::Plugin).then(|| Kubelets::start(plane.client())),
             _jobs: jobs,
             client: plane.client(),
             proxy,
