@@ -195,6 +195,21 @@ impl Bill {
         self.count(party, |kind| is_write(kind) && !kind.contains(" events ") && !kind.contains(" leases "))
     }
 
+    /// Writes of the operator and the agents to what there is one of per node.
+    pub fn writes_to_nodes(&self) -> u64 {
+        let is_of_node = |kind: &str| {
+            let resource = kind.split(' ').nth(1).unwrap_or_default();
+            let resource = resource.split('/').next().unwrap_or_default();
+            is_write(kind) && ["nodes", "nodemodulesconfigs", "pods"].contains(&resource)
+        };
+        self.count(Party::Operator, is_of_node) + self.count(Party::Agents, is_of_node)
+    }
+
+    /// All others but events: to Modules, images and the like, which must not grow with the nodes.
+    pub fn writes_to_others(&self) -> u64 {
+        self.writes(Party::Operator) + self.writes(Party::Agents) - self.writes_to_nodes()
+    }
+
     /// All that the operator and the agents wrote, events too; leases apart, which whoever leads or lives has to renew.
     pub fn all_writes(&self) -> u64 {
         let is_it = |kind: &str| is_write(kind) && !kind.contains(" leases ");
@@ -291,5 +306,6 @@ mod tests {
         };
         assert_eq!((bill.writes(Party::Operator), bill.refused(Party::Operator)), (4, 1));
         assert_eq!((bill.writes(Party::Agents), bill.all_writes()), (0, 9));
+        assert_eq!((bill.writes_to_nodes(), bill.writes_to_others()), (4, 0));
     }
 }

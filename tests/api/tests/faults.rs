@@ -133,8 +133,8 @@ async fn run(plot: Plot, victim: Victim, test: &str) {
         match disturb(&stand, &reference, victim, *fault, *index).await {
             Ok(outcome) => {
                 println!(
-                    "{fault}/{index}: {} struck, at most {} equal requests a second, {:?}",
-                    outcome.struck, outcome.busiest, outcome.took
+                    "{fault}/{index}: {} struck, at most {} equal requests a second ({}), {:?}",
+                    outcome.struck, outcome.busiest.0, outcome.busiest.1, outcome.took
                 );
                 struck += outcome.struck;
                 missed.extend(outcome.missed.into_iter().map(|point| format!("{fault}: {point}")));

@@ -8,24 +8,8 @@ use tenon_lab::scale::{Field, play};
 
 const NODES: u64 = 100;
 
-/// Writes to what there is one of per node.
-fn of_nodes(bill: &Bill) -> u64 {
-    let is_it = |kind: &str| {
-        ["patch nodes", "update nodes", "create nodemodulesconfigs", "delete nodemodulesconfigs"]
-            .iter()
-            .any(|begin| kind.starts_with(begin))
-            || kind.starts_with("patch nodemodulesconfigs")
-    };
-    bill.count(Party::Operator, is_it) + bill.count(Party::Agents, is_it)
-}
-
-/// All other writes: the Module's and its images'. They must not grow with the nodes.
-fn of_others(bill: &Bill) -> u64 {
-    bill.writes(Party::Operator) + bill.writes(Party::Agents) - of_nodes(bill)
-}
-
 fn assert_cost(what: &str, bill: &Bill, per_node: u64) {
-    let (nodes, others) = (of_nodes(bill), of_others(bill));
+    let (nodes, others) = (bill.writes_to_nodes(), bill.writes_to_others());
     assert!(nodes <= per_node * NODES, "{what}: {nodes} writes to {NODES} nodes\n{:#?}", bill.requests);
     assert!(others <= 40, "{what}: {others} other writes\n{:#?}", bill.requests);
     assert_eq!(bill.no_op_writes, 0, "{what}: writes that changed nothing\n{:#?}", bill.requests);
@@ -57,7 +41,7 @@ async fn a_hundred_nodes_cost_three_writes_each_to_load_four_to_change_and_none_
 
     let load = play::cold(&field, &first).await.expect("a load");
     assert_cost("load", &load.bill, 3);
-    assert!(of_nodes(&load.bill) >= 3 * NODES, "each was told, reported and was labelled");
+    assert!(load.bill.writes_to_nodes() >= 3 * NODES, "each was told, reported and was labelled");
     assert_eq!(play::ready_labels(&field).await.expect("labels"), nodes);
 
     let restart = play::restart(&mut field).await.expect("a restart");
@@ -79,7 +63,7 @@ async fn with_plugins(field: &mut Field, first: &str, second: &str) {
     let _kubelets = Kubelets::start(field.client());
     let load = plugins::load(field, first, "1").await.expect("a load");
     assert_cost("load with a plugin", &load.bill, MOST_TO_LOAD);
-    assert!(of_nodes(&load.bill) >= 3 * NODES, "each was told, reported and was labelled");
+    assert!(load.bill.writes_to_nodes() >= 3 * NODES, "each was told, reported and was labelled");
     assert_eq!(plugins::labels(field).await.expect("labels"), LABELS * field.nodes().len());
 
     let restart = plugins::restart(field).await.expect("a restart");
