@@ -23,10 +23,11 @@ pub(crate) fn run(arguments: &[String]) -> Result<String> {
         for (bench, page) in [
             ("bench-signing", "docs/benchmarks-signing.md"),
             ("bench-building", "docs/benchmarks-building.md"),
+            ("bench-plugins", "docs/benchmarks-plugins.md"),
         ] {
-            let mut bench_of_images = Command::new(&program);
-            bench_of_images.current_dir(repository::root()).env("TENON_LAB_PROGRAMS", &folder);
-            ci::succeed(bench_of_images.args([bench, "--page", page]))?;
+            let mut one = Command::new(&program);
+            one.current_dir(repository::root()).env("TENON_LAB_PROGRAMS", &folder);
+            ci::succeed(one.args([bench, "--page", page]))?;
         }
     }
     let mut bench = Command::new(&program);
