@@ -1,6 +1,7 @@
 //! What a fleet costs, counted: a hundred simulated nodes with the real agent, a real API server, the real operator.
 //!
 //! Only counts are held to a bound: they are the same on every machine. Times are for `tenon-lab bench`.
+#![expect(clippy::expect_used, reason = "a test that cannot be set up has failed")]
 
 use tenon_lab::scale::meter::{Bill, Party};
 use tenon_lab::scale::plugins::{self, Kubelets, LABELS, MOST_TO_CHANGE, MOST_TO_DELETE, MOST_TO_LOAD};

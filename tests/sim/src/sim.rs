@@ -138,6 +138,7 @@ pub(crate) enum Event {
 
 /// The whole cluster.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each says by itself how far a run has come")]
 pub struct Sim {
     pub(crate) now: u64,
     pub(crate) rng: Rng,

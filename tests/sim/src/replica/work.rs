@@ -518,6 +518,7 @@ impl Replica {
     }
 
     /// An answer to the task's call.
+    #[expect(clippy::too_many_lines, reason = "one arm for each kind of answer")]
     pub fn heard(&mut self, number: u64, call: &Call, heard: Heard, seals: &Seals) {
         let Some(task) = self.tasks.get_mut(&number) else { return };
         match (call, heard) {
