@@ -92,6 +92,7 @@ impl Workload {
         Observed {
             module: &self.module,
             sets: &self.sets,
+            versions: &self.seen.versions,
             orphans: self.seen.orphans,
             enforces: self.enforces.as_deref(),
             in_use: &self.in_use,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use kube::ResourceExt;
+use tenon_api::labels;
 use tenon_api::node_modules_config::{NodeModule, NodeModulesConfig};
 use tenon_api::{Module, ModuleImage, PreflightValidation};
 use tenon_order::{Digest, ModuleKey, NodeName};
@@ -13,7 +14,7 @@ use tenon_plan::node::{NodeFacts, Selection, select};
 use tenon_plan::provision;
 use tenon_plan::rivals::Claims;
 use tenon_plan::rollout::{self, Turn, Turns};
-use tenon_plan::workload::Problem;
+use tenon_plan::workload::{Problem, version};
 
 use super::{FactsIndex, ImageKey, KnownFacts};
 
@@ -281,6 +282,25 @@ impl Index {
     /// repels it, or that no image is for, is none of them.
     pub fn count_told(&self, key: &ModuleKey) -> usize {
         self.nodes_of.get(key).map_or(0, |of| of.told)
+    }
+
+    /// The versions that nodes have of a Module, as labels name them.
+    pub fn versions_of(&self, key: &ModuleKey) -> BTreeSet<String> {
+        let configs = self.nodes_of(key).filter_map(|name| self.configs.get(name));
+        let had = configs.flat_map(|config| version::had(config));
+        let its = had.filter(|had| had.namespace == key.namespace() && had.name == key.name());
+        its.map(|had| labels::value(had.version)).collect()
+    }
+
+    /// The Modules of which a node will have one version less, when this is its object.
+    pub(super) fn versions_ending(
+        &self,
+        name: &NodeName,
+        config: Option<&NodeModulesConfig>,
+    ) -> BTreeSet<ModuleKey> {
+        let before = self.configs.get(name).map(|config| version::had(config)).unwrap_or_default();
+        let after = config.map(version::had).unwrap_or_default();
+        before.difference(&after).filter_map(version::Had::module).collect()
     }
 
     /// Modules that select the node or that its object names.

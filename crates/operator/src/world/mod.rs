@@ -463,13 +463,15 @@ impl World {
             Some(config) => self.assignments.set(name, bundles(config)),
             None => self.assignments.remove(name),
         }
-        let (modules, waiting) = {
+        let (modules, waiting, ended) = {
             let mut index = self.write();
+            let ended = index.versions_ending(name, config.as_ref());
             let modules = index.set_config(name, config.map(Arc::new), self.steady());
             let waiting: Vec<_> =
                 modules.iter().flat_map(|module| index.waiting_for_a_first(module)).collect();
-            (modules, waiting)
+            (modules, waiting, ended)
         };
+        self.versions_ended(ended);
         self.see_kernel(name);
         self.pass_turns_on(&modules);
         self.touch(Some(name), modules, BTreeSet::new());

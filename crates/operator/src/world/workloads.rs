@@ -163,7 +163,7 @@ impl KnownSet {
         let generation = set.metadata.generation.unwrap_or_default();
         let labels = set.labels();
         let selected = set.spec.as_ref().and_then(|spec| spec.selector.match_labels.as_ref());
-        let is_version = |key: &String| key.contains("/version-");
+        let version = selected.into_iter().flatten().find(|(key, _)| key.contains("/version-"));
         Some(Self {
             module: ModuleKey::new(&set.namespace()?, &owner.name).ok()?,
             module_uid: owner.uid.clone(),
@@ -172,7 +172,7 @@ impl KnownSet {
                 uid: set.uid()?,
                 role: Role::of_label(labels.get(labels::ROLE).map(String::as_str)),
                 driver: set.annotations().get(annotation::DRA_DRIVER).cloned(),
-                is_ordered: selected.into_iter().flat_map(BTreeMap::keys).any(is_version),
+                version: version.map(|(_, version)| version.clone()),
                 wish: set.annotations().get(annotation::WISH).cloned(),
                 is_changed: set.managed_fields().iter().any(is_meddling),
                 is_idle: status.observed_generation == Some(generation)
@@ -255,6 +255,8 @@ impl WorkloadsIndex {
 pub struct Workload {
     /// Its `DaemonSet`s, with their generations.
     pub sets: Vec<(SetSeen, i64)>,
+    /// The versions that nodes have of the Module, as labels name them, where any of these is of one.
+    pub versions: BTreeSet<String>,
     /// Pods that belong to none of them any more.
     pub orphans: usize,
     /// Pods that wait for KMM, by name.
@@ -273,6 +275,7 @@ impl World {
         let index = super::lock(&self.workloads);
         let is_its = |set: &&KnownSet| set.module == *module && set.module_uid == uid;
         let sets: Vec<_> = index.sets.values().filter(is_its).collect();
+        let is_ordered = sets.iter().any(|set| set.seen.version.is_some());
         // On a node that has fallen silent nobody ends a pod; when it is back, that is the first thing it does.
         let runs = |pod: &KnownPod| {
             let node = pod.node.as_ref().and_then(|node| nodes.node(node));
@@ -285,6 +288,7 @@ impl World {
             orphans: index.pods_of(module).map(|(_, pod)| pod).filter(lives).count(),
             stuck: stuck.map(|(name, pod)| (name.clone(), pod.clone())).collect(),
             sets: sets.iter().map(|set| (set.seen.clone(), set.generation)).collect(),
+            versions: if is_ordered { nodes.versions_of(module) } else { BTreeSet::new() },
         }
     }
 
@@ -342,6 +346,13 @@ impl World {
         let is_past = super::lock(&self.workloads).sets.get(&key).is_some_and(is_past);
         if !is_past {
             self.set(namespace, name, Some(set));
+        }
+    }
+
+    /// Nodes have these versions of Modules no more: `DaemonSet`s may have stayed for them alone.
+    pub(super) fn versions_ended(&self, modules: BTreeSet<ModuleKey>) {
+        for module in modules {
+            self.queues.workloads.add_within(module, LOOK_WITHIN);
         }
     }
 
@@ -453,6 +464,7 @@ async fn follow<K: Watched>(
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use tenon_api::node_modules_config::{NodeModule, NodeModulesConfig, NodeModulesConfigSpec};
 
     use super::*;
     use crate::depot::Assignments;
@@ -560,6 +572,30 @@ mod tests {
         assert!(is_idle(), "that it is idle is told once");
         world.wrote_set("lab", "gauge", set("11", &json!(null)));
         assert!(!is_idle(), "a later write counts");
+    }
+
+    #[test]
+    fn a_modules_plugin_is_looked_at_when_a_node_ceases_to_have_a_version() {
+        let world = World::new(Assignments::default());
+        let key: ModuleKey = "lab/gauge".parse().unwrap();
+        let tell = |version: Option<&str>| {
+            let entry = |version: &str| NodeModule {
+                namespace: "lab".to_owned(),
+                name: "gauge".to_owned(),
+                version: Some(version.to_owned()),
+                ..NodeModule::default()
+            };
+            let spec =
+                |version| NodeModulesConfigSpec { modules: vec![entry(version)], ..Default::default() };
+            let config = version.map(|version| NodeModulesConfig::new("pine", spec(version)));
+            world.config(&"pine".parse().unwrap(), config);
+            world.read().versions_of(&key).into_iter().collect::<Vec<_>>()
+        };
+        let is_looked_at = || world.queues.workloads.try_next() != Err(None);
+        assert_eq!((tell(Some("1")), is_looked_at()), (vec!["1".to_owned()], false));
+        assert_eq!((tell(Some("1")), is_looked_at()), (vec!["1".to_owned()], false));
+        assert_eq!((tell(Some("2")), is_looked_at()), (vec!["2".to_owned()], true));
+        assert_eq!(tell(None), [""; 0]);
     }
 
     fn pine(world: &World, taints: &serde_json::Value) {

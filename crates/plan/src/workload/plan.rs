@@ -13,7 +13,6 @@ use crate::pause::is_paused;
 
 /// A `DaemonSet` that is a Module's by its owner reference.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct SetSeen {
     /// Its name.
     pub name: String,
@@ -23,8 +22,8 @@ pub struct SetSeen {
     pub role: Option<Role>,
     /// The name of the DRA driver that it runs, as far as it says so.
     pub driver: Option<String>,
-    /// Whether its pods are placed by a version.
-    pub is_ordered: bool,
+    /// The version by which its pods are placed, as labels name it.
+    pub version: Option<String>,
     /// What was wished of it when it was applied last; nothing where another operator has made it.
     pub wish: Option<String>,
     /// Whether somebody else has changed what it says.
@@ -65,6 +64,8 @@ pub struct Observed<'a> {
     pub module: &'a Module,
     /// Its `DaemonSet`s.
     pub sets: &'a [SetSeen],
+    /// The versions that nodes have of the Module, as labels name them.
+    pub versions: &'a BTreeSet<String>,
     /// Pods of its plugin that belong to none of them any more, and have not ended.
     pub orphans: usize,
     /// The Pod Security Standard that its namespace enforces.
@@ -97,7 +98,8 @@ pub struct Plan {
 /// Decides about a Module's `DaemonSet`s.
 ///
 /// A former one is gone, and its pods are, before another is made that may run on the same nodes: two plugins for one resource would
-/// take the socket from each other. Those of other versions stay for as long as nodes have them.
+/// take the socket from each other. Those of other versions stay for as long as nodes have them, also while no node may run their
+/// pods: when the driver of the last one is back after a boot, its plugin has to come back, too, and nobody makes it anew.
 pub fn plan(observed: &Observed<'_>) -> Plan {
     // What is there goes on running, also where the Module is to go.
     if is_paused(observed.module) {
@@ -113,8 +115,9 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
     for set in observed.sets.iter().filter(|set| !is_it(set) && set.role.is_some()) {
         let is_other_version = is_other_version(observed.module, set);
         is_in_the_way |= !is_other_version;
+        let is_had = set.version.as_ref().is_some_and(|version| observed.versions.contains(version));
         let users = observed.users_of(set);
-        if set.is_leaving || is_other_version && !set.is_idle {
+        if set.is_leaving || is_other_version && (!set.is_idle || is_had) {
             continue;
         }
         match users {
@@ -143,7 +146,7 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
 /// Whether a `DaemonSet` of ours is that of a version that nodes may still have.
 fn is_other_version(module: &Module, set: &SetSeen) -> bool {
     set.wish.is_some()
-        && set.is_ordered
+        && set.version.is_some()
         && set.role.is_some()
         && set.role == Role::of(module)
         && crate::node::version(module).is_some()
@@ -191,12 +194,13 @@ mod tests {
 
     fn seen(set: &DaemonSet) -> SetSeen {
         let selector = set.spec.as_ref().unwrap().selector.match_labels.as_ref().unwrap();
+        let version = selector.iter().find(|(key, _)| key.contains("/version-"));
         SetSeen {
             name: set.name_any(),
             uid: "d-1".to_owned(),
             role: Role::of_label(set.labels().get(labels::ROLE).map(String::as_str)),
             driver: set.annotations().get(annotation::DRA_DRIVER).cloned(),
-            is_ordered: selector.len() > 2,
+            version: version.map(|(_, version)| version.clone()),
             wish: set.annotations().get(annotation::WISH).cloned(),
             is_changed: false,
             is_idle: false,
@@ -205,7 +209,13 @@ mod tests {
     }
 
     fn decide(module: &Module, sets: &[SetSeen]) -> Plan {
-        plan(&Observed { module, sets, orphans: 0, enforces: None, in_use: &BTreeMap::new() })
+        plan(&Observed { sets, ..minimal(module) })
+    }
+
+    fn minimal(module: &Module) -> Observed<'_> {
+        const NO_VERSIONS: &BTreeSet<String> = &BTreeSet::new();
+        const NOBODY: &BTreeMap<String, String> = &BTreeMap::new();
+        Observed { module, sets: &[], versions: NO_VERSIONS, orphans: 0, enforces: None, in_use: NOBODY }
     }
 
     #[test]
@@ -233,9 +243,7 @@ mod tests {
         assert_eq!(first.problem.unwrap().reason, reasons::PLUGIN_REPLACED);
         let leaving = SetSeen { is_leaving: true, ..kmms };
         assert_eq!(decide(&module, &[leaving]).apply, None);
-        let nobody = BTreeMap::new();
-        let orphans =
-            plan(&Observed { module: &module, sets: &[], orphans: 1, enforces: None, in_use: &nobody });
+        let orphans = plan(&Observed { orphans: 1, ..minimal(&module) });
         assert_eq!(orphans.apply, None, "its pods are still there");
         assert!(decide(&module, &[]).apply.is_some());
     }
@@ -250,6 +258,28 @@ mod tests {
         assert_eq!(decide(&module("2"), &[idle.clone(), two.clone()]).delete, [idle]);
         let idle = SetSeen { is_idle: true, ..two };
         assert_eq!(decide(&module("2"), &[one, idle]), Plan::default(), "the wished one stays");
+    }
+
+    #[test]
+    fn a_former_versions_stays_while_a_node_has_it_and_cannot_run_its_pod_for_a_moment() {
+        let one = SetSeen { is_idle: true, ..seen(&decide(&module("1"), &[]).apply.unwrap()) };
+        let two = seen(&decide(&module("2"), &[]).apply.unwrap());
+        let (module, sets) = (module("2"), [one.clone(), two]);
+        let with = |versions: &[&str]| {
+            let versions = versions.iter().map(|version| (*version).to_owned()).collect();
+            plan(&Observed { sets: &sets, versions: &versions, ..minimal(&module) }).delete
+        };
+        assert_eq!(with(&["1"]), []);
+        assert_eq!(with(&["1", "2"]), []);
+        assert_eq!(with(&["2", "3"]), [one]);
+    }
+
+    #[test]
+    fn another_roles_goes_also_while_nodes_have_its_version() {
+        let one = seen(&decide(&module("1"), &[]).apply.unwrap());
+        let versions = [one.version.clone().unwrap()].into();
+        let (module, sets) = (module("2"), [SetSeen { role: Some(Role::Dra), ..one }]);
+        assert_eq!(plan(&Observed { sets: &sets, versions: &versions, ..minimal(&module) }).delete, sets);
     }
 
     #[test]
@@ -314,13 +344,7 @@ mod tests {
                     let in_use: BTreeMap<_, _> =
                         used.map(|driver| (driver.to_owned(), told.to_owned())).into_iter().collect();
                     let sets = std::slice::from_ref(&set);
-                    let plan = plan(&Observed {
-                        module: &module,
-                        sets,
-                        orphans: 0,
-                        enforces: None,
-                        in_use: &in_use,
-                    });
+                    let plan = plan(&Observed { sets, in_use: &in_use, ..minimal(&module) });
                     assert_eq!(is_former(&module, &set), into != Same, "{state}");
 
                     let has_users = used == Some("gauge.test") && (!is_idle || into == Deleted);
@@ -368,10 +392,7 @@ mod tests {
     #[test]
     fn a_namespace_that_forbids_its_pods_is_named() {
         let module = module("");
-        let nobody = BTreeMap::new();
-        let enforced = |level| {
-            plan(&Observed { module: &module, sets: &[], orphans: 0, enforces: level, in_use: &nobody })
-        };
+        let enforced = |level| plan(&Observed { enforces: level, ..minimal(&module) });
         assert_eq!(enforced(Some("privileged")).problem, None);
         let plan = enforced(Some("restricted"));
         assert!(plan.apply.is_some(), "it is there as soon as it may be");

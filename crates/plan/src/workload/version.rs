@@ -3,6 +3,44 @@
 //! The user's label says which version the node should have, the worker's which it may load, the schedule's whose plugin may run. One
 //! step at a time: the plugin leaves before the driver, and comes after it.
 
+use std::collections::BTreeSet;
+
+use tenon_api::node_modules_config::NodeModulesConfig;
+use tenon_order::ModuleKey;
+
+/// A version of a Module that a node has.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Had<'a> {
+    /// The Module's namespace.
+    pub namespace: &'a str,
+    /// Its name.
+    pub name: &'a str,
+    /// The version.
+    pub version: &'a str,
+}
+
+impl Had<'_> {
+    /// The Module's key.
+    pub fn module(&self) -> Option<ModuleKey> {
+        ModuleKey::new(self.namespace, self.name).ok()
+    }
+}
+
+/// The versions that a node has by its object: those that it is told to have, and those that it reports of Modules about which it is
+/// told nothing, as where its object was lost.
+pub fn had(config: &NodeModulesConfig) -> BTreeSet<Had<'_>> {
+    let told = &config.spec.modules;
+    let reported = config.status.iter().flat_map(|status| &status.modules);
+    let is_told = |namespace: &str, name: &str| {
+        told.iter().any(|entry| entry.namespace == namespace && entry.name == name)
+    };
+    let reported = reported.filter(|entry| !is_told(&entry.namespace, &entry.name));
+    let told = told.iter().map(|entry| (&entry.namespace, &entry.name, &entry.version));
+    let all = told.chain(reported.map(|entry| (&entry.namespace, &entry.name, &entry.version)));
+    all.filter_map(|(namespace, name, version)| Some(Had { namespace, name, version: version.as_deref()? }))
+        .collect()
+}
+
 /// What is to be done about a node's labels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -63,7 +101,28 @@ pub fn settle<'v>(
 
 #[cfg(test)]
 mod tests {
+    use tenon_api::node_modules_config::{
+        NodeModule, NodeModuleStatus, NodeModulesConfigSpec, NodeModulesConfigStatus,
+    };
+
     use super::*;
+
+    #[test]
+    fn a_node_has_what_it_is_told_to_have_and_what_it_reports_beside() {
+        let mut config = NodeModulesConfig::new("pine", NodeModulesConfigSpec::default());
+        let place = |name: &str| ("lab".to_owned(), name.to_owned());
+        for (name, version) in [("told", Some("2")), ("unversioned", None)] {
+            let ((namespace, name), version) = (place(name), version.map(ToOwned::to_owned));
+            config.spec.modules.push(NodeModule { namespace, name, version, ..Default::default() });
+        }
+        let reported = [("told", "1"), ("unversioned", "1"), ("lost", "3")].map(|(name, version)| {
+            let ((namespace, name), version) = (place(name), Some(version.to_owned()));
+            NodeModuleStatus { namespace, name, version, ..Default::default() }
+        });
+        config.status = Some(NodeModulesConfigStatus { modules: reported.into(), ..Default::default() });
+        let had: Vec<_> = had(&config).into_iter().map(|had| (had.name, had.version)).collect();
+        assert_eq!(had, [("lost", "3"), ("told", "2")]);
+    }
 
     const VALUES: [Option<&str>; 3] = [None, Some("1"), Some("2")];
 

@@ -1,7 +1,9 @@
 //! The same of what runs beside drivers, and of preflights.
 
+use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::ResourceExt as _;
 use tenon_api::labels::{self, LabelKind};
+use tenon_api::node_modules_config::{NodeModule, NodeModulesConfig};
 use tenon_api::preflight_validation::VerificationStatus;
 use tenon_api::{Module, PreflightValidation};
 use tenon_order::ModuleKey;
@@ -45,13 +47,22 @@ fn sets(sim: &Sim, key: &ModuleKey, module: &Module) -> Difference {
             continue;
         }
         let selector = pod::selector(set);
-        let is_needed = sim.api.nodes.values().any(|node| pod::fits(&selector, &node.labels));
+        let is_needed = sim.api.nodes.values().any(|node| pod::fits(&selector, &node.labels))
+            || sim.api.configs.values().any(|config| has_version_of(config, key, set));
         if !is_needed || wished.is_none() {
             return Some(("L4", format!("DaemonSet {} of {key} is not wished any more", set.name_any())));
         }
     }
     let missing = wished.filter(|_| !found)?;
     Some(("L1", format!("DaemonSet {} of {key} is not there", missing.name_any())))
+}
+
+/// Whether a node is told to have the version whose plugin the `DaemonSet` runs.
+fn has_version_of(config: &NodeModulesConfig, key: &ModuleKey, set: &DaemonSet) -> bool {
+    let schedule = LabelKind::VersionSchedulePod.key(key.namespace(), key.name());
+    let version = pod::selector(set).remove(&schedule);
+    let is_its = |entry: &&NodeModule| entry.namespace == key.namespace() && entry.name == key.name();
+    config.spec.modules.iter().filter(is_its).any(|entry| entry.version.is_some() && entry.version == version)
 }
 
 fn pods(sim: &Sim) -> Difference {

@@ -394,11 +394,12 @@ impl Replica {
             })
             .collect();
         let in_use = self.world.in_use(key, module);
+        let (versions, orphans) = (&seen.versions, seen.orphans);
         let observed =
-            plugin::Observed { module, sets: &sets, orphans: seen.orphans, enforces: None, in_use: &in_use };
+            plugin::Observed { module, sets: &sets, versions, orphans, enforces: None, in_use: &in_use };
         let Plan { apply, mut delete, problem } = plugin::plan(&observed);
         if self.bug == Some(Bug::FormerSetsStay) {
-            delete.retain(|set| !set.is_ordered);
+            delete.retain(|set| set.version.is_none());
         }
         let Classes { apply: apply_classes, delete: delete_classes, taken } = class::classes(module, known);
         let namespace = key.namespace();
