@@ -3,7 +3,7 @@
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::DeviceClass;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 use tenon_api::labels::field_manager;
@@ -236,8 +236,7 @@ fn gone(result: Result<(), WriteError>) -> Result<(), WriteError> {
 /// Whether device classes of a Module that is to go are left: no owner reference takes them along. It may have asked for them in a
 /// former spec alone.
 pub(crate) async fn are_classes_left(context: &Context, module: &Module) -> Result<bool, kube::Error> {
-    let mark: Vec<_> = class::mark(module).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
     let classes: Api<DeviceClass> = Api::all(context.client.clone());
-    let left = observe::list(&classes, &ListParams::default().labels(&mark.join(","))).await?;
+    let left = observe::list(&classes, &observe::of(&class::mark(module))).await?;
     Ok(left.is_some_and(|left| !left.is_empty()))
 }

@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tenon_order::ModuleKey;
+use tenon_plan::workload::class::Mark;
 use tenon_plan::workload::plan;
 
 use crate::controllers::{Done, Reconciler};
@@ -39,8 +40,8 @@ pub struct Workloads {
 struct Memory {
     /// The generation of a `DaemonSet` at which it is what we wish, whoever else has a say in it; by uid.
     accepted: HashMap<String, i64>,
-    /// Modules with device classes; nothing before all classes have been listed once.
-    with_classes: Option<BTreeSet<ModuleKey>>,
+    /// The marks of Modules with device classes; nothing before all classes have been listed once.
+    with_classes: Option<BTreeSet<Mark>>,
 }
 
 impl Workloads {

@@ -11,7 +11,7 @@ use kube::{Api, ResourceExt};
 use tenon_api::{Module, labels, reasons};
 use tenon_order::ModuleKey;
 use tenon_plan::pause::is_paused;
-use tenon_plan::workload::class::{self, Classes};
+use tenon_plan::workload::class::{self, Classes, Mark};
 use tenon_plan::workload::plan::{Observed, SetSeen};
 use tenon_plan::workload::{Problem, Role};
 
@@ -146,20 +146,19 @@ async fn classes(
     let api: Api<DeviceClass> = Api::all(context.client.clone());
     let wishes = Role::of(module) == Some(Role::Dra);
     let known = workloads.memory().with_classes.clone();
+    let mark = class::mark(module);
     let had_some = if let Some(known) = known {
-        known.contains(key)
+        known.contains(&mark)
     } else {
         let params = ListParams::default().labels(labels::MODULE_NAMESPACE);
         let all = list(&api, &params).await.map_err(failed)?.unwrap_or_default();
-        let owners: BTreeSet<_> = all.iter().filter_map(owner).collect();
-        workloads.memory().with_classes.get_or_insert(owners).contains(key)
+        let marks: BTreeSet<_> = all.iter().filter_map(class::mark_on).collect();
+        workloads.memory().with_classes.get_or_insert(marks).contains(&mark)
     };
     if !wishes && !had_some {
         return Ok(Some(Vec::new()));
     }
-    let mark: Vec<_> = class::mark(module).into_iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let params = ListParams::default().labels(&mark.join(","));
-    let Some(mut classes) = list(&api, &params).await.map_err(failed)? else { return Ok(None) };
+    let Some(mut classes) = list(&api, &of(&mark)).await.map_err(failed)? else { return Ok(None) };
     let asked = module.spec.dra.iter().flat_map(|dra| &dra.device_classes);
     for asked in asked.filter(|_| wishes) {
         if classes.iter().all(|class| class.name_any() != asked.name) {
@@ -168,16 +167,15 @@ async fn classes(
     }
     let mut memory = workloads.memory();
     if let Some(known) = &mut memory.with_classes {
-        let _ = if wishes || !classes.is_empty() { known.insert(key.clone()) } else { known.remove(key) };
+        let _ = if wishes || !classes.is_empty() { known.insert(mark) } else { known.remove(&mark) };
     }
     Ok(Some(classes))
 }
 
-/// The Module whose mark a class bears. Where its name is too long for a label, no Module is found, which then has to wish for classes
-/// to be rid of them.
-fn owner(class: &DeviceClass) -> Option<ModuleKey> {
-    let label = |key| class.labels().get(key);
-    ModuleKey::new(label(labels::MODULE_NAMESPACE)?, label(labels::MODULE_NAME)?).ok()
+/// To list the classes that bear a mark.
+pub(super) fn of(mark: &Mark) -> ListParams {
+    let selectors: Vec<_> = mark.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    ListParams::default().labels(&selectors.join(","))
 }
 
 /// `None` where the cluster has no such kind.

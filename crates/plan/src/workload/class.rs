@@ -22,14 +22,24 @@ pub struct Classes {
     pub taken: Vec<Problem>,
 }
 
-/// The labels by which a Module's classes are its own; KMM's, too.
-pub fn mark(module: &Module) -> BTreeMap<String, String> {
+/// The labels by which a Module's classes are its own. A name that is too long for a label is shortened, so they do not always say
+/// which Module it is; they say for each whether it is that one.
+pub type Mark = BTreeMap<String, String>;
+
+/// A Module's mark; KMM's, too.
+pub fn mark(module: &Module) -> Mark {
     [
         (labels::MODULE_NAME, daemon_set::module_label(&module.name_any())),
         (labels::MODULE_NAMESPACE, module.namespace().unwrap_or_default()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into()
+}
+
+/// The mark that a class bears, of whichever Module; `None` for one that is somebody else's.
+pub fn mark_on(class: &DeviceClass) -> Option<Mark> {
+    let labels = [labels::MODULE_NAME, labels::MODULE_NAMESPACE].into_iter();
+    labels.map(|key| Some((key.to_owned(), class.labels().get(key)?.clone()))).collect()
 }
 
 /// Decides about a Module's classes: `known` are those that bear its mark, and those of the names that it wishes.
@@ -62,7 +72,7 @@ pub fn classes(module: &Module, known: &[DeviceClass]) -> Classes {
     out
 }
 
-fn wished(module: &Module, mark: &BTreeMap<String, String>) -> BTreeMap<String, DeviceClass> {
+fn wished(module: &Module, mark: &Mark) -> BTreeMap<String, DeviceClass> {
     let dra = module.spec.dra.iter().filter(|_| Role::of(module) == Some(Role::Dra));
     let classes = dra.flat_map(|dra| &dra.device_classes);
     classes
@@ -132,6 +142,28 @@ mod tests {
         let mut module = module("{name: a.test}");
         module.metadata.finalizers = None;
         assert_eq!(classes(&module, &[]), Classes::default());
+    }
+
+    #[test]
+    fn a_class_is_known_for_its_modules_by_its_mark_however_long_the_names_are() {
+        let named = |name: &str| {
+            let mut module = module("{name: a.test}");
+            module.metadata.name = Some(name.to_owned());
+            module
+        };
+        let modules = ["gauge", "gauge.v2", &"g".repeat(63), &"g".repeat(64), &"g".repeat(253)].map(named);
+        for (place, module) in modules.iter().enumerate() {
+            let made = classes(module, &[]).apply;
+            assert!(made[0].labels().values().all(|value| labels::is_value(value)));
+            let known = mark_on(&made[0]);
+            for (other_place, other) in modules.iter().enumerate() {
+                assert_eq!(known.as_ref() == Some(&mark(other)), place == other_place);
+            }
+        }
+        let mut foreign = DeviceClass::default();
+        assert_eq!(mark_on(&foreign), None);
+        foreign.labels_mut().insert(labels::MODULE_NAME.to_owned(), "gauge".to_owned());
+        assert_eq!(mark_on(&foreign), None);
     }
 
     #[test]
