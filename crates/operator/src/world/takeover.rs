@@ -1,5 +1,11 @@
 //! What a replica does before it leads: the watch of a standby may lag, and nobody may be given a turn by what is no longer
 //! so.
+//!
+//! What turns are counted by is listed anew: Nodes, Modules, nodes' objects. Plugins' pods and `DaemonSet`s are not, nor are images and
+//! Jobs: every replica watches them all the time, and who leads goes by those watches, too. A watch that lags has there one price, before
+//! a change of leaders as after it: a driver whose plugin has just come is asked to leave while that uses it, which its kernel refuses,
+//! and it is asked again. A list could not be held against the watch: of a pod that is gone no version is known, so a list that had
+//! set out before its end would bring it back for good.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
