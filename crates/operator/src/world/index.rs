@@ -16,6 +16,7 @@ use tenon_plan::rivals::Claims;
 use tenon_plan::rollout::{self, Turn, Turns};
 use tenon_plan::workload::{Problem, version};
 
+use super::leaving::Leaving;
 use super::{FactsIndex, ImageKey, KnownFacts};
 
 /// The objects, and who concerns whom.
@@ -42,7 +43,7 @@ pub struct Index {
     /// Why Modules' plugins are not there as wished.
     plugin_problems: HashMap<ModuleKey, Problem>,
     /// What has to leave nodes before their drivers do.
-    leaving: HashMap<ModuleKey, BTreeMap<NodeName, Waiting>>,
+    leaving: Leaving,
     /// What this process has looked at: of these neither of the two above is known before.
     looked_at: LookedAt,
 }
@@ -152,31 +153,16 @@ impl Index {
 
     /// What has to leave nodes before the Module's driver does, by node.
     pub fn leaving(&self, key: &ModuleKey) -> impl Iterator<Item = (&NodeName, &Waiting)> {
-        self.leaving.get(key).into_iter().flatten()
+        self.leaving.of(key)
     }
 
     /// The Modules for which it is something else than before, or the first.
     pub(super) fn set_leaving(
         &mut self,
         node: &NodeName,
-        mut waiting: BTreeMap<ModuleKey, Waiting>,
+        waiting: BTreeMap<ModuleKey, Waiting>,
     ) -> BTreeSet<ModuleKey> {
-        let mut changed = BTreeSet::new();
-        self.leaving.retain(|key, nodes| {
-            let after = waiting.remove(key);
-            if nodes.get(node) != after.as_ref() {
-                changed.insert(key.clone());
-            }
-            match after {
-                Some(after) => drop(nodes.insert(node.clone(), after)),
-                None => drop(nodes.remove(node)),
-            }
-            !nodes.is_empty()
-        });
-        for (key, waiting) in waiting {
-            self.leaving.entry(key.clone()).or_default().insert(node.clone(), waiting);
-            changed.insert(key);
-        }
+        let mut changed = self.leaving.set(node, waiting);
         changed.extend(self.look_at_node(node));
         changed
     }
@@ -382,7 +368,7 @@ impl Index {
             self.claims.remove(key);
             self.modules.remove(key);
             self.plugin_problems.remove(key);
-            self.leaving.remove(key);
+            self.leaving.forget(key);
             self.looked_at.plugins.remove(key);
         }
         let before: BTreeSet<_> = self.nodes_of(key).cloned().collect();
@@ -719,22 +705,6 @@ mod tests {
         assert_eq!(index.undiscovered_for(&key(), &pine, 14), Some(10));
         index.set_node(&pine, Some(facts(&pine, &[(label, "a")])), 6);
         assert_eq!(index.undiscovered_for(&key(), &pine, 14), None);
-    }
-
-    #[test]
-    fn a_module_is_told_of_once_for_each_change_of_what_has_to_leave_a_node() {
-        let mut index = Index::default();
-        let pine: NodeName = "pine".parse().unwrap();
-        let waits = |message: &str| {
-            let waiting = Waiting { reason: "WaitingForPlugin".into(), message: message.to_owned() };
-            BTreeMap::from([(key(), waiting)])
-        };
-        assert_eq!(index.set_leaving(&pine, waits("a")), [key()].into());
-        assert_eq!(index.set_leaving(&pine, waits("a")), BTreeSet::new());
-        assert_eq!(index.set_leaving(&pine, waits("b")), [key()].into());
-        assert_eq!(index.leaving(&key()).map(|(node, _)| node).collect::<Vec<_>>(), [&pine]);
-        assert_eq!(index.set_leaving(&pine, BTreeMap::new()), [key()].into());
-        assert!(index.leaving.is_empty());
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod fixture;
 mod flight;
 mod index;
 mod jobs;
+mod leaving;
 mod node;
 mod preflights;
 mod takeover;
