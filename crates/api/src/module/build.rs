@@ -12,7 +12,7 @@ use crate::serde_forms::empty_is_absent;
 /// How an image that does not exist is built.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = rules::one_dockerfile())]
+#[x_kube(validation = rules::one_dockerfile(), validation = rules::build_claims_no_devices())]
 pub struct Build {
     /// A ConfigMap in the Module's namespace whose key `dockerfile` holds the Dockerfile. One of this, `dockerfile` and `source`
     /// is set.

@@ -98,6 +98,15 @@ pub(super) fn one_dockerfile() -> Rule {
     .field_path(".dockerfileConfigMap")
 }
 
+/// A build's resources: its pod has no claims of devices that they could name.
+pub(super) fn build_claims_no_devices() -> Rule {
+    forbidden(
+        "!has(self.resources) || !has(self.resources.claims) || size(self.resources.claims) == 0",
+        "resources.claims cannot be set: a build's pod has no resource claims; set requests and limits",
+    )
+    .field_path(".resources.claims")
+}
+
 /// Sources: they are somewhere, and in one place only.
 pub(super) fn one_place_of_sources() -> Rule {
     required(
