@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Namespace;
@@ -25,6 +25,7 @@ use tenon_lab::claim::comes_true_within;
 use tenon_lab::jobs;
 use tenon_lab::registry::Protection;
 use tenon_lab::setup::Supplies;
+use tenon_lab::wait;
 use tenon_test_api::cluster::{Cluster, condition};
 use tokio::task::JoinSet;
 
@@ -33,6 +34,8 @@ const NODE: &str = "ash";
 /// What belongs to a node that has left goes when the cluster's garbage collector gets to it. That looks for kinds that are new to it every
 /// half minute, and on a busy machine not every look succeeds.
 const SOON: Duration = Duration::from_mins(4);
+/// Longer than the grace period, and than it takes to look twice.
+const A_WHILE: Duration = Duration::from_secs(8);
 /// How long nothing must have needed an image here.
 const AFTER: &str = "--unneeded-after=3s";
 const DELETE: &str = "--unneeded-images=delete";
@@ -151,13 +154,10 @@ impl Bench {
         self.cluster.registry.seen().iter().filter(|seen| seen.method == "DELETE").count()
     }
 
-    /// For so long this stays as it is: longer than the grace period, and than it takes to look twice.
-    async fn stays(&self, what: &str, holds: impl Fn() -> bool) {
-        let end = Instant::now() + Duration::from_secs(8);
-        while Instant::now() < end {
-            assert!(holds(), "{what}");
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+    /// For [`A_WHILE`] this stays as it is.
+    async fn stays(&self, what: &str, holds: impl AsyncFn() -> bool) {
+        let otherwise = wait::until("what must not come", A_WHILE, async || (!holds().await).then_some(()));
+        assert!(otherwise.await.is_err(), "{what}");
     }
 
     /// Events are sent aside from all else, so that one may come a little later than what it tells of.
@@ -227,8 +227,8 @@ async fn what_a_kernel_leaves_behind_is_reported_and_deleted_where_it_is_allowed
     bench.leave(NODE).await;
     let reported = bench.refused("gauge", reasons::DELETION_OFF).await;
     assert!(message(&reported).contains("--unneeded-images"), "{reported:?}");
-    bench.stays("nobody has allowed it", || true).await;
-    assert_eq!(client().resolve(&image).await.expect("it is still there"), digest);
+    let is_there = async || client().resolve(&image).await.is_ok_and(|found| found == digest);
+    bench.stays("nobody has allowed it to be deleted", is_there).await;
 
     let deleting = flags(&[AFTER, DELETE]);
     bench.restart(&deleting.iter().map(String::as_str).collect::<Vec<_>>()).await;
@@ -328,7 +328,7 @@ async fn only_what_was_made_here_and_is_nobody_elses_is_deleted() {
     assert!(message(&shared).contains("shared:stable"), "{shared:?}");
     let deletions = bench.deletions();
     bench
-        .stays("what others need is there", || {
+        .stays("what others need is there", async || {
             ["shared", "named", "kept", "vendor"].iter().all(|name| bench.tag(name).is_some())
         })
         .await;
@@ -357,7 +357,7 @@ async fn whoever_stops_in_the_middle_deletes_nothing_that_is_needed_again() {
     bench.cluster.registry.set_deletion(Deletion::Allowed);
     bench.cluster.start_operator().await;
     bench.made_where("gauge", "it is needed again", needed).await;
-    bench.stays("it stays", || bench.tag("gauge").is_some()).await;
+    bench.stays("it stays", async || bench.tag("gauge").is_some()).await;
 
     // Stopped after it was deleted; the kernel comes back, and the image is made again.
     bench.cluster.registry.set_deletion(Deletion::Unanswered);
@@ -375,7 +375,7 @@ async fn whoever_stops_in_the_middle_deletes_nothing_that_is_needed_again() {
     bench.is_ready("gauge").await;
     let again = bench.made_where("gauge", "it is needed again", needed).await;
     assert_eq!(again.spec.digest, first.spec.digest, "equal content, equal digest");
-    bench.stays("it stays", || bench.tag("gauge").is_some()).await;
+    bench.stays("it stays", async || bench.tag("gauge").is_some()).await;
 
     // The kernel comes back while it is being deleted: nobody takes it for there that is about to go.
     bench.cluster.registry.set_deletion(Deletion::Unanswered);
@@ -385,7 +385,7 @@ async fn whoever_stops_in_the_middle_deletes_nothing_that_is_needed_again() {
     bench.cluster.registry.set_deletion(Deletion::Allowed);
     bench.is_ready("gauge").await;
     bench.made_where("gauge", "it is needed again", needed).await;
-    bench.stays("what is ready is there", || bench.tag("gauge").is_some()).await;
+    bench.stays("what is ready is there", async || bench.tag("gauge").is_some()).await;
 
     // Nobody comes back.
     bench.cluster.registry.set_deletion(Deletion::Unanswered);
@@ -408,9 +408,9 @@ async fn what_may_not_be_deleted_is_said_once() {
     bench.cluster.delete_module("gauge").await;
     let refused = bench.refused("gauge", reasons::REGISTRY_DENIED).await;
     assert!(message(&refused).contains("right to delete"), "{refused:?}");
-    bench.stays("it is tried once", || bench.deletions() == 1).await;
+    bench.stays("it is tried once", async || bench.deletions() == 1).await;
     bench.restart(&[AFTER, DELETE]).await;
-    bench.stays("also by who starts anew", || bench.deletions() == 1).await;
+    bench.stays("also by who starts anew", async || bench.deletions() == 1).await;
     bench.is_told_once(reasons::REGISTRY_DENIED).await;
     let status = refused.status.expect("a status");
     assert!(status.retry_at > status.unneeded_since, "{status:?}");
