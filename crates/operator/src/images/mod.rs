@@ -21,7 +21,7 @@ use kube::ResourceExt;
 use tenon_api::module_image::{KernelVerdict, Making};
 use tenon_api::task::Algorithm;
 use tenon_api::{ModuleImage, reasons};
-use tenon_plan::provision::making::{self, JobState};
+use tenon_plan::provision::making::{self, JobSeen, JobState};
 use tenon_plan::provision::{self, Finding, Look};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -129,10 +129,7 @@ impl Images {
             return Again::At(left);
         }
         self.looked().insert(key, Instant::now());
-        if make::conflict(world, image).is_some() {
-            return Again::At(every);
-        }
-        match self.finder.wanted(context, world, image).await {
+        match self.wanted(context, world, image).await {
             Ok(wanted) if wanted.making.inputs != made.inputs => Again::Now,
             // What cannot be looked at now is as it was.
             _ => Again::At(every),
@@ -152,16 +149,13 @@ impl Images {
         image: &Arc<ModuleImage>,
     ) -> Result<Look, WriteError> {
         // Before the image is looked for: what has ended by now has left it there.
-        let jobs = world.jobs_of(&image.namespace().unwrap_or_default(), &image.spec.image);
-        let wanted = match make::conflict(world, image) {
-            Some(finding) => Err(Unwanted { finding, passing: false }),
-            None => self.finder.wanted(context, world, image).await.map(Arc::new),
-        };
-        let now = apply::now();
+        let jobs = jobs_of(world, image);
+        let wanted = self.wanted(context, world, image).await.map(Arc::new);
         if let Ok(wanted) = &wanted
             && jobs.iter().any(|job| job.name == wanted.making.job && job.state == JobState::Running)
         {
-            return make::make(context, world, image, wanted, Vec::new(), (&jobs, &self.jobs), &now).await;
+            let (turns, now) = ((&*jobs, &self.jobs), apply::now());
+            return make::make(context, world, image, wanted, Vec::new(), turns, &now).await;
         }
         let ours = Arc::new(AtomicBool::new(false));
         let is_outdated: IsOutdated = {
@@ -176,15 +170,9 @@ impl Images {
             })
         };
         let known = image.status.as_ref().and_then(|status| status.making.clone());
-        // A hiccup is no reason to try again any sooner.
-        let retry_at = image.status.as_ref().and_then(|status| status.retry_at.clone());
         match (self.finder.find(context, image, None, is_outdated).await, wanted) {
-            (Finding::Missing { reason: reasons::IMAGE_ABSENT, needs_change: false, .. }, Ok(wanted)) => {
-                let lacking = self.lacking(context, world, image).await;
-                make::make(context, world, image, &wanted, lacking, (&jobs, &self.jobs), &now).await
-            }
-            (Finding::Missing { reason: reasons::IMAGE_ABSENT, needs_change: false, .. }, Err(why)) => {
-                Ok(Look { finding: why.finding, making: known, retry_at })
+            (finding, wanted) if is_absent(&finding) => {
+                self.make(context, world, image, wanted.as_deref(), &jobs).await
             }
             (finding @ Finding::Packed { .. }, Ok(wanted)) => {
                 let retry = known.as_ref().and_then(|known| known.retry);
@@ -198,7 +186,7 @@ impl Images {
                 let made = made.or_else(|| ours.load(Ordering::Acquire).then(Making::default));
                 Ok(Look { finding, making: made, retry_at: None })
             }
-            (finding, _) => Ok(Look { finding, making: known, retry_at }),
+            (finding, _) => Ok(unmade(image, finding)),
         }
     }
 
@@ -210,26 +198,43 @@ impl Images {
         image: &Arc<ModuleImage>,
     ) -> Result<Look, WriteError> {
         // Before the image is looked for, as whenever it may be made.
-        let jobs = world.jobs_of(&image.namespace().unwrap_or_default(), &image.spec.image);
+        let jobs = jobs_of(world, image);
         let finding = self.finder.find(context, image, None, Box::new(|_| false)).await;
-        let Finding::Missing { reason: reasons::IMAGE_ABSENT, needs_change: false, .. } = finding else {
+        if !is_absent(&finding) {
             return Ok(finding.into());
-        };
-        let wanted = match make::conflict(world, image) {
-            Some(finding) => return Ok(finding.into()),
+        }
+        let wanted = self.wanted(context, world, image).await;
+        self.make(context, world, image, wanted.as_ref(), &jobs).await
+    }
+
+    /// What the image would be made from, unless another image is to be made under its name.
+    async fn wanted(
+        &self,
+        context: &Context,
+        world: &World,
+        image: &Arc<ModuleImage>,
+    ) -> Result<make::Wanted, Unwanted> {
+        match make::conflict(world, image) {
+            Some(finding) => Err(Unwanted { finding, passing: false }),
             None => self.finder.wanted(context, world, image).await,
-        };
+        }
+    }
+
+    /// Has an image made that is not there, or says why it cannot be.
+    async fn make(
+        &self,
+        context: &Context,
+        world: &World,
+        image: &ModuleImage,
+        wanted: Result<&make::Wanted, &Unwanted>,
+        jobs: &[JobSeen],
+    ) -> Result<Look, WriteError> {
         match wanted {
             Ok(wanted) => {
                 let lacking = self.lacking(context, world, image).await;
-                make::make(context, world, image, &wanted, lacking, (&jobs, &self.jobs), &apply::now()).await
+                make::make(context, world, image, wanted, lacking, (jobs, &self.jobs), &apply::now()).await
             }
-            Err(why) => {
-                let status = image.status.as_ref();
-                let known = status.and_then(|status| status.making.clone());
-                let retry_at = status.and_then(|status| status.retry_at.clone());
-                Ok(Look { finding: why.finding, making: known, retry_at })
-            }
+            Err(why) => Ok(unmade(image, why.finding.clone())),
         }
     }
 
@@ -391,6 +396,24 @@ async fn tell_vanished(
             warn!(image = image.spec.image, error = &error as &dyn std::error::Error, "not told");
         }
     }
+}
+
+/// The Jobs that make an image.
+fn jobs_of(world: &World, image: &ModuleImage) -> Vec<JobSeen> {
+    world.jobs_of(&image.namespace().unwrap_or_default(), &image.spec.image)
+}
+
+/// Whether an image is not there, so that it may be made.
+fn is_absent(finding: &Finding) -> bool {
+    matches!(finding, Finding::Missing { reason: reasons::IMAGE_ABSENT, needs_change: false, .. })
+}
+
+/// What was found of an image of which nothing is being made. What is known of its making stays: a hiccup is no reason to try again any
+/// sooner.
+fn unmade(image: &ModuleImage, finding: Finding) -> Look {
+    let status = image.status.as_ref();
+    let making = status.and_then(|status| status.making.clone());
+    Look { finding, making, retry_at: status.and_then(|status| status.retry_at.clone()) }
 }
 
 /// The questions about an image.
