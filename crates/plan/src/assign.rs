@@ -451,9 +451,10 @@ fn wanted(
         Some(Err(error)) => return Wanted::Keep(Some(Waiting::new(error.reason(), error.to_string()))),
         None => return Wanted::Keep(None),
     };
-    match candidate.image.and_then(|image| provision::bundle(image).zip(Some(image))) {
-        // The image object may still be about the Module's former spec.
-        Some(((bundle, digest), image)) if image.spec.image == resolved.image => {
+    // The image object may still be about the Module's former spec.
+    let image = candidate.image.filter(|image| provision::is_asked_for(image, module, resolved));
+    match image.and_then(|image| provision::bundle(image).zip(Some(image))) {
+        Some(((bundle, digest), image)) => {
             let me = Peer { node: observed.node, config: observed.config };
             let peers = candidate.peers.iter().copied();
             if let Some((reason, message)) = inspect::hold(module, resolved, image, me, peers) {
@@ -461,14 +462,14 @@ fn wanted(
             }
             Wanted::Load(Box::new(entry(module, resolved, observed.node, &bundle.digest, digest)))
         }
-        _ => Wanted::Keep(Some(waiting_for(candidate.image, resolved))),
+        None => Wanted::Keep(Some(waiting_for(image, resolved))),
     }
 }
 
 fn waiting_for(image: Option<&ModuleImage>, resolved: &Resolved) -> Waiting {
     let told = image.and_then(|image| {
         let status = image.status.as_ref().filter(|s| s.resolved_from == image.metadata.generation)?;
-        let reason = status.reason.clone().filter(|_| image.spec.image == resolved.image)?;
+        let reason = status.reason.clone()?;
         Some(Waiting::new(reason, status.message.clone().unwrap_or_default()))
     });
     told.unwrap_or_else(|| {

@@ -328,7 +328,7 @@ fn looked_for(resolved: &Resolved) -> Verdict {
 
 /// What became of the image of one architecture.
 fn judge(module: &Module, resolved: &Resolved, image: Option<&ModuleImage>) -> Verdict {
-    let current = |image: &&ModuleImage| image.spec.image == resolved.image;
+    let current = |image: &&ModuleImage| provision::is_asked_for(image, module, resolved);
     let Some(image) = image.filter(current) else { return looked_for(resolved) };
     let about_it = |status: &&ModuleImageStatus| status.resolved_from == image.metadata.generation;
     let Some(status) = image.status.as_ref().filter(about_it) else { return looked_for(resolved) };

@@ -330,6 +330,19 @@ pub fn renewal(image: &ModuleImage) -> Option<&Making> {
     image.status.as_ref()?.making.as_ref().filter(|making| making.renewing)
 }
 
+/// Whether an image is the one that its Module asks for now: the same reference, and what is read of it read in the same way. An
+/// object that is still to be changed answers for what the Module was. How the image is made does not count: kernels that share
+/// one share that, too ([`images`]).
+pub fn is_asked_for(image: &ModuleImage, module: &Module, resolved: &Resolved) -> bool {
+    let spec = &image.spec;
+    spec.image == resolved.image
+        && spec.dir_name == resolved.load.dir_name
+        && spec.firmware_path == resolved.load.firmware_path
+        && spec.image_repo_secret == module.spec.image_repo_secret
+        && spec.registry_tls.unwrap_or_default() == resolved.registry_tls
+        && spec.rebuild_trigger == module.spec.image_rebuild_trigger_generation
+}
+
 /// The bundle of an image whose status is about its present spec.
 pub fn bundle(image: &ModuleImage) -> Option<(&BundleStatus, &str)> {
     let status = image.status.as_ref()?;

@@ -1,10 +1,11 @@
 //! One node, played through: what is written when, and above all what is not unloaded.
 
+use k8s_openapi::api::core::v1::LocalObjectReference;
 use kube::ResourceExt as _;
 use proptest::prelude::*;
 use rstest::rstest;
 use tenon_api::labels::{HOLD, STARTUP_TAINT, annotation};
-use tenon_api::module::Validation;
+use tenon_api::module::{Modprobe, Validation};
 use tenon_api::node_modules_config::ModulePhase;
 use tenon_order::{KmodName, Wish};
 
@@ -327,6 +328,28 @@ fn a_startup_taint_waits_for_no_driver_that_is_not_for_the_node(#[case] that_is:
     assert_eq!(play.decide().untaint, [0]);
 }
 
+/// What is read of an image, and how, decides about the bundle: with the former bundle's the new settings would be loaded.
+#[rstest]
+#[case::another_directory(|module: &mut Module| modprobe(module).dir_name = "/elsewhere".to_owned())]
+#[case::firmware(|module: &mut Module| modprobe(module).firmware_path = Some("/firmware".to_owned()))]
+#[case::a_secret(|module: &mut Module| module.spec.image_repo_secret = Some(LocalObjectReference { name: "pull".to_owned() }))]
+#[case::another_look(|module: &mut Module| module.spec.image_rebuild_trigger_generation = Some(1))]
+fn nothing_changes_before_the_image_is_looked_at_as_the_module_asks_now(
+    #[case] change: impl Fn(&mut Module),
+) {
+    let mut play = Play::registered();
+    play.settle();
+    let before = play.decide();
+    change(play.module.as_mut().unwrap());
+    let decided = play.decide();
+    assert_eq!(decided.waiting.get(&Play::key()).unwrap().reason, reasons::RESOLVING);
+    assert_eq!(Assignment { waiting: BTreeMap::new(), ..decided }, before);
+}
+
+fn modprobe(module: &mut Module) -> &mut Modprobe {
+    &mut module.spec.module_loader.as_mut().unwrap().container.modprobe
+}
+
 #[test]
 fn labels_go_before_others_come() {
     let mut play = Play::registered();
@@ -503,6 +526,7 @@ fn settings_reach_the_order() {
     play.module = Some(module(
         "modprobe:\n  moduleName: gauge\n  parameters: [a=1, 'b=x y']\n  firmwarePath: /fw\n  modulesLoadingOrder: [gauge, base]\ninTreeModulesToRemove: [old_gauge]\nkernelMappings: [{literal: 6.1.0-56-cloud-amd64, containerImage: 'registry.test/gauge:6.1.0-56-cloud-amd64'}]",
     ));
+    play.image.as_mut().unwrap().spec.firmware_path = Some("/fw".to_owned());
     play.decide_and_apply();
     let Some(Wish::Loaded(load)) = wish(&play) else { panic!() };
     let name = |name: &str| name.parse::<KmodName>().unwrap();

@@ -35,7 +35,7 @@ impl<'o> Offers<'o> {
                     let is_it = |image: &&&ModuleImage| {
                         image.spec.kernel == kernel
                             && image.spec.architecture == architecture
-                            && image.spec.image == resolved.image
+                            && provision::is_asked_for(image, module, resolved)
                     };
                     images.iter().find(is_it).copied()
                 });

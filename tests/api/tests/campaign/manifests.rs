@@ -266,6 +266,10 @@ fn settle(leaf: &Leaf, spec: &mut Value) {
             items.insert(0, json!("simple-kmod"));
         }
     }
+    if path == "spec.moduleLoader.container.containerImage" {
+        let mapping = &mut spec["moduleLoader"]["container"]["kernelMappings"][0];
+        mapping.as_object_mut().expect("an object").remove("containerImage");
+    }
     if path.ends_with(".kernelMappings[].literal") {
         let mapping = &mut spec["moduleLoader"]["container"]["kernelMappings"][0];
         mapping.as_object_mut().expect("an object").remove("regexp");
@@ -342,6 +346,7 @@ pub(crate) fn ordinary(leaf: &Leaf) -> Value {
         ("inspection", "Warn"),
         ("containerImage", "r.example/n:2"),
         ("reference", "r.example/n:2"),
+        ("source.toolkit", "r.example/n:2"),
         ("unsignedImage", "r.example/n:2"),
         ("git.uri", "https://h.example/h"),
         ("sign.hash", "sha384"),
