@@ -4,7 +4,8 @@
 //! - [`dry`]: what the API server takes is taken whole, is read by Tenon's own types, and reaches the plugin's `DaemonSet`, which the
 //!   API server takes in turn or refuses by the field's name; what it does not take is refused by that name. Nothing is written.
 //! - [`wet`]: what Tenon decides by is tried to its end: no wish is without an answer, and the way to a wish (from another one, or
-//!   by way of a bad one) makes no difference to what is there in the end.
+//!   by way of a bad one) makes no difference to what is there in the end. Of each leaf's values a user's and one more; it prints
+//!   which are not tried.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
 #[cfg(test)]

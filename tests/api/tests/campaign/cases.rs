@@ -172,7 +172,7 @@ fn drawn(cases: Vec<Case>, turn: usize) -> (Vec<Case>, Vec<Case>) {
         cases.into_iter().partition(|case| case.kind == Kind::Ordinary);
     let absent = others.iter().position(|case| case.kind == Kind::Absent && is_of_a_build(&case.leaf));
     let next = absent.unwrap_or_else(|| turn % others.len().max(1));
-    others.rotate_left(next.min(others.len()));
+    others.rotate_left(next);
     let rest = others.split_off(DRAWN.min(others.len()));
     drawn.append(&mut others);
     (drawn, rest)

@@ -29,7 +29,7 @@ const ALL_SOON: Duration = Duration::from_secs(120);
 /// How often the played agents look.
 const LOOK: Duration = Duration::from_millis(300);
 /// How often all is looked at: it is much.
-const REVIEW: Duration = Duration::from_secs(1);
+const REVIEW: Duration = Duration::from_secs(2);
 /// For how long nothing may change any more once all is as it should be.
 const STAYS: Duration = Duration::from_secs(1);
 
@@ -333,6 +333,8 @@ fn ignored(cases: &[Case], first: &Found, second: &Found) -> String {
             ends.push(&first[&changing(index)]);
         }
     }
+    // With nothing to compare it with, nothing can be said.
+    ends.retain(|_, ends| ends.len() > 1);
     let is_ignored =
         |ends: &[&Outcome]| ends.iter().all(|end| ends.first().is_some_and(|one| one.is_same(end)));
     let mut report = String::new();
