@@ -6,7 +6,6 @@
 //! - [`wet`]: what Tenon decides by is tried to its end: no wish is without an answer, and the way to a wish (from another one, or
 //!   by way of a bad one) makes no difference to what is there in the end. Of each leaf's values a user's and one more; it prints
 //!   which are not tried.
-#![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
 #[cfg(test)]
 #[path = "campaign/cases.rs"]

@@ -144,7 +144,9 @@ pub(crate) async fn draw(cluster: &Cluster) -> Draw {
         .await;
     let (count, refused) = (taken.len(), values - taken.len());
     let mut by_leaf: BTreeMap<String, Vec<Case>> = BTreeMap::new();
-    taken.into_iter().for_each(|case| by_leaf.entry(case.leaf.to_string()).or_default().push(case));
+    for case in taken {
+        by_leaf.entry(case.leaf.to_string()).or_default().push(case);
+    }
     let mut draw = Draw::default();
     let mut left_out = String::new();
     for (turn, (leaf, cases)) in by_leaf.into_iter().enumerate() {

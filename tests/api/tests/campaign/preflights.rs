@@ -16,7 +16,7 @@ use crate::manifests::ordinary;
 use crate::values::{Kind, trials};
 
 /// All of them take longer than one.
-const ALL_SOON: Duration = Duration::from_secs(60);
+const ALL_SOON: Duration = Duration::from_mins(1);
 
 type Found = BTreeMap<String, Value>;
 

@@ -25,7 +25,7 @@ use crate::outcome::{Outcome, outcomes};
 use crate::preflights;
 
 /// All of them take longer than one.
-const ALL_SOON: Duration = Duration::from_secs(120);
+const ALL_SOON: Duration = Duration::from_mins(2);
 /// How often the played agents look.
 const LOOK: Duration = Duration::from_millis(300);
 /// How often all is looked at: it is much.
