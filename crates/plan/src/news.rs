@@ -145,19 +145,18 @@ mod tests {
     }
 
     #[rstest]
-    #[case::as_it_was(in_kernel(Some("one"), 1, Some("a")), None)]
-    #[case::not_loaded(in_kernel(None, 1, Some("a")), Some(None))]
-    #[case::not_told_of(NodeModulesConfigStatus { boot_id: Some("one".to_owned()), ..Default::default() }, Some(None))]
-    #[case::another_content(in_kernel(Some("one"), 2, Some("b")), Some(Some(REPLACED)))]
-    #[case::other_parameters(in_kernel(Some("one"), 2, Some("a")), Some(Some(REPLACED)))]
-    #[case::another_boot(in_kernel(Some("two"), 2, Some("a")), Some(Some(RESTARTED)))]
+    #[case::as_it_was(in_kernel(Some("one"), 1, Some("a")), &[])]
+    #[case::not_loaded(in_kernel(None, 1, Some("a")), &[None])]
+    #[case::not_told_of(NodeModulesConfigStatus { boot_id: Some("one".to_owned()), ..Default::default() }, &[None])]
+    #[case::another_content(in_kernel(Some("one"), 2, Some("b")), &[Some(REPLACED)])]
+    #[case::other_parameters(in_kernel(Some("one"), 2, Some("a")), &[Some(REPLACED)])]
+    #[case::another_boot(in_kernel(Some("two"), 2, Some("a")), &[Some(RESTARTED)])]
     fn what_left_the_kernel_is_told_when_it_has(
         #[case] after: NodeModulesConfigStatus,
-        #[case] told: Option<Option<&'static str>>,
+        #[case] told: &[Option<&'static str>],
     ) {
         let before = in_kernel(Some("one"), 1, Some("a"));
-        let told: Vec<_> =
-            told.into_iter().map(|why| (ModuleKey::new("hall", "gauge").unwrap(), why)).collect();
+        let told: Vec<_> = told.iter().map(|why| (ModuleKey::new("hall", "gauge").unwrap(), *why)).collect();
         assert_eq!(unloaded(&before, &after), told);
         let never = in_kernel(None, 1, None);
         assert_eq!(unloaded(&never, &after), []);

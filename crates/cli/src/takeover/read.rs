@@ -48,7 +48,7 @@ pub(super) async fn kmms(client: &Client) -> Result<adopt::Seen, TakeoverError> 
         leaving: leaving(client, &configs).await?,
         undated: configs
             .iter()
-            .filter(is_undated)
+            .filter(|config| is_undated(config))
             .filter_map(|config| config.metadata.name.clone())
             .collect(),
     })

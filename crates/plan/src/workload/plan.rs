@@ -125,7 +125,7 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
             None => out.delete.push(set.clone()),
         }
     }
-    out.problem = held.clone();
+    out.problem.clone_from(&held);
     let Some(wished) = wished else { return out };
     let present = observed.sets.iter().find(|set| is_it(set));
     let wish = wished.annotations().get(annotation::WISH).cloned();
