@@ -7,6 +7,8 @@ use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use tenon_order::ModuleKey;
 
+use crate::proxy;
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct ClusterArgs {
     /// The Module's namespace [default: the kubeconfig's]
@@ -85,8 +87,12 @@ impl ClusterArgs {
             cluster: self.cluster.clone(),
             user: self.user.clone(),
         };
-        let mut config =
-            Config::from_custom_kubeconfig(kubeconfig.map_err(failed)?, &options).await.map_err(failed)?;
+        let kubeconfig = kubeconfig.map_err(failed)?;
+        let named = proxy::named(&kubeconfig, &options);
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(failed)?;
+        config.proxy_url =
+            proxy::to_server(named.as_deref(), |name| std::env::var(name).ok(), &config.cluster_url)
+                .map_err(|source| failed(KubeconfigError::ParseProxyUrl(source)))?;
         if let Some(user) = &self.impersonate {
             config.auth_info.impersonate = Some(user.clone());
             config.auth_info.impersonate_groups =

@@ -15,6 +15,7 @@ mod image;
 mod logs;
 mod pause;
 mod preflight;
+mod proxy;
 mod retry;
 mod seen;
 mod sign;

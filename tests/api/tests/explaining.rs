@@ -2,17 +2,20 @@
 //! cause and the next step, what is well in a line.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::Job;
 use kube::api::ListParams;
+use kube::config::Kubeconfig;
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use tenon_api::node_modules_config::ModulePhase;
 use tenon_lab::claim::{Broken, comes_true_within};
 use tenon_lab::control_plane::{Binding, Credential};
+use tenon_lab::forward_proxy::ForwardProxy;
 use tenon_lab::jobs;
 use tenon_test_api::cluster::{Cluster, SOON, condition, order};
 use tenon_test_api::facts;
@@ -249,5 +252,45 @@ async fn what_is_not_there_and_who_does_not_answer_are_told_apart() {
         let ended = tokio::time::timeout(Duration::from_mins(1), run_as(elsewhere.clone(), &args)).await;
         let (code, text) = ended.expect("it does not wait for ever");
         assert!(code == 3 && text.starts_with("error: read"), "{code}: {text}");
+    }
+    asks_through_a_proxy(&cluster, folder.path()).await;
+}
+
+/// An API server that nobody reaches but by a proxy.
+async fn asks_through_a_proxy(cluster: &Cluster, folder: &Path) {
+    let (host, port) = ("api.behind.test", cluster.plane.port());
+    let hosts = [(host.to_owned(), SocketAddr::from((Ipv4Addr::LOCALHOST, port)))].into();
+    let proxy = ForwardProxy::start(Ipv4Addr::LOCALHOST.into(), hosts).await.expect("a proxy");
+    let mut config = Kubeconfig::read_from(cluster.plane.kubeconfig()).expect("a kubeconfig");
+    let behind = config.clusters.first_mut().and_then(|named| named.cluster.as_mut()).expect("a cluster");
+    behind.server = Some(format!("https://{host}:{port}"));
+    behind.tls_server_name = Some("kubernetes".to_owned());
+    let write = |name: &str, config: &Kubeconfig| {
+        let path = folder.join(name);
+        std::fs::write(&path, serde_json::to_vec(config).expect("a kubeconfig")).expect("a kubeconfig");
+        path
+    };
+    let plain = write("plain", &config);
+    if let Some(behind) = config.clusters.first_mut().and_then(|named| named.cluster.as_mut()) {
+        behind.proxy_url = Some(proxy.uri());
+    }
+    let named = write("named", &config);
+    let uri = proxy.uri();
+    let cases: [(_, &[(&str, &str)], _); 4] = [
+        (&plain, &[("HTTPS_PROXY", &uri)], 0),
+        (&plain, &[("HTTPS_PROXY", &uri), ("NO_PROXY", "behind.test")], 3),
+        (&named, &[], 0),
+        (&named, &[("NO_PROXY", "behind.test")], 0),
+    ];
+    for (kubeconfig, variables, code) in cases {
+        let mut command = plugin(kubeconfig.clone(), &["status", "-A"]).await;
+        for name in ["HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"] {
+            command.env_remove(name);
+        }
+        let asked = proxy.asked().len();
+        let output = command.envs(variables.iter().copied()).output().await.expect("the plugin runs");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{variables:?}: {text}");
+        assert_eq!(proxy.asked().len() > asked, code == 0, "{variables:?}");
     }
 }
