@@ -1,8 +1,8 @@
 //! Whether Tenon's service accounts use every right that `deploy/rbac` gives them, over all tests: what API servers were asked is in
 //! their audit logs, and the lab leaves it in a folder.
 //!
-//! A right that is neither used nor excused fails the run of all tests, and so does an excuse for what is used. Of some tiers it is told
-//! only. `cargo xtask rights` judges a folder that such a run has left.
+//! A right that is neither used nor excused fails the run of all tests. Of some tiers it is told only, and so is an excuse for what is
+//! used. `cargo xtask rights` judges a folder that such a run has left.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -20,7 +20,7 @@ pub(crate) const FOLDER: &str = "TENON_LAB_ACCESSES";
 const APPLIED: &str = "looked for by the API server where somebody applies what does not exist yet";
 
 /// Rights that are given although no test is seen to use them, and why.
-const EXCUSED: [(&str, &str, &str, &str); 4] = [
+const EXCUSED: [(&str, &str, &str, &str); 6] = [
     (
         "tenon-operator",
         "update",
@@ -30,6 +30,18 @@ const EXCUSED: [(&str, &str, &str, &str); 4] = [
     ("tenon-operator", "create", "madeimages", APPLIED),
     ("tenon-operator", "create", "moduleimages", APPLIED),
     ("tenon-operator", "create", "nodemodulesconfigs", APPLIED),
+    (
+        "tenon-operator",
+        "get",
+        "nodes",
+        "read only where nobody knows what became of a write, which not every run's faults bring about",
+    ),
+    (
+        "tenon-operator",
+        "update",
+        "secrets",
+        "the serving certificate is renewed after months; that is tested with the rights of whoever tests",
+    ),
 ];
 
 /// Something that an account did, or was denied.
@@ -111,16 +123,11 @@ pub(crate) fn report(folder: &Path) -> Result<String> {
     Ok(told(&rights(&granted()), &read(folder)?))
 }
 
-/// The same, as an error where a right is neither used nor excused, or excused and used.
+/// The same, as an error where a right is neither used nor excused.
 pub(crate) fn judge(folder: &Path) -> Result<String> {
     let (rights, seen) = (rights(&granted()), read(folder)?);
-    let Balance { used, excused, unused } = balance(&rights, &seen);
     let told = told(&rights, &seen);
-    if unused.is_empty() && excused.iter().all(|right| !used.contains(right)) {
-        Ok(told)
-    } else {
-        bail!("{told}")
-    }
+    if balance(&rights, &seen).unused.is_empty() { Ok(told) } else { bail!("{told}") }
 }
 
 fn told(rights: &[Right], seen: &BTreeSet<Access>) -> String {

@@ -123,7 +123,7 @@ pub(crate) fn granted() -> Vec<Granted> {
 /// What the operator may do in the whole cluster.
 fn operator_rules() -> Vec<PolicyRule> {
     vec![
-        rule(KMM_GROUP, &["modules"], &["get", "list", "watch", "patch"]),
+        rule(KMM_GROUP, &["modules"], &["list", "watch", "patch"]),
         rule(KMM_GROUP, &["modules/status"], &["patch"]),
         // An owner reference that blocks the owner's deletion asks for this.
         rule(KMM_GROUP, &["modules/finalizers"], &["update"]),
@@ -131,7 +131,7 @@ fn operator_rules() -> Vec<PolicyRule> {
         rule(KMM_GROUP, &["preflightvalidations/status"], &["patch"]),
         // A node's object goes with its node, by its owner reference.
         rule(KMM_GROUP, &["nodemodulesconfigs"], &["get", "list", "watch", "create", "patch"]),
-        rule(TENON_GROUP, &["moduleimages"], &["get", "list", "watch", "create", "patch", "delete"]),
+        rule(TENON_GROUP, &["moduleimages"], &["list", "watch", "create", "patch", "delete"]),
         rule(TENON_GROUP, &["moduleimages/status"], &["patch"]),
         // Its memory of the images that it has made.
         rule(TENON_GROUP, &["madeimages"], &["list", "create", "patch", "delete"]),

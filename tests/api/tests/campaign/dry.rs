@@ -30,6 +30,7 @@ const UNUSABLE: [(&str, &str); 10] = [
     ("initContainer.startupProbe.", "initContainers have no probes"),
     ("container.resources.claims[]", "a Module has no list of the pod's claims"),
     ("initContainer.resources.claims[]", "a Module has no list of the pod's claims"),
+    ("build.resources.claims[]", "a build's pod claims no devices"),
     ("metadata.creationTimestamp", "a template of a claim has labels and annotations"),
     ("metadata.deletionGracePeriodSeconds", "a template of a claim has labels and annotations"),
     ("metadata.deletionTimestamp", "a template of a claim has labels and annotations"),
