@@ -25,7 +25,7 @@ const KERNEL: &str = "6.1.0-56-cloud-amd64";
 
 /// What the definition has because pods have it, and no plugin's pod can use; each is refused at once, or by the API server when the
 /// `DaemonSet` is made.
-const UNUSABLE: [(&str, &str); 10] = [
+const UNUSABLE: [(&str, &str); 11] = [
     ("initContainer.livenessProbe.", "initContainers have no probes"),
     ("initContainer.startupProbe.", "initContainers have no probes"),
     ("container.resources.claims[]", "a Module has no list of the pod's claims"),
