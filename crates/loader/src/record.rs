@@ -156,7 +156,7 @@ pub struct Record {
     /// Firmware files that are linked for it, by the name drivers ask for.
     pub firmware: BTreeMap<String, Digest>,
     /// What the kernel's search path for firmware is to be again when nobody needs the store's.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_before: Option<PathBefore>,
     /// How the last try went.
     pub outcome: Outcome,
