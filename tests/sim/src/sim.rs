@@ -203,6 +203,8 @@ pub struct Sim {
     pub(crate) daemons_at: u64,
     /// Device classes that somebody else has made, by their uids.
     pub(crate) foreign_classes: BTreeMap<String, String>,
+    /// Those that have come since an operator asked for a class of that name: nobody watches them.
+    pub(crate) unseen_classes: BTreeSet<String>,
     /// Whether the operator was started anew at the end.
     pub(crate) restarted: bool,
     /// What the operator has written.
@@ -273,6 +275,7 @@ impl Sim {
             daemons_look: false,
             daemons_at: 0,
             foreign_classes: BTreeMap::new(),
+            unseen_classes: BTreeSet::new(),
             restarted: false,
             operator_writes: 0,
             others_wrote: 0,
@@ -400,7 +403,8 @@ impl Sim {
     /// Where that is part of the plan, all replicas are started anew once everything is at rest; whether they were now. Nothing is
     /// written for it.
     ///
-    /// Not where somebody still has something to find out: what users asked for while nobody led, or that a registry answers again.
+    /// Not where somebody still has something to find out: what users asked for while nobody led, that a registry answers again, or
+    /// that a device class is somebody else's by now.
     fn restart(&mut self) -> bool {
         let knows =
             self.replicas.iter().any(|replica| replica.led && replica.caught_up && replica.tasks.is_empty());
@@ -410,7 +414,7 @@ impl Sim {
                 .as_ref()
                 .is_some_and(|status| status.phase == Some(tenon_api::module_image::ImagePhase::Ready))
         };
-        let is_over = knows && self.api.images.values().all(is_there);
+        let is_over = knows && self.unseen_classes.is_empty() && self.api.images.values().all(is_there);
         let restarts = self.script.restarts && is_over && !std::mem::replace(&mut self.restarted, true);
         if restarts {
             self.tell(|| "all replicas are started anew".to_owned());

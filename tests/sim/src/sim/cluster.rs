@@ -143,6 +143,7 @@ impl Sim {
             Act::Class(name) => {
                 self.api.make_class(name);
                 let uid = self.api.classes.get(name).and_then(|class| class.metadata.uid.clone());
+                self.unseen_classes.insert(name.to_owned());
                 self.foreign_classes.extend(uid.map(|uid| (name.to_owned(), uid)));
             }
             Act::Preflight(name, Some(kernel)) => self.api.put_preflight(name, kernel),

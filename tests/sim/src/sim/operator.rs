@@ -275,6 +275,7 @@ impl Sim {
             Call::GetConfig(name) => Heard::Read(self.api.configs.get(name).cloned()),
             Call::ListClasses => Heard::Classes(self.api.classes.values().cloned().collect()),
             Call::GetClasses(mark, names) => {
+                self.unseen_classes.retain(|name| !names.contains(name));
                 let labels = |class: &DeviceClass| class.metadata.labels.clone().unwrap_or_default();
                 let is_marked = |class: &DeviceClass| crate::pod::fits(mark, &labels(class));
                 let asked =
