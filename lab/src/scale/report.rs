@@ -11,7 +11,7 @@ const INTRODUCTION: &str = "\
 
 Written by `make bench`; do not edit. All figures of the last run are in [benchmarks.json](benchmarks.json), requests by kind
 included. What it costs to sign an image is [measured beside a builder](benchmarks-signing.md), and to make one
-[in every way](benchmarks-building.md).
+[in every way](benchmarks-building.md); what device plugins and version labels add is [counted](benchmarks-plugins.md).
 
 One machine plays everything: etcd (without fsync), kube-apiserver with an audit log, kube-controller-manager without what
 tends to nodes, a registry, the operator as it is released, and a fleet of simulated nodes: the real agent with a loader that
