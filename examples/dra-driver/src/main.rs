@@ -3,7 +3,7 @@
 //!
 //! In: a pattern of paths below `/dev`; claims, which the kubelet asks to prepare. Out: a `ResourceSlice`, and for each prepared
 //! claim a file (CDI) by which the container runtime puts the device into containers.
-//! Begin with [`claims`], which prepares; [`slice`] publishes, [`services`] is what the kubelet calls, [`api`] what both say.
+//! Begin with [`claims`], which prepares; [`slice`](mod@slice) publishes, [`services`] is what the kubelet calls, [`api`] what both say.
 
 mod api;
 mod args;
