@@ -14,7 +14,7 @@ use tenon_api::labels::{LabelKind, ROLE};
 use tokio::task::JoinSet;
 
 use super::meter::Party;
-use super::play::Figure;
+use super::play::{self, Figure};
 use super::{Field, HALL, LABEL, ScaleError, spec};
 use crate::wait;
 
@@ -122,11 +122,8 @@ pub async fn change(field: &Field, image: &str, version: &str) -> Result<Figure,
 
 /// The operator is killed and started; nobody wishes anything.
 pub async fn restart(field: &mut Field) -> Result<Figure, ScaleError> {
-    let meter = field.meter().await?;
-    field.kill_operator();
-    field.start_operator()?;
-    field.operator_ready().await?;
-    figure(field, "operator restart, with plugins", meter).await
+    let figure = play::restart(field).await?;
+    Ok(Figure { scenario: "operator restart, with plugins", settled: None, ..figure })
 }
 
 /// The Module is deleted, and the plugin and the driver go.

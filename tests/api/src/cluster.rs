@@ -7,12 +7,12 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::Parser as _;
-use k8s_openapi::api::core::v1::{Namespace, Node, Secret};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Secret};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 use tenon_api::node_modules_config::{ModulePhase, NodeModuleStatus, NodeModulesConfigStatus};
-use tenon_api::{Module, ModuleImage, NodeModulesConfig};
+use tenon_api::{Module, ModuleImage, NodeModulesConfig, node_pod};
 use tenon_image::testing::{TestRegistry, layer};
 use tenon_lab::ControlPlane;
 use tenon_lab::control_plane::{Binding, Credential, Extent};
@@ -231,6 +231,23 @@ impl Cluster {
             "lastHeartbeatTime": now, "lastTransitionTime": now});
         let patch = Patch::Merge(json!({"status": {"conditions": [ready]}}));
         self.nodes().patch_status(name, &PatchParams::default(), &patch).await.expect("a node's condition");
+    }
+
+    /// A node's pod of Tenon's, as far as a token can be bound to it.
+    pub async fn agent_pod(&self, node: &str) -> Binding {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), node_pod::NAMESPACE);
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": format!("tenon-node-{node}")},
+            "spec": {
+                "nodeName": node, "serviceAccountName": node_pod::SERVICE_ACCOUNT,
+                "automountServiceAccountToken": false,
+                "containers": [{"name": "agent", "image": "registry.example/none:1"}],
+                "tolerations": [{"operator": "Exists"}],
+            },
+        }))
+        .expect("a pod");
+        let pod = pods.create(&PostParams::default(), &pod).await.expect("a pod");
+        Binding::Pod { name: pod.name_any(), uid: pod.uid().expect("a uid") }
     }
 
     /// Writes a node's report as its agent would.

@@ -226,6 +226,13 @@ impl WorkloadsIndex {
         its.map(|(key, pod)| (&key.1, pod))
     }
 
+    /// The `DaemonSet`s of a Module; `uid` is the Module's.
+    fn sets_of(&self, module: &ModuleKey, uid: &str) -> impl Iterator<Item = &KnownSet> {
+        let from = (module.namespace().to_owned(), String::new());
+        let near = self.sets.range(from..).take_while(|(key, _)| key.0 == module.namespace());
+        near.map(|(_, set)| set).filter(move |set| set.module == *module && set.module_uid == uid)
+    }
+
     fn set_pod(&mut self, key: &Key, pod: Option<KnownPod>) -> Option<(Option<KnownPod>, Option<KnownPod>)> {
         let before = self.pods.get(key).cloned();
         if before == pod {
@@ -273,8 +280,7 @@ impl World {
     pub fn workload(&self, module: &ModuleKey, uid: &str) -> Workload {
         let nodes = self.read();
         let index = super::lock(&self.workloads);
-        let is_its = |set: &&KnownSet| set.module == *module && set.module_uid == uid;
-        let sets: Vec<_> = index.sets.values().filter(is_its).collect();
+        let sets: Vec<_> = index.sets_of(module, uid).collect();
         let is_ordered = sets.iter().any(|set| set.seen.version.is_some());
         // On a node that has fallen silent nobody ends a pod; when it is back, that is the first thing it does.
         let runs = |pod: &KnownPod| {
@@ -331,11 +337,7 @@ impl World {
 
     /// The `DaemonSet`s of a Module, as a decision takes them; `uid` is the Module's.
     pub(super) fn sets_of(&self, module: &ModuleKey, uid: &str) -> Vec<SetSeen> {
-        let index = super::lock(&self.workloads);
-        let from = (module.namespace().to_owned(), String::new());
-        let near = index.sets.range(from..).take_while(|(key, _)| key.0 == module.namespace());
-        let its = near.map(|(_, set)| set).filter(|set| set.module == *module && set.module_uid == uid);
-        its.map(|set| set.seen.clone()).collect()
+        super::lock(&self.workloads).sets_of(module, uid).map(|set| set.seen.clone()).collect()
     }
 
     /// As [`Self::wrote_config`], of a plugin's `DaemonSet`: its controller may have said more of it meanwhile, and would not say it

@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 
 use http::{Method, Request, Response};
 use http_body_util::BodyExt as _;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::PostParams;
 use kube::client::Body;
-use kube::{Api, Client, ResourceExt as _};
+use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 use tenon_api::labels::{LabelKind, ModuleLabel};
 use tenon_api::node_modules_config::ModulePhase;
@@ -46,7 +44,7 @@ impl Stand {
         let mut stand = Self { cluster, pods: BTreeMap::new() };
         for (node, modules) in [(OWN, 1), (OTHER, 2)] {
             stand.loaded(node, modules).await;
-            let pod = stand.pod(node).await;
+            let pod = stand.cluster.agent_pod(node).await;
             stand.pods.insert(node, pod);
         }
         for module in [SHARED, FOREIGN] {
@@ -71,22 +69,6 @@ impl Stand {
             node.labels().keys().filter(ready).count() == modules
         };
         self.cluster.node_where(node, "its ready labels", labelled).await;
-    }
-
-    /// The node pod, as far as a token can be bound to it.
-    async fn pod(&self, node: &str) -> Binding {
-        let pods: Api<Pod> = Api::namespaced(self.cluster.client.clone(), NAMESPACE);
-        let pod: Pod = serde_json::from_value(json!({
-            "metadata": {"name": format!("tenon-node-{node}")},
-            "spec": {
-                "nodeName": node, "serviceAccountName": SERVICE_ACCOUNT, "automountServiceAccountToken": false,
-                "containers": [{"name": "agent", "image": "registry.example/none:1"}],
-                "tolerations": [{"operator": "Exists"}],
-            },
-        }))
-        .expect("a pod");
-        let pod = pods.create(&PostParams::default(), &pod).await.expect("a pod");
-        Binding::Pod { name: pod.name_any(), uid: pod.uid().expect("a uid") }
     }
 
     /// A token of the node's agent: for the API server, or for another audience.

@@ -2,8 +2,8 @@
 
 use http::Request;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
-use kube::api::{ListParams, PostParams};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::ListParams;
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt as _};
@@ -12,24 +12,12 @@ use tenon_api::module_image::ImagePhase;
 use tenon_api::node_modules_config::ModulePhase;
 use tenon_api::node_pod::{DEPOT_AUDIENCE, DEPOT_CONFIG_MAP, NAMESPACE, SERVICE_ACCOUNT};
 use tenon_api::{ModuleImage, NodeModulesConfig};
-use tenon_lab::control_plane::Binding;
 use tenon_lab::wait;
 use tenon_test_api::cluster::{Cluster, READY_LABEL, SOON, condition};
 
 /// The depot, as a node's agent asks it.
 async fn depot(cluster: &Cluster, node: &str) -> Client {
-    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), NAMESPACE);
-    let pod: Pod = serde_json::from_value(json!({
-        "metadata": {"name": format!("tenon-node-{node}")},
-        "spec": {
-            "nodeName": node, "serviceAccountName": SERVICE_ACCOUNT, "automountServiceAccountToken": false,
-            "containers": [{"name": "agent", "image": "registry.example/none:1"}],
-            "tolerations": [{"operator": "Exists"}],
-        },
-    }))
-    .expect("a pod");
-    let pod = pods.create(&PostParams::default(), &pod).await.expect("a pod");
-    let binding = Binding::Pod { name: pod.name_any(), uid: pod.uid().expect("a uid") };
+    let binding = cluster.agent_pod(node).await;
     let token = cluster.plane.token(NAMESPACE, SERVICE_ACCOUNT, Some(DEPOT_AUDIENCE), &binding).await;
     let maps: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), NAMESPACE);
     let data = maps.get(DEPOT_CONFIG_MAP).await.expect("the depot's ConfigMap").data.expect("data");
