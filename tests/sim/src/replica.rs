@@ -231,7 +231,17 @@ impl Replica {
 
     /// A watch is opened: its list sets out now.
     pub fn open(&mut self, kind: Kind) -> u32 {
+        let world = &self.world;
+        let answered: Vec<_> = match kind {
+            Kind::Node => NodeObject::known(world).iter().map(ToString::to_string).collect(),
+            Kind::Module => Module::known(world).iter().map(ToString::to_string).collect(),
+            Kind::Image => ModuleImage::known(world).iter().map(ToString::to_string).collect(),
+            Kind::Config => NodeModulesConfig::known(world).iter().map(ToString::to_string).collect(),
+            Kind::Preflight => PreflightValidation::known(world),
+            Kind::Set | Kind::Pod => Vec::new(),
+        };
         let Some(watch) = self.watches.get_mut(kind as usize) else { return 0 };
+        watch.known.extend(answered);
         watch.opened += 1;
         watch.moving = true;
         watch.opened

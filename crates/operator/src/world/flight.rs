@@ -22,13 +22,14 @@ impl<K> Default for Ends<K> {
 }
 
 impl<K: Eq + Hash> Ends<K> {
-    /// The object was deleted at this version.
-    pub(super) fn note(&mut self, key: K, version: u64, now: Instant) {
+    /// The object was deleted at this version; a list that lacks it does not say when.
+    pub(super) fn note(&mut self, key: K, version: Option<u64>, now: Instant) {
         self.0.retain(|_, (_, noted)| now.saturating_duration_since(*noted) < IN_FLIGHT);
-        self.0.insert(key, (version, now));
+        self.0.insert(key, (version.unwrap_or(u64::MAX), now));
     }
 
-    /// Whether a state of the object at this version was before its end.
+    /// Whether a state at this version was before the end of an object that is not known any more. What is made anew under the name
+    /// of one that a list lacked is known by the watch.
     pub(super) fn is_past(&self, key: &K, version: Option<u64>) -> bool {
         let end = self.0.get(key);
         end.zip(version).is_some_and(|((end, _), version)| version <= *end)
@@ -83,7 +84,7 @@ mod tests {
     #[test]
     fn what_is_told_late_of_a_deleted_object_is_past_and_what_was_made_anew_is_not() {
         let (mut ends, now) = (Ends::default(), Instant::now());
-        ends.note("pine", 9, now);
+        ends.note("pine", Some(9), now);
         assert!(ends.is_past(&"pine", Some(8)) && ends.is_past(&"pine", Some(9)));
         assert!(!ends.is_past(&"pine", Some(10)) && !ends.is_past(&"oak", Some(8)));
     }
@@ -91,8 +92,8 @@ mod tests {
     #[test]
     fn ends_of_which_nothing_can_be_on_its_way_any_more_are_forgotten() {
         let (mut ends, now) = (Ends::default(), Instant::now());
-        ends.note("pine", 9, now);
-        ends.note("oak", 12, now + IN_FLIGHT);
+        ends.note("pine", Some(9), now);
+        ends.note("oak", Some(12), now + IN_FLIGHT);
         assert_eq!(ends.0.len(), 1);
     }
 

@@ -136,6 +136,9 @@ pub struct World {
     erasing: Mutex<BTreeSet<String>>,
     clock: Clock,
     began: Instant,
+    /// Held by whoever brings news, until it is known or was found to be old. If two of one object came at once, each would find its
+    /// own to be the newer, and the older would stay: for good, if it is an answer that tells of what a watch has just told the end of.
+    news: Mutex<()>,
     /// The versions of Nodes that are known, by a watch or by the answer to a write of ours.
     node_versions: Mutex<HashMap<NodeName, u64>>,
     /// Nodes, their objects and images that were deleted.
@@ -183,6 +186,7 @@ impl World {
             erasing: Mutex::default(),
             clock,
             began: (clock.steady)(),
+            news: Mutex::default(),
             node_versions: Mutex::default(),
             ended_nodes: Mutex::default(),
             ended_configs: Mutex::default(),
@@ -220,6 +224,11 @@ impl World {
 
     fn write(&self) -> RwLockWriteGuard<'_, Index> {
         self.index.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From here until the guard goes nobody else brings news. What watches and answers bring begins with this; what they call does not.
+    fn take_news(&self) -> MutexGuard<'_, ()> {
+        lock(&self.news)
     }
 
     /// A node was seen, or is gone.
@@ -285,6 +294,7 @@ impl World {
 
     /// As [`Self::wrote_config`], of a Module's status.
     pub fn wrote_status(&self, module: Module) {
+        let _news = self.take_news();
         let Some(key) = Index::key_of(&module) else { return };
         let Some(known) = self.read().module(&key).filter(|known| is_later(&module, &***known)).cloned()
         else {
@@ -379,25 +389,21 @@ impl World {
         }
     }
 
-    /// A node's object is gone, says a watch; `version` is that of its deletion.
+    /// A node's object is gone, says a watch; `version` is that of its deletion, unless a list lacks it.
     ///
     /// It goes with its Node. If that is still there by what is known, a watch may be behind: the Node is read before an
     /// object is made for it, which would be collected, and made, again and again.
     pub fn config_gone(&self, name: &NodeName, version: Option<u64>) {
-        if let Some(version) = version {
-            lock(&self.ended_configs).note(name.clone(), version, (self.clock.steady)());
-        }
+        lock(&self.ended_configs).note(name.clone(), version, (self.clock.steady)());
         if self.read().node(name).is_some() {
             lock(&self.nodes_doubted).insert(name.clone());
         }
         self.config(name, None);
     }
 
-    /// An image is gone, says a watch; `version` is that of its deletion.
+    /// The same of an image.
     fn image_gone(&self, key: &ImageKey, version: Option<u64>) {
-        if let Some(version) = version {
-            lock(&self.ended_images).note(key.clone(), version, (self.clock.steady)());
-        }
+        lock(&self.ended_images).note(key.clone(), version, (self.clock.steady)());
         self.image(key, None);
     }
 
@@ -411,8 +417,10 @@ impl World {
     /// would otherwise have the same thing written again.
     pub fn wrote_config(&self, config: NodeModulesConfig) {
         let Ok(name) = config.name_any().parse() else { return };
-        let newer = self.read().config(&name).is_none_or(|known| is_newer(&config, &**known));
-        if newer && !self.is_past(&name, &config) {
+        let _news = self.take_news();
+        let known = self.read().config(&name).cloned();
+        let is_news = known.map_or_else(|| !self.is_past(&name, &config), |known| is_newer(&config, &*known));
+        if is_news {
             self.config(&name, Some(config));
         }
     }
@@ -420,6 +428,7 @@ impl World {
     /// What a consistent read brought that was begun when the version `before` was known. It counts as long as nothing
     /// newer has come meanwhile.
     pub fn config_read(&self, name: &NodeName, before: Option<&str>, config: Option<NodeModulesConfig>) {
+        let _news = self.take_news();
         let known = self.read().config(name).cloned();
         let version = |config: &NodeModulesConfig| config.resource_version();
         if config.as_ref().and_then(version) == known.as_deref().and_then(version) {
@@ -428,8 +437,8 @@ impl World {
         let is_as_before = known.as_deref().and_then(version).as_deref() == before;
         let newer =
             || known.as_ref().zip(config.as_ref()).is_some_and(|(known, config)| is_newer(config, &**known));
-        let is_past = config.as_ref().is_some_and(|config| self.is_past(name, config));
-        if (is_as_before || newer()) && !is_past {
+        let is_past = || known.is_none() && config.as_ref().is_some_and(|config| self.is_past(name, config));
+        if (is_as_before || newer()) && !is_past() {
             self.config(name, config);
         }
     }
@@ -521,7 +530,12 @@ impl World {
         written: &BTreeMap<String, Option<String>>,
         version: Option<u64>,
     ) {
+        let _news = self.take_news();
         let Some(known) = self.read().node(name).filter(|known| known.uid == uid).cloned() else { return };
+        // What the watch has told of since has our write in it, or has undone it.
+        if version.is_some() && self.node_version(name) > version {
+            return;
+        }
         lock(&self.node_versions).extend(version.map(|version| (name.clone(), version)));
         let mut facts = NodeFacts::clone(&known);
         for (key, value) in written {
@@ -543,6 +557,7 @@ impl World {
     /// What a consistent read brought of a Node that was begun when the version `before` was known. It counts as long as
     /// nothing newer has come meanwhile.
     pub fn node_read(&self, name: &NodeName, before: Option<u64>, node: Option<Node>) {
+        let _news = self.take_news();
         let known = self.node_version(name);
         let Some(node) = node else {
             if known == before {
@@ -552,7 +567,7 @@ impl World {
             return;
         };
         let read = version(node.metadata.resource_version.as_deref());
-        let is_past = || lock(&self.ended_nodes).is_past(name, read);
+        let is_past = || known.is_none() && lock(&self.ended_nodes).is_past(name, read);
         if read != known && (known == before || read > known) && !is_past() {
             self.see_node(name, node);
         }
@@ -561,18 +576,21 @@ impl World {
     /// What a consistent list brought of a Node: news, if the watch has not got as far, nor told of its end.
     fn node_listed(&self, node: Node) {
         let Some(name) = Node::key(&node.metadata) else { return };
+        let _news = self.take_news();
         let listed = version(node.metadata.resource_version.as_deref());
-        if listed > self.node_version(&name) && !lock(&self.ended_nodes).is_past(&name, listed) {
+        let is_news = match self.node_version(&name) {
+            Some(known) => listed > Some(known),
+            None => !lock(&self.ended_nodes).is_past(&name, listed),
+        };
+        if is_news {
             self.see_node(&name, node);
         }
     }
 
-    /// A Node is gone, says a watch; `version` is that of its deletion.
+    /// The same of a Node.
     fn node_gone(&self, name: &NodeName, version: Option<u64>) {
         lock(&self.node_versions).remove(name);
-        if let Some(version) = version {
-            lock(&self.ended_nodes).note(name.clone(), version, (self.clock.steady)());
-        }
+        lock(&self.ended_nodes).note(name.clone(), version, (self.clock.steady)());
         self.node(name, None);
     }
 
@@ -601,9 +619,11 @@ impl World {
     /// As [`Self::wrote_config`].
     pub fn wrote_image(&self, image: ModuleImage) {
         let key = ImageKey::of(&image);
-        let newer = self.read().image(&key).is_none_or(|known| is_newer(&image, &**known));
+        let _news = self.take_news();
+        let known = self.read().image(&key).cloned();
         let made = version(image.metadata.resource_version.as_deref());
-        if newer && !lock(&self.ended_images).is_past(&key, made) {
+        let is_past = || lock(&self.ended_images).is_past(&key, made);
+        if known.map_or_else(|| !is_past(), |known| is_newer(&image, &*known)) {
             self.image(&key, Some(image));
         }
     }

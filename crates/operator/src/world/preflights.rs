@@ -33,6 +33,7 @@ impl World {
     /// As [`Self::wrote_config`], of a PreflightValidation's status.
     pub fn wrote_preflight(&self, preflight: PreflightValidation) {
         let name = preflight.name_any();
+        let _news = self.take_news();
         let known = self.read().preflight(&name).cloned();
         if known.is_some_and(|known| is_later(&preflight, &*known)) {
             self.preflight(&name, Some(preflight));

@@ -88,6 +88,7 @@ fn take_nodes(world: &World, page: Vec<Node>) {
 fn take_modules(world: &World, page: Vec<Module>) {
     for module in page {
         let Some(key) = Module::key(&module.metadata) else { continue };
+        let _news = world.take_news();
         // One that is not known is new, and its event is on its way, or it is gone by now.
         let newer = world.read().module(&key).is_some_and(|known| is_newer(&module, &**known));
         if newer {

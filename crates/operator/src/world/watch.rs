@@ -44,6 +44,9 @@ pub trait Kind: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + 
 
     /// The object is gone; `version` is that of its deletion, where an event tells.
     fn gone(key: &Self::Key, version: Option<u64>, world: &World);
+
+    /// Those that are known, by a watch or by the answer to a write of ours.
+    fn known(world: &World) -> Vec<Self::Key>;
 }
 
 impl Kind for Node {
@@ -71,6 +74,10 @@ impl Kind for Node {
     fn gone(key: &NodeName, version: Option<u64>, world: &World) {
         world.node_gone(key, version);
     }
+
+    fn known(world: &World) -> Vec<NodeName> {
+        world.read().nodes().map(|node| node.name.clone()).collect()
+    }
 }
 
 impl Kind for Module {
@@ -96,6 +103,10 @@ impl Kind for Module {
 
     fn gone(key: &ModuleKey, _: Option<u64>, world: &World) {
         world.module(key, None);
+    }
+
+    fn known(world: &World) -> Vec<ModuleKey> {
+        world.read().modules().filter_map(|module| Self::key(&module.metadata)).collect()
     }
 }
 
@@ -123,6 +134,10 @@ impl Kind for ModuleImage {
     fn gone(key: &ImageKey, version: Option<u64>, world: &World) {
         world.image_gone(key, version);
     }
+
+    fn known(world: &World) -> Vec<ImageKey> {
+        world.read().images().map(|image| ImageKey::of(image)).collect()
+    }
 }
 
 impl Kind for NodeModulesConfig {
@@ -143,6 +158,10 @@ impl Kind for NodeModulesConfig {
     fn gone(key: &NodeName, version: Option<u64>, world: &World) {
         world.config_gone(key, version);
     }
+
+    fn known(world: &World) -> Vec<NodeName> {
+        world.read().configs().filter_map(|config| Self::key(&config.metadata)).collect()
+    }
 }
 
 impl Kind for PreflightValidation {
@@ -162,6 +181,10 @@ impl Kind for PreflightValidation {
 
     fn gone(key: &String, _: Option<u64>, world: &World) {
         world.preflight(key, None);
+    }
+
+    fn known(world: &World) -> Vec<String> {
+        world.read().preflights().filter_map(|preflight| Self::key(&preflight.metadata)).collect()
     }
 }
 
@@ -190,25 +213,12 @@ pub async fn follow<K: Kind>(
     let config = watcher::Config::default().timeout(WATCH_SECONDS);
     let api: Api<Guarded<K>> = Api::all(client);
     let mut events = Box::pin(watcher(api, config).default_backoff());
-    let mut known: HashSet<K::Key> = HashSet::new();
-    let mut relisted: HashSet<K::Key> = HashSet::new();
+    let mut follower = Follower::default();
     while let Some(Some(event)) = shutdown.run_until_cancelled(events.next()).await {
         match event {
-            Ok(Event::Init) => relisted.clear(),
-            Ok(Event::InitApply(object)) => relisted.extend(see(object, world)),
-            Ok(Event::InitDone) => {
-                for key in known.difference(&relisted) {
-                    K::gone(key, None, world);
-                }
-                known = std::mem::take(&mut relisted);
-                listed.send_replace(true);
-            }
-            Ok(Event::Apply(object)) if is_outdated(&object, world) => {}
-            Ok(Event::Apply(object)) => known.extend(see(object, world)),
-            Ok(Event::Delete(object)) => {
-                if let Some(key) = key(&object) {
-                    known.remove(&key);
-                    K::gone(&key, version_of(&object), world);
+            Ok(event) => {
+                if follower.take(event, world) {
+                    listed.send_replace(true);
                 }
             }
             Err(error) => warn!(
@@ -217,6 +227,49 @@ pub async fn follow<K: Kind>(
                 "a watch was interrupted; it is opened again"
             ),
         }
+    }
+}
+
+/// What a watch has told of, so that what a list lacks is known to be gone.
+struct Follower<K: Kind> {
+    known: HashSet<K::Key>,
+    relisted: HashSet<K::Key>,
+}
+
+impl<K: Kind> Default for Follower<K> {
+    fn default() -> Self {
+        Self { known: HashSet::new(), relisted: HashSet::new() }
+    }
+}
+
+impl<K: Kind> Follower<K> {
+    /// Takes in one event; returns whether everything has been listed by it.
+    fn take(&mut self, event: Event<Guarded<K>>, world: &World) -> bool {
+        let _news = world.take_news();
+        match event {
+            Event::Init => {
+                self.relisted.clear();
+                // Of what was made by us since the last list, the watch may have told nothing.
+                self.known.extend(K::known(world));
+            }
+            Event::InitApply(object) => self.relisted.extend(see(object, world)),
+            Event::InitDone => {
+                for key in self.known.difference(&self.relisted) {
+                    K::gone(key, None, world);
+                }
+                self.known = std::mem::take(&mut self.relisted);
+                return true;
+            }
+            Event::Apply(object) if is_outdated(&object, world) => {}
+            Event::Apply(object) => self.known.extend(see(object, world)),
+            Event::Delete(object) => {
+                if let Some(key) = key(&object) {
+                    self.known.remove(&key);
+                    K::gone(&key, version_of(&object), world);
+                }
+            }
+        }
+        false
     }
 }
 
@@ -265,6 +318,9 @@ pub fn now() -> u64 {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Barrier;
+
+    use tenon_api::module_image::ModuleImageSpec;
 
     use super::*;
     use crate::depot::Assignments;
@@ -311,6 +367,8 @@ mod tests {
         follow_one(node(9, true), &world);
         follow_one(node(11, false), &world);
         assert!(!is_ready(&world), "somebody took it away");
+        world.wrote_labels(&name, "u-1", &written, Some(10));
+        assert!(!is_ready(&world), "an answer that comes after that");
     }
 
     #[test]
@@ -377,6 +435,56 @@ mod tests {
         assert!(world.read().config(&name).is_none());
         world.wrote_config(config(10));
         assert!(world.read().config(&name).is_some(), "it was made anew");
+    }
+
+    fn image(version: u64) -> ModuleImage {
+        let mut image = ModuleImage::new("gauge-0", ModuleImageSpec::default());
+        image.metadata.namespace = Some("lab".to_owned());
+        image.metadata.resource_version = Some(version.to_string());
+        image
+    }
+
+    #[test]
+    fn an_answer_and_a_watch_that_come_at_once_leave_the_newer() {
+        for _ in 0..2_000 {
+            let world = World::new(Assignments::default());
+            let mut images = Follower::<ModuleImage>::default();
+            let mut configs = Follower::<NodeModulesConfig>::default();
+            images.take(Event::Apply(Guarded(Ok(image(4)))), &world);
+            configs.take(Event::Apply(Guarded(Ok(config(4)))), &world);
+            let both = Barrier::new(2);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    both.wait();
+                    images.take(Event::Delete(Guarded(Ok(image(6)))), &world);
+                    configs.take(Event::Apply(Guarded(Ok(config(6)))), &world);
+                });
+                both.wait();
+                world.wrote_image(image(5));
+                world.wrote_config(config(5));
+            });
+            assert_eq!(world.read().images().count(), 0, "it is gone for good");
+            let known = world.read().config(&"pine".parse().unwrap()).unwrap().resource_version();
+            assert_eq!(known.as_deref(), Some("6"));
+        }
+    }
+
+    #[test]
+    fn what_a_list_lacks_is_gone_though_no_watch_has_told_of_it() {
+        let world = World::new(Assignments::default());
+        let mut images = Follower::<ModuleImage>::default();
+        assert!(images.take(Event::InitDone, &world));
+        world.wrote_image(image(4));
+        for event in [Event::Init, Event::InitDone] {
+            images.take(event, &world);
+        }
+        assert_eq!(world.read().images().count(), 0);
+        world.wrote_image(image(5));
+        assert_eq!(world.read().images().count(), 0, "an answer that was long on its way");
+        images.take(Event::Apply(Guarded(Ok(image(9)))), &world);
+        world.wrote_image(image(10));
+        let known = world.read().images().next().and_then(|image| image.resource_version());
+        assert_eq!(known.as_deref(), Some("10"), "it was made anew");
     }
 
     #[test]

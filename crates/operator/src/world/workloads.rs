@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::World;
+use super::flight::Ends;
 
 /// How long a watch may be silent before it is opened anew.
 const WATCH_SECONDS: u32 = 290;
@@ -200,6 +201,8 @@ pub struct WorkloadsIndex {
     pods: BTreeMap<Key, KnownPod>,
     pods_on: HashMap<NodeName, BTreeSet<Key>>,
     sets: BTreeMap<Key, KnownSet>,
+    /// The uids of `DaemonSet`s that were deleted.
+    ended: Ends<String>,
 }
 
 impl WorkloadsIndex {
@@ -324,6 +327,9 @@ impl World {
                 Some(set) => index.sets.insert(key, set),
                 None => index.sets.remove(&key),
             };
+            if let Some(ended) = before.as_ref().filter(|_| after.is_none()) {
+                index.ended.note(ended.seen.uid.clone(), None, (self.clock.steady)());
+            }
             before.as_ref().map(of)
         };
         let runs_another = before != after;
@@ -344,8 +350,12 @@ impl World {
     /// again.
     pub fn wrote_set(&self, namespace: &str, name: &str, set: KnownSet) {
         let key = (namespace.to_owned(), name.to_owned());
-        let is_past = |known: &KnownSet| known.seen.uid == set.seen.uid && known.version > set.version;
-        let is_past = super::lock(&self.workloads).sets.get(&key).is_some_and(is_past);
+        let _news = self.take_news();
+        let is_past = {
+            let index = super::lock(&self.workloads);
+            let is_over = || index.ended.is_past(&set.seen.uid, set.version);
+            index.sets.get(&key).map_or_else(is_over, |known| known.version > set.version)
+        };
         if !is_past {
             self.set(namespace, name, Some(set));
         }
@@ -438,6 +448,7 @@ async fn follow<K: Watched>(
     let mut events = Box::pin(watcher(Api::<K>::all(client), config).default_backoff());
     let mut relisted: BTreeSet<Key> = BTreeSet::new();
     while let Some(Some(event)) = shutdown.run_until_cancelled(events.next()).await {
+        let _news = world.take_news();
         match event {
             Ok(Event::Init) => relisted.clear(),
             Ok(Event::InitApply(object)) => {
@@ -574,6 +585,12 @@ mod tests {
         assert!(is_idle(), "that it is idle is told once");
         world.wrote_set("lab", "gauge", set("11", &json!(null)));
         assert!(!is_idle(), "a later write counts");
+        world.set("lab", "gauge", None);
+        world.wrote_set("lab", "gauge", set("12", &status));
+        assert!(
+            world.workload(&"lab/gauge".parse().unwrap(), "m-1").sets.is_empty(),
+            "it was deleted meanwhile"
+        );
     }
 
     #[test]
