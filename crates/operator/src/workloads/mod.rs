@@ -1,6 +1,6 @@
 //! One Module's plugin: the `DaemonSet` of its device plugin or DRA driver, and the driver's device classes.
 //!
-//! Watches: Modules, the `DaemonSet`s and pods that bear their names. Decides: [`tenon_plan::workload`]. Writes: `DaemonSet`s, device
+//! Watches: Modules, the `DaemonSet`s and pods that bear their names, and that device classes change. Decides: [`tenon_plan::workload`]. Writes: `DaemonSet`s, device
 //! classes, and the finalizer by which another operator's pods would stay for ever. The labels by which pods come and go on nodes are
 //! the nodes controller's.
 
@@ -9,7 +9,7 @@ mod observe;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tenon_order::ModuleKey;
 use tenon_plan::workload::class::Mark;
@@ -42,6 +42,8 @@ struct Memory {
     accepted: HashMap<String, i64>,
     /// The marks of Modules with device classes; nothing before all classes have been listed once.
     with_classes: Option<BTreeSet<Mark>>,
+    /// Which pods a namespace took, and when it was asked.
+    enforced: HashMap<String, (Option<String>, Instant)>,
 }
 
 impl Workloads {
@@ -78,9 +80,9 @@ impl Workloads {
         let plan = plan::plan(&observed.view());
         let classes = observed.classes();
         let (changed, problem) = apply::apply(self, context, world, key, &observed, plan, classes).await?;
-        let waits = problem.is_some();
+        let again = observed.again.or_else(|| problem.is_some().then_some(AGAIN));
         world.plugin_problem(key, problem);
-        let next = if waits { Next::After(AGAIN) } else { Next::AwaitChange };
+        let next = again.map_or(Next::AwaitChange, Next::After);
         Ok(Done { next, ..Done::settled(changed) })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::resource::v1::DeviceClass;
@@ -21,6 +22,8 @@ use crate::world::{self, World};
 
 /// The label of a namespace that says which pods it takes.
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
+/// For how long what a namespace says counts without being read anew.
+const ENFORCED_FOR: Duration = Duration::from_secs(2);
 
 /// What could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +57,8 @@ pub(super) struct Workload {
     /// What is there, with what the pods wait for.
     pub(super) seen: world::Workload,
     enforces: Option<String>,
+    /// When to look again at what was not read anew.
+    pub(super) again: Option<Duration>,
     in_use: BTreeMap<String, String>,
     /// Classes that bear the Module's mark or have a name that it wishes; `None` where the cluster has no such kind.
     classes: Option<Vec<DeviceClass>>,
@@ -76,10 +81,15 @@ impl Workload {
             is_changed: set.is_changed && !is_accepted(set, *generation),
             ..set.clone()
         });
-        let role = Role::of(&module);
+        let sets = sets.collect();
+        let (enforces, again) = match Role::of(&module) {
+            Some(_) => enforces(workloads, context, key.namespace()).await?,
+            None => (None, None),
+        };
         Ok(Some(Self {
-            sets: sets.collect(),
-            enforces: if role.is_some() { enforces(context, key).await? } else { None },
+            sets,
+            enforces,
+            again,
             classes: classes(workloads, context, key, &module).await?,
             in_use: world.in_use(key, &module),
             seen,
@@ -126,13 +136,28 @@ impl Workload {
     }
 }
 
-async fn enforces(context: &Context, key: &ModuleKey) -> Result<Option<String>, ObserveError> {
+/// Which pods a namespace takes. While a plugin comes or goes its Module is looked at several times a second, so what was read of the
+/// namespace a moment ago counts, and it is said when to look again.
+async fn enforces(
+    workloads: &Workloads,
+    context: &Context,
+    namespace: &str,
+) -> Result<(Option<String>, Option<Duration>), ObserveError> {
+    let known = workloads.memory().enforced.get(namespace).cloned();
+    if let Some((level, read)) = known
+        && let Some(left) = ENFORCED_FOR.checked_sub(read.elapsed())
+    {
+        return Ok((level, Some(left)));
+    }
     let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(context.client.clone());
-    let namespace = namespaces
-        .get_metadata_opt(key.namespace())
-        .await
-        .map_err(|source| ObserveError::Namespace { namespace: key.namespace().to_owned(), source })?;
-    Ok(namespace.and_then(|namespace| namespace.labels().get(ENFORCE).cloned()))
+    let failed = |source| ObserveError::Namespace { namespace: namespace.to_owned(), source };
+    let read = Instant::now();
+    let found = namespaces.get_metadata_opt(namespace).await.map_err(failed)?;
+    let level = found.and_then(|found| found.labels().get(ENFORCE).cloned());
+    let mut memory = workloads.memory();
+    memory.enforced.retain(|_, (_, read)| read.elapsed() < ENFORCED_FOR);
+    memory.enforced.insert(namespace.to_owned(), (level.clone(), read));
+    Ok((level, None))
 }
 
 /// The classes that concern the Module. Those of one that asks for none are looked for only where there were some.
