@@ -20,8 +20,8 @@ use crate::metrics::{Controller, Outcome};
 use crate::queue::{Next, Queue};
 use crate::run::Context;
 use crate::world::{
-    Kind, Listed, Node, World, catch_up, follow, follow_claims, follow_facts, follow_jobs, follow_pods,
-    follow_sets,
+    Kind, Listed, Node, World, catch_up, follow, follow_claims, follow_classes, follow_facts, follow_jobs,
+    follow_pods, follow_sets,
 };
 use crate::{census, facts_images, made, modules, nodes, preflight, status, workloads};
 
@@ -137,6 +137,9 @@ pub async fn run(context: Context) -> Result<(), Error> {
     // Nor for these: before they are known, everything counts as in use.
     let (client, claims, shutdown) = (context.client.clone(), world.clone(), context.shutdown.clone());
     tasks.spawn(async move { follow_claims(client, &claims, shutdown).await });
+    // Nor for these, which only say that there is something to read.
+    let (client, classes, shutdown) = (context.client.clone(), world.clone(), context.shutdown.clone());
+    tasks.spawn(async move { follow_classes(client, &classes, shutdown).await });
     tasks.spawn(start(context.clone(), world, listed));
     while let Some(ended) = tasks.join_next().await {
         ended.map_err(Error::Panicked)?;

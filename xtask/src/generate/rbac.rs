@@ -148,7 +148,7 @@ fn operator_rules() -> Vec<PolicyRule> {
         rule(NO_GROUP, &["pods"], &["list", "watch", "patch"]),
         // Device plugins and DRA drivers, each in the namespace of its Module.
         rule("apps", &["daemonsets"], &["list", "watch", "create", "patch", "delete"]),
-        rule("resource.k8s.io", &["deviceclasses"], &["get", "list", "create", "patch", "delete"]),
+        rule("resource.k8s.io", &["deviceclasses"], &["get", "list", "watch", "create", "patch", "delete"]),
         // Who uses the devices of DRA drivers: before such a driver is changed, they have left.
         rule("resource.k8s.io", &["resourceclaims"], &["list", "watch"]),
         rule("events.k8s.io", &["events"], &["create", "patch"]),

@@ -5,6 +5,7 @@
 //! be gone because a list failed: only an event of its deletion, or a complete list without it, says so.
 
 mod claims;
+mod classes;
 mod erasing;
 mod facts;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use tokio::sync::{Notify, watch as channel};
 use tokio::time::Instant;
 
 pub use claims::{ClaimsIndex, follow_claims};
+pub use classes::follow_classes;
 pub use erasing::Erasing;
 pub use facts::{FactsIndex, KnownFacts, follow_facts};
 pub use index::Index;

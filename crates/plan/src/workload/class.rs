@@ -60,7 +60,7 @@ pub fn classes(module: &Module, known: &[DeviceClass]) -> Classes {
                     class.name_any()
                 ),
             }),
-            Some(known) if known.annotations().get(annotation::WISH) == class.annotations().get(annotation::WISH) => {}
+            Some(known) if is_as_wished(known, class) => {}
             Some(_) | None if is_held => out.apply.push(class.clone()),
             Some(_) | None => {}
         }
@@ -70,6 +70,16 @@ pub fn classes(module: &Module, known: &[DeviceClass]) -> Classes {
     };
     out.delete.extend(known.iter().filter(is_own).filter(is_unwished).cloned());
     out
+}
+
+/// Whether it is what was wished, and nobody has changed it since.
+fn is_as_wished(known: &DeviceClass, wished: &DeviceClass) -> bool {
+    let wish = |class: &DeviceClass| class.annotations().get(annotation::WISH).cloned();
+    let says = |class: &DeviceClass| {
+        let spec = class.spec.clone();
+        (spec.selectors.unwrap_or_default(), spec.config.unwrap_or_default())
+    };
+    wish(known) == wish(wished) && says(known) == says(wished)
 }
 
 fn wished(module: &Module, mark: &Mark) -> BTreeMap<String, DeviceClass> {
@@ -99,6 +109,8 @@ fn wished(module: &Module, mark: &Mark) -> BTreeMap<String, DeviceClass> {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::resource::v1::DeviceSelector;
+
     use super::*;
 
     fn module(classes: &str) -> Module {
@@ -117,6 +129,13 @@ mod tests {
         assert_eq!(classes(&two, &made), Classes::default(), "a second time nothing is written");
         let one = classes(&module("{name: a.test}"), &made);
         assert_eq!((one.apply.len(), one.delete[0].name_any().as_str()), (0, "b.test"));
+        let mut edited = made.clone();
+        edited[1].spec.selectors = None;
+        assert_eq!(classes(&two, &edited), Classes::default(), "nothing is no other selector");
+        edited[0].spec.extended_resource_name = Some("a.test/x".to_owned());
+        assert_eq!(classes(&two, &edited), Classes::default(), "of that a Module says nothing");
+        edited[0].spec.selectors = Some(vec![DeviceSelector::default()]);
+        assert_eq!(classes(&two, &edited).apply, made[..1], "by hand");
         let changed =
             classes(&module("{name: a.test, selectors: [{cel: {expression: 'true'}}]}"), &made[..1]);
         assert_eq!((changed.apply.len(), changed.delete.len()), (1, 0));

@@ -38,6 +38,23 @@ async fn classes_come(classes: &Api<DeviceClass>, expected: &[&str]) -> Vec<Devi
     .unwrap_or_else(|late| panic!("{late}"))
 }
 
+/// Whoever changes a class of a Module's, or deletes it, finds it as the Module wishes it.
+async fn stay_as_wished(classes: &Api<DeviceClass>, wished: &DeviceClass) {
+    let name = wished.name_any();
+    let by_hand = Patch::Merge(json!({"spec": {"selectors": [{"cel": {"expression": "true"}}]}}));
+    classes.patch(&name, &PatchParams::default(), &by_hand).await.expect("a change");
+    let is_mended = wait::until("the class is as it was", SOON, async || {
+        (classes.get(&name).await.ok()?.spec == wished.spec).then_some(())
+    });
+    is_mended.await.unwrap_or_else(|late| panic!("{late}"));
+    classes.delete(&name, &DeleteParams::default()).await.expect("a deletion");
+    let is_made_again = wait::until("the class is made again", SOON, async || {
+        let made = classes.get_opt(&name).await.ok()??;
+        (made.uid() != wished.uid() && made.spec == wished.spec).then_some(())
+    });
+    is_made_again.await.unwrap_or_else(|late| panic!("{late}"));
+}
+
 /// What a driver on the node would publish.
 async fn offer_device(cluster: &Cluster, node: &str, driver: &str) {
     let slice: ResourceSlice = serde_json::from_value(json!({
@@ -158,6 +175,7 @@ async fn defect_23_two_dra_drivers_share_a_node_and_no_class_is_taken_over() {
     assert_eq!(marks["kmm.node.kubernetes.io/module.name"], "gauge");
     assert_eq!(marks["kmm.node.kubernetes.io/module.namespace"], "hall");
     assert_eq!(known[1].resource_version(), foreign.resource_version(), "it is not touched");
+    stay_as_wished(&classes, &known[0]).await;
 
     cluster.apply_module("gauge", "gauge:v1", dra("gauge.test", &["fast.test"])).await;
     cluster.apply_module("meter", "gauge:v1", dra("meter.test", &["meter.test"])).await;
