@@ -1,8 +1,8 @@
 //! One Module's plugin: the `DaemonSet` of its device plugin or DRA driver, and the driver's device classes.
 //!
-//! Watches: Modules, the `DaemonSet`s and pods that bear their names, and that device classes change. Decides: [`tenon_plan::workload`]. Writes: `DaemonSet`s, device
-//! classes, and the finalizer by which another operator's pods would stay for ever. The labels by which pods come and go on nodes are
-//! the nodes controller's.
+//! Watches: Modules, the `DaemonSet`s and pods that bear their names, and that device classes change. Decides: [`tenon_plan::workload`].
+//! Writes: `DaemonSet`s, device classes, and the finalizer by which another operator's pods would stay for ever. The labels by which pods
+//! come and go on nodes are the nodes controller's.
 
 mod apply;
 mod observe;
