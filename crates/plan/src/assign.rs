@@ -19,7 +19,7 @@ mod order;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use tenon_api::labels::{LabelKind, STARTUP_TAINT};
+use tenon_api::labels::{LabelKind, STARTUP_TAINT, is_deprecated_ready};
 use tenon_api::module_image::ModuleImage;
 use tenon_api::node_modules_config::{
     ModulePhase, NodeModule, NodeModuleStatus, NodeModulesConfig, NodeModulesConfigStatus, Replaced,
@@ -543,7 +543,7 @@ fn labels(
             desired.extend(plugin_labels::desired(module, observed.node, &standing));
         }
     }
-    let is_ours = |key: &str| is_ready_label(key) || plugin_labels::is_ours(key);
+    let is_ours = |key: &str| says_ready(key) || plugin_labels::is_ours(key);
     let obsolete = observed.node.labels.keys().filter(|key| is_ours(key) && !desired.contains_key(*key));
     let withdrawn: BTreeMap<_, _> = obsolete.map(|key| (key.clone(), None)).collect();
     if !withdrawn.is_empty() {
@@ -570,9 +570,11 @@ fn startup_taints(node: &NodeFacts) -> Vec<usize> {
     all.filter(|(_, taint)| taint.key == STARTUP_TAINT).map(|(place, _)| place).collect()
 }
 
-/// Whether a label of a node is one that says that a module is ready there.
-fn is_ready_label(key: &str) -> bool {
-    key.strip_prefix("kmm.node.kubernetes.io/").and_then(|name| name.strip_suffix(".ready")).is_some()
+/// Whether a label of a node says that a module is ready there. A Module's name may end as such labels do, so the end is not enough: the
+/// label by which its user asks for a version would be taken for one.
+fn says_ready(key: &str) -> bool {
+    is_deprecated_ready(key)
+        || matches!(LabelKind::of_key(key), Some(LabelKind::Ready | LabelKind::VersionReady))
 }
 
 #[cfg(test)]

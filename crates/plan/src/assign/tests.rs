@@ -356,6 +356,10 @@ fn labels_go_before_others_come() {
     play.decide_and_apply();
     play.obey();
     play.node.labels.insert("kmm.node.kubernetes.io/lab.former.ready".to_owned(), String::new());
+    // A Module's name may end so, too.
+    play.node
+        .labels
+        .insert("kmm.node.kubernetes.io/version-module.lab.gauge.ready".to_owned(), "1".to_owned());
     assert_eq!(play.decide_and_apply().labels.into_values().collect::<Vec<_>>(), [None]);
     assert_eq!(play.decide_and_apply().labels.into_values().collect::<Vec<_>>(), [Some(String::new())]);
 }
