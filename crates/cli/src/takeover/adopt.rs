@@ -51,6 +51,16 @@ pub(crate) struct Seen {
     pub(crate) leaving: Vec<String>,
     /// Nodes on which KMM loaded something without noting in which boot.
     pub(crate) undated: Vec<String>,
+    /// Nodes that have another version of a Module than it asks for.
+    pub(crate) behind: Vec<Behind>,
+}
+
+/// A node on which an ordered change has not come to its end.
+#[derive(Debug, Clone)]
+pub(crate) struct Behind {
+    pub(crate) module: String,
+    pub(crate) node: String,
+    pub(crate) version: String,
 }
 
 /// A Deployment of KMM's.
@@ -253,6 +263,12 @@ fn left(seen: &Seen) -> Vec<String> {
         "next: install Tenon (kubectl apply --server-side of deploy/); its loaders adopt what is loaded"
             .to_owned(),
     ];
+    left.extend(seen.behind.iter().map(|Behind { module, node, version }| {
+        format!(
+            "node {node} has version {version} of Module {module}, which asks for another: driver and plugin stay, but after a boot nothing \
+             loads the driver before the node's label asks for the Module's version. Better let KMM finish the change first"
+        )
+    }));
     left.extend(namespaces.into_iter().map(|namespace| {
         format!(
             "KMM's namespace {namespace} is left to you: once Tenon serves, kubectl delete namespace {namespace}. Not by KMM's \

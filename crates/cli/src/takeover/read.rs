@@ -46,6 +46,7 @@ pub(super) async fn kmms(client: &Client) -> Result<adopt::Seen, TakeoverError> 
         images: records(client, "ModuleImagesConfig", "moduleimagesconfigs").await?,
         builds: records(client, "ModuleBuildSignConfig", "modulebuildsignconfigs").await?,
         leaving: leaving(client, &configs).await?,
+        behind: behind(client, &configs).await?,
         undated: configs
             .iter()
             .filter(|config| is_undated(config))
@@ -242,6 +243,33 @@ async fn configs(client: &Client) -> Result<Vec<NodeModulesConfig>, TakeoverErro
 fn is_undated(config: &NodeModulesConfig) -> bool {
     let mut entries = config.status.iter().flat_map(|status| &status.modules);
     entries.any(|entry| entry.is_kmms() && entry.config.is_some() && entry.boot_id.is_none())
+}
+
+/// Nodes in the midst of an ordered change.
+async fn behind(client: &Client, configs: &[NodeModulesConfig]) -> Result<Vec<adopt::Behind>, TakeoverError> {
+    let versioned = |config: &NodeModulesConfig| {
+        let node = config.metadata.name.clone().unwrap_or_default();
+        let entries = config.spec.modules.iter().filter_map(move |entry| {
+            let module = format!("{}/{}", entry.namespace, entry.name);
+            Some(adopt::Behind { module, node: node.clone(), version: entry.version.clone()? })
+        });
+        entries.collect::<Vec<_>>()
+    };
+    let had: Vec<_> = configs.iter().flat_map(versioned).collect();
+    if had.is_empty() {
+        return Ok(had);
+    }
+    let modules: Vec<Guarded<Module>> = objects(&Api::all(client.clone()), "the Modules").await?;
+    let modules = modules.into_iter().filter_map(|module| module.object().ok());
+    let wished: BTreeMap<_, _> = modules
+        .filter_map(|module| {
+            let key = format!("{}/{}", module.namespace()?, module.name_any());
+            Some((key, tenon_plan::node::version(&module)?.to_owned()))
+        })
+        .collect();
+    let is_behind =
+        |had: &adopt::Behind| wished.get(&had.module).is_some_and(|wished| *wished != had.version);
+    Ok(had.into_iter().filter(is_behind).collect())
 }
 
 /// Modules that are being deleted, and that some node still has.

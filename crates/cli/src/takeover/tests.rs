@@ -6,7 +6,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use tenon_api::NodeModulesConfig;
 
-use super::adopt::{self, Definition, Deployment, Pod, Webhooks};
+use super::adopt::{self, Behind, Definition, Deployment, Pod, Webhooks};
 use super::give_back;
 use super::kmm::Role;
 use super::plan::{Answer, Plan, Request};
@@ -92,6 +92,14 @@ fn an_unload_under_way_is_waited_for_or_left() {
     let leaving = adopt::Seen { leaving: vec!["hall/gauge".to_owned()], ..Default::default() };
     assert!(adopting(&leaving).refusals[0].next.contains("--leave-unloads"));
     assert_eq!(adopt::plan(&leaving, true).refusals, []);
+}
+
+#[test]
+fn an_ordered_change_in_its_midst_is_told() {
+    let behind = Behind { module: "hall/gauge".to_owned(), node: "ash".to_owned(), version: "1".to_owned() };
+    let plan = adopting(&adopt::Seen { behind: vec![behind], ..Default::default() });
+    assert_eq!(plan.refusals, []);
+    assert!(plan.left[1].contains("node ash has version 1 of Module hall/gauge"), "{:?}", plan.left);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::ResourceExt as _;
-use tenon_api::labels::annotation;
+use tenon_api::labels::{self, annotation};
 use tenon_api::{Module, reasons};
 
 use super::daemon_set::{self, daemon_set};
@@ -143,13 +143,12 @@ pub fn plan(observed: &Observed<'_>) -> Plan {
     out
 }
 
-/// Whether a `DaemonSet` of ours is that of a version that nodes may still have.
+/// Whether a `DaemonSet` is that of a version that nodes may still have. One that KMM has left is so, too, unless it is that of the
+/// version that the Module asks for: the same nodes would get two.
 fn is_other_version(module: &Module, set: &SetSeen) -> bool {
-    set.wish.is_some()
-        && set.version.is_some()
-        && set.role.is_some()
-        && set.role == Role::of(module)
-        && crate::node::version(module).is_some()
+    let Some(wished) = crate::node::version(module).map(labels::value) else { return false };
+    let is_anothers = set.version.as_ref().is_some_and(|version| set.wish.is_some() || *version != wished);
+    is_anothers && set.role.is_some() && set.role == Role::of(module)
 }
 
 fn waiting(users: &str) -> Problem {
@@ -258,6 +257,26 @@ mod tests {
         assert_eq!(decide(&module("2"), &[idle.clone(), two.clone()]).delete, [idle]);
         let idle = SetSeen { is_idle: true, ..two };
         assert_eq!(decide(&module("2"), &[one, idle]), Plan::default(), "the wished one stays");
+    }
+
+    #[test]
+    fn what_kmm_left_of_another_version_stays_while_a_node_has_it_and_of_the_wished_one_it_goes() {
+        let kmms = |version: &str| SetSeen {
+            name: format!("gauge-device-plugin-{version}"),
+            wish: None,
+            ..seen(&decide(&module(version), &[]).apply.unwrap())
+        };
+        let (former, present) = (kmms("1"), kmms("2"));
+        let first = decide(&module("2"), &[former.clone(), present.clone()]);
+        assert_eq!((first.apply.as_ref(), first.delete), (None, vec![present]));
+        let second = decide(&module("2"), std::slice::from_ref(&former));
+        assert!(second.apply.is_some() && second.delete.is_empty());
+        let idle = SetSeen { is_idle: true, ..former };
+        assert_eq!(
+            decide(&module("2"), std::slice::from_ref(&idle)).delete,
+            [idle],
+            "when no node has it any more"
+        );
     }
 
     #[test]
