@@ -149,7 +149,7 @@ impl<K: Clone + Ord + Hash> Queue<K> {
         let asked_again = inner.again.remove(key);
         let changed = match (next, asked_again) {
             // An event does not shorten the wait after a failure: a hot loop of failures is worse than a late retry.
-            (Next::Backoff, _) => inner.add_at(key.clone(), now + backoff(failures)),
+            (Next::Backoff, _) => inner.plan(key.clone(), now + backoff(failures)),
             (_, Some(None)) => inner.add(key.clone(), now),
             (Next::After(delay), asked) => {
                 let planned = now + delay;
@@ -177,8 +177,7 @@ impl<K: Clone + Ord + Hash> Inner<K> {
             self.again.insert(key, None);
             return false;
         }
-        // In the midst of a backoff an event waits for its end.
-        if self.failures.contains_key(&key) && self.due.contains_key(&key) {
+        if self.is_held_back(&key) {
             return false;
         }
         if let Some(due) = self.due.remove(&key) {
@@ -191,7 +190,16 @@ impl<K: Clone + Ord + Hash> Inner<K> {
         new
     }
 
+    /// In the midst of a backoff an event waits for its end.
+    fn is_held_back(&self, key: &K) -> bool {
+        self.failures.contains_key(key) && self.due.contains_key(key)
+    }
+
     fn add_at(&mut self, key: K, at: Instant) -> bool {
+        !self.is_held_back(&key) && self.plan(key, at)
+    }
+
+    fn plan(&mut self, key: K, at: Instant) -> bool {
         if self.queued.contains(&key) || self.due.get(&key).is_some_and(|due| *due <= at) {
             return false;
         }
@@ -314,6 +322,7 @@ mod tests {
             let key = queue.next().await;
             queue.done(&key, Next::Backoff);
             queue.add("a");
+            queue.add_within("a", Duration::from_millis(100));
             let start = Instant::now();
             assert_eq!(queue.next().await, "a");
             waits.push(start.elapsed());
