@@ -43,12 +43,18 @@ pub(crate) fn readable<K>(object: Guarded<K>) -> Result<K, kube::Error> {
     object.object().map_err(kube::Error::SerdeError)
 }
 
+/// After so long without a word a connection is dead: watches end after 290 seconds of silence. An answer that breaks off in its midst, a
+/// list's among them, would else be waited for until the process ends.
+const SILENT: Duration = Duration::from_secs(320);
+
 /// A client for everything but the lease: a request whose answer has not begun within `patience` has failed.
 ///
 /// Nothing is tried again behind its user's back. A write is tried again by deciding anew, with what is known by then,
 /// and each object waits longer after each failure; hidden retries would do neither.
 pub fn client(mut config: Config, patience: Duration) -> Result<Client, ClientError> {
     config.default_retry = false;
+    config.read_timeout.get_or_insert(SILENT);
+    config.reset_reader_on_write = true;
     let builder = ClientBuilder::try_from(config).map_err(ClientError::Client)?;
     Ok(builder.with_layer(&Deadline(patience)).build())
 }

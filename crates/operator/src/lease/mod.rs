@@ -90,7 +90,7 @@ impl Candidate {
         (candidate, claim)
     }
 
-    /// Stands for election, leads, and gives the lease back once `release` is cancelled.
+    /// Stands for election, leads, and gives the lease back once `release` is cancelled, when nothing is written any more.
     pub async fn run(mut self, release: CancellationToken) -> Result<(), LeaseError> {
         let ended = tokio::select! {
             biased;
@@ -98,7 +98,8 @@ impl Candidate {
             error = self.stand_and_lead() => Err(error),
         };
         self.claim.set(None);
-        if !matches!(ended, Err(LeaseError::Lost { .. })) {
+        // Otherwise writes may be under way still: nobody else begins before the lease has run out.
+        if ended.is_ok() {
             self.release().await;
         }
         ended
