@@ -233,6 +233,30 @@ fn gone(result: Result<(), WriteError>) -> Result<(), WriteError> {
     }
 }
 
+/// Deletes what classes are left of a Module that is gone: one of them may have been on its way when the Module's finalizer went.
+pub(super) async fn clear_classes(
+    workloads: &Workloads,
+    context: &Context,
+    key: &ModuleKey,
+) -> Result<bool, ApplyError> {
+    let mark = class::mark_of(key.namespace(), key.name());
+    let had_some = workloads.memory().with_classes.as_ref().is_some_and(|known| known.contains(&mark));
+    if !had_some {
+        return Ok(false);
+    }
+    let classes: Api<DeviceClass> = Api::all(context.client.clone());
+    let failed = |source| ObserveError::Classes { module: key.clone(), source };
+    let left = observe::list(&classes, &observe::of(&mark)).await.map_err(failed)?.unwrap_or_default();
+    for class in &left {
+        let failed = |source| ApplyError::DeviceClass { module: key.clone(), name: class.name_any(), source };
+        delete_class(context, class).await.map_err(failed)?;
+    }
+    if let Some(known) = &mut workloads.memory().with_classes {
+        known.remove(&mark);
+    }
+    Ok(!left.is_empty())
+}
+
 /// Whether device classes of a Module that is to go are left: no owner reference takes them along. It may have asked for them in a
 /// former spec alone.
 pub(crate) async fn are_classes_left(context: &Context, module: &Module) -> Result<bool, kube::Error> {

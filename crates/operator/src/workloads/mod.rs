@@ -44,6 +44,8 @@ struct Memory {
     with_classes: Option<BTreeSet<Mark>>,
     /// Which pods a namespace took, and when it was asked.
     enforced: HashMap<String, (Option<String>, Instant)>,
+    /// Modules that were seen to by an earlier answer of their namespace, and since when.
+    to_look_again: HashMap<ModuleKey, Instant>,
 }
 
 impl Workloads {
@@ -75,7 +77,8 @@ impl Reconciler for Workloads {
 impl Workloads {
     async fn see_to(&self, context: &Context, world: &World, key: &ModuleKey) -> Result<Done, ApplyError> {
         let Some(observed) = observe::Workload::of(self, context, world, key).await? else {
-            return Ok(Done::settled(false));
+            self.memory().to_look_again.remove(key);
+            return Ok(Done::settled(apply::clear_classes(self, context, key).await?));
         };
         let plan = plan::plan(&observed.view());
         let classes = observed.classes();

@@ -83,7 +83,7 @@ impl Workload {
         });
         let sets = sets.collect();
         let (enforces, again) = match Role::of(&module) {
-            Some(_) => enforces(workloads, context, key.namespace()).await?,
+            Some(_) => enforces(workloads, context, key).await?,
             None => (None, None),
         };
         Ok(Some(Self {
@@ -137,17 +137,28 @@ impl Workload {
 }
 
 /// Which pods a namespace takes. While a plugin comes or goes its Module is looked at several times a second, so what was read of the
-/// namespace a moment ago counts, and it is said when to look again.
+/// namespace a moment ago counts, and it is said when to look again: unless it was read since that was said last.
 async fn enforces(
     workloads: &Workloads,
     context: &Context,
-    namespace: &str,
+    key: &ModuleKey,
 ) -> Result<(Option<String>, Option<Duration>), ObserveError> {
-    let known = workloads.memory().enforced.get(namespace).cloned();
-    if let Some((level, read)) = known
-        && let Some(left) = ENFORCED_FOR.checked_sub(read.elapsed())
+    let namespace = key.namespace();
     {
-        return Ok((level, Some(left)));
+        let mut memory = workloads.memory();
+        let now = Instant::now();
+        let asked = memory.to_look_again.get(key).copied();
+        if let Some((level, read)) = memory.enforced.get(namespace).cloned()
+            && let Some(left) = ENFORCED_FOR.checked_sub(now.saturating_duration_since(read))
+        {
+            if asked.is_some_and(|asked| asked < read) {
+                memory.to_look_again.remove(key);
+                return Ok((level, None));
+            }
+            memory.to_look_again.entry(key.clone()).or_insert(now);
+            return Ok((level, Some(left)));
+        }
+        memory.to_look_again.remove(key);
     }
     let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(context.client.clone());
     let failed = |source| ObserveError::Namespace { namespace: namespace.to_owned(), source };
@@ -180,7 +191,8 @@ async fn classes(
         let marks: BTreeSet<_> = all.iter().filter_map(class::mark_on).collect();
         workloads.memory().with_classes.get_or_insert(marks).contains(&mark)
     };
-    if !wishes && !had_some {
+    // Of one that is to go nothing stays, whoever has made it.
+    if !wishes && !had_some && module.metadata.deletion_timestamp.is_none() {
         return Ok(Some(Vec::new()));
     }
     let Some(mut classes) = list(&api, &of(&mark)).await.map_err(failed)? else { return Ok(None) };

@@ -28,12 +28,16 @@ pub type Mark = BTreeMap<String, String>;
 
 /// A Module's mark; KMM's, too.
 pub fn mark(module: &Module) -> Mark {
-    [
-        (labels::MODULE_NAME, daemon_set::module_label(&module.name_any())),
-        (labels::MODULE_NAMESPACE, module.namespace().unwrap_or_default()),
-    ]
-    .map(|(key, value)| (key.to_owned(), value))
-    .into()
+    mark_of(&module.namespace().unwrap_or_default(), &module.name_any())
+}
+
+/// The same of a Module that is known by its name alone.
+pub fn mark_of(namespace: &str, name: &str) -> Mark {
+    let labels = [
+        (labels::MODULE_NAME, daemon_set::module_label(name)),
+        (labels::MODULE_NAMESPACE, namespace.to_owned()),
+    ];
+    labels.map(|(key, value)| (key.to_owned(), value)).into()
 }
 
 /// The mark that a class bears, of whichever Module; `None` for one that is somebody else's.
