@@ -130,11 +130,9 @@ pub async fn run(context: Context) -> Result<(), Error> {
         watch_facts(&mut tasks, &context, &world),
         watch_pods(&mut tasks, &context, &world),
         watch_sets(&mut tasks, &context, &world),
+        watch_jobs(&mut tasks, &context, &world),
     ];
-    // Nobody waits for these: a Job that is not known yet is not made a second time, its name being what it is made from.
-    let (client, jobs, shutdown) = (context.client.clone(), world.clone(), context.shutdown.clone());
-    tasks.spawn(async move { follow_jobs(client, &jobs, shutdown).await });
-    // Nor for these: before they are known, everything counts as in use.
+    // Nobody waits for these: before they are known, everything counts as in use.
     let (client, claims, shutdown) = (context.client.clone(), world.clone(), context.shutdown.clone());
     tasks.spawn(async move { follow_claims(client, &claims, shutdown).await });
     // Nor for these, which only say that there is something to read.
@@ -178,7 +176,15 @@ fn watch_sets(tasks: &mut JoinSet<()>, context: &Context, world: &Arc<World>) ->
     listed
 }
 
-async fn start(context: Context, world: Arc<World>, listed: [Listed; 8]) {
+/// One that is not known yet would be in the way of another that makes the same image from something else.
+fn watch_jobs(tasks: &mut JoinSet<()>, context: &Context, world: &Arc<World>) -> Listed {
+    let (sender, listed) = watch::channel(false);
+    let (client, world, shutdown) = (context.client.clone(), world.clone(), context.shutdown.clone());
+    tasks.spawn(async move { follow_jobs(client, &world, sender, shutdown).await });
+    listed
+}
+
+async fn start(context: Context, world: Arc<World>, listed: [Listed; 9]) {
     let shutdown = context.shutdown.clone();
     let ready = async {
         for mut kind in listed {

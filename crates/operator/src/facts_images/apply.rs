@@ -13,7 +13,7 @@ use crate::events::{Notice, Severity};
 use crate::kernel_facts::object;
 use crate::metrics::{Resource, Verb};
 use crate::run::Context;
-use crate::world::{KnownFacts, World};
+use crate::world::World;
 
 /// The operator's own Deployment.
 const DEPLOYMENT: &str = "tenon-operator";
@@ -32,7 +32,7 @@ pub(super) async fn keep(
     let call = maps.patch(&name, &params, &patch);
     let written = context.writes.make(Resource::ConfigMap, Verb::Patch, call).await?;
     // Known at once: a watch that lags would have the image read again.
-    world.facts(&name, KnownFacts::of(&written.metadata));
+    world.wrote_facts(&name, &written.metadata);
     Ok(())
 }
 

@@ -58,6 +58,28 @@ impl KnownFacts {
     }
 }
 
+impl World {
+    /// As [`Self::wrote_config`], of facts.
+    pub fn wrote_facts(&self, name: &str, metadata: &ObjectMeta) {
+        let _news = self.take_news();
+        let written = super::version(metadata.resource_version.as_deref());
+        let known = self.read().facts().version(name);
+        let is_news = match known {
+            Some(known) => written > known,
+            None => !super::lock(&self.ended_facts).is_past(&name.to_owned(), written),
+        };
+        if is_news {
+            self.facts(name, KnownFacts::of(metadata));
+        }
+    }
+
+    /// Facts are gone, says the watch; `version` is that of their deletion, unless a list lacks them.
+    fn facts_gone(&self, name: &str, version: Option<u64>) {
+        super::lock(&self.ended_facts).note(name.to_owned(), version, (self.clock.steady)());
+        self.facts(name, None);
+    }
+}
+
 /// All facts, by the name of their `ConfigMap`.
 #[derive(Debug, Default)]
 pub struct FactsIndex(BTreeMap<String, KnownFacts>);
@@ -104,6 +126,7 @@ pub async fn follow_facts(
     let mut events = Box::pin(watcher(api, config).default_backoff());
     let mut relisted: Vec<String> = Vec::new();
     while let Some(Some(event)) = shutdown.run_until_cancelled(events.next()).await {
+        let _news = world.take_news();
         match event {
             Ok(Event::Init) => relisted.clear(),
             Ok(Event::InitApply(object)) => {
@@ -113,12 +136,15 @@ pub async fn follow_facts(
             Ok(Event::InitDone) => {
                 let known = world.read().facts().names();
                 for name in known.iter().filter(|name| !relisted.contains(name)) {
-                    world.facts(name, None);
+                    world.facts_gone(name, None);
                 }
                 listed.send_replace(true);
             }
             Ok(Event::Apply(object)) => see(&object, world),
-            Ok(Event::Delete(object)) => world.facts(&object.name_any(), None),
+            Ok(Event::Delete(object)) => {
+                let version = super::version(object.metadata.resource_version.as_deref());
+                world.facts_gone(&object.name_any(), version);
+            }
             Err(error) => warn!(
                 error = &error as &dyn std::error::Error,
                 "the watch of kernel facts was interrupted; it is opened again"
@@ -130,6 +156,12 @@ pub async fn follow_facts(
 impl FactsIndex {
     fn names(&self) -> Vec<String> {
         self.0.keys().cloned().collect()
+    }
+
+    /// The version of the `ConfigMap` of this name, where it is known.
+    fn version(&self, name: &str) -> Option<Option<u64>> {
+        let version = self.0.get(name)?.evidence.version.rsplit_once('/')?.1;
+        Some(super::version(Some(version)))
     }
 }
 
@@ -147,6 +179,7 @@ fn see(object: &PartialObjectMeta<ConfigMap>, world: &World) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::depot::Assignments;
 
     fn metadata(annotations: &[(&str, &str)]) -> ObjectMeta {
         ObjectMeta {
@@ -173,6 +206,32 @@ mod tests {
         ] {
             assert_eq!(KnownFacts::of(&metadata(&wrong)), None, "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn an_answer_about_facts_takes_nothing_back_that_the_watch_has_told() {
+        let world = World::new(Assignments::default());
+        let at = |version: &str, build: &str| ObjectMeta {
+            resource_version: Some(version.to_owned()),
+            ..metadata(&[KERNEL[0], KERNEL[1], (kernel_facts::BUILD_ID, build)])
+        };
+        let build = || {
+            let index = world.read();
+            index
+                .facts()
+                .about("6.1.0", "amd64")
+                .next()
+                .and_then(|(_, facts)| facts.evidence.build_id.clone())
+        };
+        world.wrote_facts("a", &at("7", "07"));
+        world.facts("a", KnownFacts::of(&at("9", "09")));
+        world.wrote_facts("a", &at("8", "08"));
+        assert_eq!(build().as_deref(), Some("09"));
+        world.facts_gone("a", Some(11));
+        world.wrote_facts("a", &at("10", "10"));
+        assert_eq!(build(), None, "they are gone");
+        world.wrote_facts("a", &at("12", "12"));
+        assert_eq!(build().as_deref(), Some("12"), "made anew");
     }
 
     #[test]

@@ -299,6 +299,24 @@ impl Index {
         self.images_of.get(key).into_iter().flatten().filter_map(|key| self.images.get(key))
     }
 
+    /// The images for the kernel that this one is or was for, if they are of two Modules at most: whether a driver is the only one for
+    /// its kernel makes a difference to what can be said of the symbols that it lacks.
+    pub(super) fn few_images_for_kernel_of(&self, image: &ModuleImage) -> Vec<ImageKey> {
+        let is_for_it = |other: &&Arc<ModuleImage>| {
+            (&other.spec.kernel, &other.spec.architecture) == (&image.spec.kernel, &image.spec.architecture)
+        };
+        let mut modules = BTreeSet::new();
+        let mut keys = Vec::new();
+        for other in self.images.values().filter(is_for_it) {
+            modules.insert((other.namespace(), &other.spec.module));
+            if modules.len() > 2 {
+                return Vec::new();
+            }
+            keys.push(ImageKey::of(other));
+        }
+        keys
+    }
+
     /// Nodes of a Module that may wait for another to load its driver first: the Module's image is warned of by a node, and
     /// they are not assigned it.
     pub(super) fn waiting_for_a_first(&self, key: &ModuleKey) -> Vec<NodeName> {

@@ -9,9 +9,12 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use tenon_api::labels;
 use tenon_plan::provision::making::{JobSeen, JobState};
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::flight::Ends;
 use super::{ImageKey, World};
 
 /// How long the watch may be silent before it is opened anew.
@@ -64,35 +67,39 @@ impl KnownJob {
 
 /// All of them.
 #[derive(Debug, Default)]
-pub struct JobsIndex(BTreeMap<JobKey, KnownJob>);
+pub struct JobsIndex {
+    jobs: BTreeMap<JobKey, KnownJob>,
+    /// The uids of those that were deleted.
+    ended: Ends<String>,
+}
 
 impl JobsIndex {
     /// Those that make this image.
     pub fn of(&self, namespace: &str, image: &str) -> Vec<JobSeen> {
         let makes = |(key, job): &(&JobKey, &KnownJob)| key.0 == namespace && job.image == image;
-        self.0.iter().filter(makes).map(|(_, job)| job.seen.clone()).collect()
+        self.jobs.iter().filter(makes).map(|(_, job)| job.seen.clone()).collect()
     }
 
     /// All of them, by namespace.
     fn all(&self) -> impl Iterator<Item = (&str, &KnownJob)> {
-        self.0.iter().map(|((namespace, _), job)| (namespace.as_str(), job))
+        self.jobs.iter().map(|((namespace, _), job)| (namespace.as_str(), job))
     }
 
     /// How many work now, or are about to.
     pub fn running(&self) -> usize {
-        self.0.values().filter(|job| job.seen.state == JobState::Running && !job.unplaced).count()
+        self.jobs.values().filter(|job| job.seen.state == JobState::Running && !job.unplaced).count()
     }
 
     /// Takes note of whether a node has taken the pod of a Job.
     fn place(&mut self, key: &JobKey, placed: bool) {
-        if let Some(job) = self.0.get_mut(key) {
+        if let Some(job) = self.jobs.get_mut(key) {
             job.unplaced = !placed;
         }
     }
 
     /// Replaces what is known of a Job; the image that it concerns, if anything has changed.
-    fn set(&mut self, key: JobKey, mut job: Option<KnownJob>) -> Option<String> {
-        let known = self.0.get(&key);
+    fn set(&mut self, key: JobKey, mut job: Option<KnownJob>, now: Instant) -> Option<String> {
+        let known = self.jobs.get(&key);
         // No Job tells it of itself.
         if let (Some(job), Some(known)) = (&mut job, known) {
             job.unplaced = known.unplaced && known.seen.uid == job.seen.uid;
@@ -102,9 +109,12 @@ impl JobsIndex {
         }
         let image = job.as_ref().map(|job| job.image.clone());
         let former = match job {
-            Some(job) => self.0.insert(key, job),
-            None => self.0.remove(&key),
+            Some(job) => self.jobs.insert(key, job),
+            None => self.jobs.remove(&key),
         };
+        if let Some(ended) = former.as_ref().filter(|_| image.is_none()) {
+            self.ended.note(ended.seen.uid.clone(), None, now);
+        }
         image.or(former.map(|former| former.image))
     }
 }
@@ -132,7 +142,8 @@ impl World {
 
     /// A Job was seen, or is gone: its images are looked at.
     pub fn job(&self, namespace: &str, name: &str, job: Option<KnownJob>) {
-        let changed = super::lock(&self.jobs).set((namespace.to_owned(), name.to_owned()), job);
+        let now = (self.clock.steady)();
+        let changed = super::lock(&self.jobs).set((namespace.to_owned(), name.to_owned()), job, now);
         let Some(image) = changed else { return };
         self.images_changed.notify_one();
         let concerned: Vec<_> = {
@@ -147,6 +158,21 @@ impl World {
         }
     }
 
+    /// As [`Self::wrote_config`], of a Job that was made: no state of it is older than this, so what the watch has told of it counts.
+    pub fn made_job(&self, namespace: &str, job: &Job) {
+        let Some(made) = KnownJob::of(job) else { return };
+        let _news = self.take_news();
+        let key = (namespace.to_owned(), made.seen.name.clone());
+        let is_known = {
+            let index = super::lock(&self.jobs);
+            let is_it = |known: &KnownJob| known.seen.uid == made.seen.uid;
+            index.jobs.get(&key).is_some_and(is_it) || index.ended.is_past(&made.seen.uid, Some(0))
+        };
+        if !is_known {
+            self.job(namespace, &key.1, Some(made));
+        }
+    }
+
     fn see_job(&self, job: &Job) -> Option<JobKey> {
         let (namespace, name) = (job.namespace()?, job.name_any());
         self.job(&namespace, &name, KnownJob::of(job));
@@ -154,8 +180,13 @@ impl World {
     }
 }
 
-/// Follows the Jobs that make images until `shutdown`.
-pub async fn follow_jobs(client: Client, world: &World, shutdown: CancellationToken) {
+/// Follows the Jobs that make images until `shutdown`; `listed` turns true when all that there were have been seen.
+pub async fn follow_jobs(
+    client: Client,
+    world: &World,
+    listed: watch::Sender<bool>,
+    shutdown: CancellationToken,
+) {
     let config = watcher::Config::default().timeout(WATCH_SECONDS).labels(&format!(
         "{}={}",
         labels::MANAGED_BY,
@@ -164,14 +195,16 @@ pub async fn follow_jobs(client: Client, world: &World, shutdown: CancellationTo
     let mut events = Box::pin(watcher(Api::<Job>::all(client), config).default_backoff());
     let mut relisted: BTreeSet<JobKey> = BTreeSet::new();
     while let Some(Some(event)) = shutdown.run_until_cancelled(events.next()).await {
+        let _news = world.take_news();
         match event {
             Ok(Event::Init) => relisted.clear(),
             Ok(Event::InitApply(job)) => relisted.extend(world.see_job(&job)),
             Ok(Event::InitDone) => {
-                let known: Vec<_> = super::lock(&world.jobs).0.keys().cloned().collect();
+                let known: Vec<_> = super::lock(&world.jobs).jobs.keys().cloned().collect();
                 for (namespace, name) in known.iter().filter(|key| !relisted.contains(key)) {
                     world.job(namespace, name, None);
                 }
+                listed.send_replace(true);
             }
             Ok(Event::Apply(job)) => {
                 world.see_job(&job);
@@ -213,6 +246,25 @@ mod tests {
         assert_eq!(state(condition("Failed", "True")), JobState::Failed);
         assert_eq!(state(condition("Failed", "False")), JobState::Running);
         assert_eq!(state(condition("Complete", "True")), JobState::Succeeded);
+    }
+
+    #[test]
+    fn an_answer_that_a_job_was_made_takes_nothing_back_that_the_watch_has_told_of_it() {
+        let world = World::new(Assignments::default());
+        let state = || world.jobs_of("lab", "registry.test/gauge:1").first().map(|job| job.state);
+        let made = job(&serde_json::json!([]));
+        world.made_job("lab", &made);
+        assert_eq!(state(), Some(JobState::Running));
+        world.see_job(&job(&serde_json::json!([{"type": "Complete", "status": "True"}])));
+        world.made_job("lab", &made);
+        assert_eq!(state(), Some(JobState::Succeeded));
+        world.job("lab", "gauge-sign-0", None);
+        world.made_job("lab", &made);
+        assert_eq!(state(), None, "it is gone");
+        let mut next = made;
+        next.metadata.uid = Some("u-2".to_owned());
+        world.made_job("lab", &next);
+        assert_eq!(state(), Some(JobState::Running), "another of this name");
     }
 
     #[test]

@@ -143,10 +143,11 @@ pub struct World {
     news: Mutex<()>,
     /// The versions of Nodes that are known, by a watch or by the answer to a write of ours.
     node_versions: Mutex<HashMap<NodeName, u64>>,
-    /// Nodes, their objects and images that were deleted.
+    /// Nodes, their objects, images and facts that were deleted.
     ended_nodes: Mutex<Ends<NodeName>>,
     ended_configs: Mutex<Ends<NodeName>>,
     ended_images: Mutex<Ends<ImageKey>>,
+    ended_facts: Mutex<Ends<String>>,
     /// Orders that no object shows yet.
     orders: Mutex<Orders>,
     /// The Jobs that make images.
@@ -193,6 +194,7 @@ impl World {
             ended_nodes: Mutex::default(),
             ended_configs: Mutex::default(),
             ended_images: Mutex::default(),
+            ended_facts: Mutex::default(),
             orders: Mutex::default(),
             jobs: Mutex::default(),
             workloads: Mutex::default(),
@@ -236,7 +238,17 @@ impl World {
     /// A node was seen, or is gone.
     pub fn node(&self, name: &NodeName, facts: Option<NodeFacts>) {
         let before = self.architectures_in_question();
-        let touched = self.write().set_node(name, facts, self.steady());
+        let (touched, waiting) = {
+            let mut index = self.write();
+            let touched = index.set_node(name, facts, self.steady());
+            let waiting: Vec<_> =
+                touched.modules.iter().flat_map(|module| index.waiting_for_a_first(module)).collect();
+            (touched, waiting)
+        };
+        // Which of them goes first is decided by all of them.
+        for node in waiting {
+            self.queues.nodes.add(node);
+        }
         self.look_at_architectures_again(before.as_ref(), &touched.targets);
         self.see_kernel(name);
         self.pass_turns_on(&touched.modules);
@@ -363,10 +375,20 @@ impl World {
 
     /// A ModuleImage was seen, or is gone.
     pub fn image(&self, key: &ImageKey, image: Option<ModuleImage>) {
-        let touched = self.write().set_image(key, image.map(Arc::new).as_ref());
+        let (touched, no_longer_alone) = {
+            let mut index = self.write();
+            let known = index.image(key).cloned();
+            let touched = index.set_image(key, image.map(Arc::new).as_ref());
+            let came_or_went = known.is_some() != index.image(key).is_some();
+            let about = came_or_went.then(|| index.image(key).cloned().or(known)).flatten();
+            (touched, about.map(|image| index.few_images_for_kernel_of(&image)).unwrap_or_default())
+        };
         self.kernels_changed.notify_one();
         self.images_changed.notify_one();
         self.queues.images.add(key.clone());
+        for other in no_longer_alone {
+            self.queues.images.add(other);
+        }
         self.look_at_preflights_again();
         for module in touched.modules {
             self.queues.modules.add_within(module.clone(), PROVISION_WITHIN);

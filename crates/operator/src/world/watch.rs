@@ -317,7 +317,7 @@ pub fn now() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::sync::Barrier;
 
     use tenon_api::module_image::ModuleImageSpec;
@@ -467,6 +467,47 @@ mod tests {
             let known = world.read().config(&"pine".parse().unwrap()).unwrap().resource_version();
             assert_eq!(known.as_deref(), Some("6"));
         }
+    }
+
+    #[test]
+    fn a_driver_is_looked_at_again_when_it_ceases_or_begins_to_be_the_only_one_for_its_kernel() {
+        let world = World::new(Assignments::default());
+        let of = |module: &str, kernel: &str, version: u64| {
+            let mut image = image(version);
+            image.metadata.name = Some(format!("{module}-{kernel}"));
+            (image.spec.module, image.spec.kernel) = (module.to_owned(), kernel.to_owned());
+            image
+        };
+        let looked_at = || {
+            let names = std::iter::from_fn(|| {
+                let key = world.queues.images.try_next().ok()?;
+                world.queues.images.done(&key, crate::queue::Next::AwaitChange);
+                Some(key.name)
+            });
+            names.collect::<BTreeSet<_>>()
+        };
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        let mut images = Follower::<ModuleImage>::default();
+        let mut tell = |event: Event<ModuleImage>| {
+            let event = match event {
+                Event::Delete(image) => Event::Delete(Guarded(Ok(image))),
+                Event::Apply(image) => Event::Apply(Guarded(Ok(image))),
+                _ => Event::Init,
+            };
+            images.take(event, &world);
+        };
+        tell(Event::Apply(of("gauge", "6.1", 1)));
+        tell(Event::Apply(of("anvil", "6.12", 2)));
+        assert_eq!(looked_at(), names(&["gauge-6.1", "anvil-6.12"]));
+        tell(Event::Apply(of("meter", "6.1", 3)));
+        assert_eq!(looked_at(), names(&["meter-6.1", "gauge-6.1"]));
+        tell(Event::Apply(of("ruler", "6.1", 4)));
+        assert_eq!(looked_at(), names(&["ruler-6.1"]), "it makes no difference to the others");
+        tell(Event::Apply(of("meter", "6.1", 5)));
+        assert_eq!(looked_at(), names(&["meter-6.1"]));
+        tell(Event::Delete(of("ruler", "6.1", 6)));
+        tell(Event::Delete(of("meter", "6.1", 7)));
+        assert_eq!(looked_at(), names(&["ruler-6.1", "gauge-6.1", "meter-6.1"]));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::images::apply;
 use crate::metrics::{Resource, Verb};
 use crate::registries::{self, failed};
 use crate::run::Context;
-use crate::world::{ImageKey, KnownJob, World};
+use crate::world::{ImageKey, World};
 
 /// What a Job's programs are to know of the way out of the cluster.
 const PROXIES: [&str; 3] = ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
@@ -59,7 +59,7 @@ pub(super) async fn start(
     match context.writes.make(Resource::Job, Verb::Create, jobs.create(&params, &job)).await {
         Ok(made) => {
             info!(image = image.spec.image, job = made.name_any(), "a Job makes it");
-            world.job(&namespace, &made.name_any(), KnownJob::of(&made));
+            world.made_job(&namespace, &made);
             context.metrics.making_began(ImageKey::of(image));
             let (kernel, job) = (&image.spec.kernel, made.name_any());
             let note = format!("{} created for kernel {kernel}: Job {job}", words.work);
