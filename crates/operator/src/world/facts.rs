@@ -65,7 +65,7 @@ impl World {
         let written = super::version(metadata.resource_version.as_deref());
         let known = self.read().facts().version(name);
         let is_news = match known {
-            Some(known) => written > known,
+            Some(known) => written > Some(known),
             None => !super::lock(&self.ended_facts).is_past(&name.to_owned(), written),
         };
         if is_news {
@@ -159,9 +159,9 @@ impl FactsIndex {
     }
 
     /// The version of the `ConfigMap` of this name, where it is known.
-    fn version(&self, name: &str) -> Option<Option<u64>> {
+    fn version(&self, name: &str) -> Option<u64> {
         let version = self.0.get(name)?.evidence.version.rsplit_once('/')?.1;
-        Some(super::version(Some(version)))
+        super::version(Some(version))
     }
 }
 
