@@ -1,7 +1,8 @@
 //! The cluster's state in numbers, counted every few seconds by the replica that leads, and shown among the metrics.
 //!
-//! By the leader alone: added up over all replicas, the numbers are right. A number is counted anew as a whole, so nothing
-//! of what is gone stays. Ages begin with the process that counts them: after a change of leaders they are too short at first.
+//! Shown by the leader alone: added up over all replicas, the numbers are right. A number is counted anew as a whole, so nothing
+//! of what is gone stays. What is remembered, ages and which node had a driver, begins with the process: so every replica counts,
+//! and who comes to lead remembers as much as it has seen.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,8 +15,10 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use tenon_api::module_image::ImagePhase;
 use tenon_api::reasons::{self, condition};
 use tenon_api::{Module, ModuleImage};
+use tenon_kmod::KernelRelease;
 use tenon_order::{ModuleKey, NodeName};
 use tenon_plan::census::{self, Standing};
+use tenon_plan::node::NodeFacts;
 use tenon_plan::rollup::NodeView;
 
 use crate::metrics::Controller;
@@ -147,11 +150,15 @@ struct Counted {
 /// Since when somebody has been in some trouble, in milliseconds.
 type Since = HashMap<(ModuleKey, NodeName), u64>;
 
+/// The nodes that had a Module's driver, and with which kernel last.
+type Had = HashMap<NodeName, KernelRelease>;
+
 /// Who counts, and what it remembers from one time to the next.
 #[derive(Debug, Default)]
 struct Counter {
     without: Since,
     silent: Since,
+    had: HashMap<ModuleKey, Had>,
 }
 
 impl Counter {
@@ -166,6 +173,7 @@ impl Counter {
             };
             let Ok(key) = ModuleKey::new(namespace, name) else { continue };
             let mut kernels = BTreeSet::new();
+            let had = self.had.entry(key.clone()).or_default();
             for node in index.nodes_of(&key) {
                 let Some(facts) = index.node(node) else { continue };
                 kernels.insert((facts.kernel.as_str(), facts.architecture.as_str()));
@@ -173,7 +181,7 @@ impl Counter {
                 let Some(standing) = census::standing(module, &view) else { continue };
                 *counted.standings.entry(standing).or_default() += 1;
                 let pair = || (key.clone(), node.clone());
-                if standing.is_without() {
+                if standing.is_without() || has_lost(had, facts, standing) {
                     carry(&self.without, &mut without, pair(), now);
                 }
                 if standing.is_silent() {
@@ -190,11 +198,39 @@ impl Counter {
         index.images().filter(is_needed).for_each(|image| counted.add_image(image));
         (counted.without, counted.silent) = (longest(&without, now), longest(&silent, now));
         (self.without, self.silent) = (without, silent);
+        self.forget(index);
         counted.arguments.sort();
         counted.raw_arguments.sort();
         counted.arguments.truncate(MOST_SERIES);
         counted.raw_arguments.truncate(MOST_SERIES);
         counted
+    }
+
+    /// Of nodes that are not the Module's any more nothing is remembered.
+    fn forget(&mut self, index: &Index) {
+        for (key, had) in &mut self.had {
+            had.retain(|node, _| index.modules_of(node).any(|module| module == key));
+        }
+        self.had.retain(|_, had| !had.is_empty());
+    }
+}
+
+/// Whether the node had the driver, and runs another kernel now, which no mapping fits.
+fn has_lost(had: &mut Had, facts: &NodeFacts, standing: Standing) -> bool {
+    let known = had.get(&facts.name);
+    let is_same = known == Some(&facts.kernel);
+    match standing {
+        Standing::Loaded if !is_same => {
+            had.insert(facts.name.clone(), facts.kernel.clone());
+            false
+        }
+        // Who takes the kernel that runs out of the mappings wants no driver there.
+        Standing::NoMapping if is_same => {
+            had.remove(&facts.name);
+            false
+        }
+        Standing::NoMapping => known.is_some(),
+        _ => false,
     }
 }
 
@@ -307,7 +343,7 @@ fn seconds(millis: u64) -> usize {
     usize::try_from(millis / 1000).unwrap_or(usize::MAX)
 }
 
-/// Counts until the end: the queues on every replica, the cluster where this one leads.
+/// Counts until the end, and shows the cluster where this replica leads.
 pub(crate) async fn follow(context: Context, world: Arc<World>) {
     let mut counter = Counter::default();
     let mut ticks = tokio::time::interval(EVERY);
@@ -330,7 +366,8 @@ pub(crate) async fn follow(context: Context, world: Arc<World>) {
             context.metrics.passed_on(count);
         }
         preflight::count(&context.metrics, &world, leads);
-        context.metrics.census.set(leads.then(|| counter.count(&world.read(), world.steady())));
+        let numbers = counter.count(&world.read(), world.steady());
+        context.metrics.census.set(leads.then_some(numbers));
     }
 }
 
@@ -396,6 +433,90 @@ mod tests {
         census.set(Some(counter.count(&world.read(), 1)));
         let text = shown(&census);
         assert!(has(&text, "kmm_module_num 0") && !text.contains("hall"), "{text}");
+    }
+
+    /// Node `pine` as Module `gauge` would have it, after a boot into this kernel.
+    fn booted(world: &World, kernel: &str) {
+        let facts = NodeFacts {
+            name: "pine".parse().unwrap(),
+            uid: "u-1".to_owned(),
+            kernel: kernel.parse().unwrap(),
+            architecture: "amd64".to_owned(),
+            boot_id: format!("boot of {kernel}"),
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            os_version: None,
+        };
+        world.node(&facts.name.clone(), Some(facts));
+    }
+
+    /// It has the driver, loaded in a boot of this kernel; or nothing.
+    fn has_loaded(world: &World, kernel: Option<&str>) {
+        let wished = json!({"name": "gauge", "namespace": "hall", "bundle": "sha256:0", "config": {"kernelVersion": kernel,
+            "containerImage": "registry.example/gauge", "insecurePull": false, "modprobe": {"moduleName": "gauge"}}});
+        let mut reported = wished.clone();
+        (reported["phase"], reported["bootId"]) =
+            (json!("Loaded"), json!(kernel.map(|kernel| format!("boot of {kernel}"))));
+        let all = |entry| if kernel.is_some() { json!([entry]) } else { json!([]) };
+        let config = json!({
+            "metadata": {"name": "pine"}, "spec": {"modules": all(wished)},
+            "status": {"storeId": "s", "modules": all(reported)},
+        });
+        world.config(&"pine".parse().unwrap(), Some(serde_json::from_value(config).unwrap()));
+    }
+
+    /// A Module for the kernels that the mapping fits, and a node that is ready with it.
+    fn loaded(regexp: &str) -> (World, Counter) {
+        let world = World::new(Assignments::default());
+        let mut wish = module("gauge");
+        let loader = wish.spec.module_loader.as_mut().unwrap();
+        loader.container.kernel_mappings[0].regexp = Some(regexp.to_owned());
+        loader.container.container_image = Some("registry.example/gauge".to_owned());
+        world.module(&"hall/gauge".parse().unwrap(), Some(wish));
+        booted(&world, "6.1.0");
+        has_loaded(&world, Some("6.1.0"));
+        let mut counter = Counter::default();
+        assert_eq!(counter.count(&world.read(), 0).standings, [(Standing::Loaded, 1)].into());
+        (world, counter)
+    }
+
+    #[test]
+    fn a_node_that_lost_its_driver_to_a_kernel_without_a_mapping_is_without_one() {
+        let (world, mut counter) = loaded("^6[.].+$");
+        booted(&world, "7.2.0");
+        has_loaded(&world, None);
+        for (now, without) in [(1_000, 0), (901_000, 900_000)] {
+            let seen = counter.count(&world.read(), now);
+            assert_eq!((seen.standings, seen.without), ([(Standing::NoMapping, 1)].into(), without));
+        }
+        booted(&world, "6.1.0");
+        has_loaded(&world, Some("6.1.0"));
+        assert_eq!(counter.count(&world.read(), 902_000).without, 0, "it is back");
+        world.node(&"pine".parse().unwrap(), None);
+        world.config(&"pine".parse().unwrap(), None);
+        counter.count(&world.read(), 903_000);
+        assert!(counter.had.is_empty() && counter.without.is_empty());
+    }
+
+    /// Selectors may be wider than the mappings.
+    #[test]
+    fn a_node_that_never_had_the_driver_or_whose_kernel_was_taken_out_of_the_mappings_lacks_nothing() {
+        let (world, mut counter) = loaded("^6[.].+$");
+        let mut narrower = module("gauge");
+        let loader = narrower.spec.module_loader.as_mut().unwrap();
+        loader.container.kernel_mappings[0].regexp = Some("^5[.].+$".to_owned());
+        world.module(&"hall/gauge".parse().unwrap(), Some(narrower));
+        has_loaded(&world, None);
+        let mut afresh = Counter::default();
+        // Another kernel afterwards changes nothing.
+        for (kernel, now) in [("6.1.0", 1_000), ("6.1.0", 901_000), ("7.2.0", 902_000), ("7.2.0", 2_000_000)]
+        {
+            booted(&world, kernel);
+            for counter in [&mut counter, &mut afresh] {
+                let seen = counter.count(&world.read(), now);
+                assert_eq!((seen.standings, seen.without), ([(Standing::NoMapping, 1)].into(), 0));
+            }
+        }
     }
 
     #[test]

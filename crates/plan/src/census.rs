@@ -22,6 +22,8 @@ pub enum Standing {
     Waiting,
     /// It should have the Module, and its agent has never registered.
     Unregistered,
+    /// It is one of the Module's nodes, and no kernel mapping fits: there is nothing for it, which may be meant.
+    NoMapping,
     /// It was told what to have, and has said nothing of it yet.
     Ordered,
     /// It fetches the files.
@@ -44,10 +46,11 @@ pub enum Standing {
 
 impl Standing {
     /// Each of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Loaded,
         Self::Waiting,
         Self::Unregistered,
+        Self::NoMapping,
         Self::Ordered,
         Self::Fetching,
         Self::Failed,
@@ -65,6 +68,7 @@ impl Standing {
             Self::Loaded => "loaded",
             Self::Waiting => "waiting",
             Self::Unregistered => "unregistered",
+            Self::NoMapping => "no-mapping",
             Self::Ordered => "ordered",
             Self::Fetching => "fetching",
             Self::Failed => "failed",
@@ -87,6 +91,7 @@ impl Standing {
             | Self::Failed
             | Self::CrashSuspected => true,
             Self::Loaded
+            | Self::NoMapping
             | Self::RolledBack
             | Self::Unvalidated
             | Self::InUse
@@ -105,14 +110,13 @@ impl Standing {
 pub fn standing(module: &Module, view: &NodeView<'_>) -> Option<Standing> {
     let (entry, reported) = (view.entry(module), view.reported(module));
     let Some(entry) = entry else {
-        if is_wanted(module, view) {
-            return Some(if view.is_registered() { Standing::Waiting } else { Standing::Unregistered });
-        }
-        return match reported?.phase? {
-            ModulePhase::Removed => None,
-            ModulePhase::Orphaned => Some(Standing::Orphaned),
-            ModulePhase::InUse => Some(Standing::InUse),
-            _ => Some(Standing::Leaving),
+        let untold = untold(module, view);
+        return match reported.and_then(|reported| reported.phase) {
+            _ if untold.is_some_and(Standing::is_without) => untold,
+            None | Some(ModulePhase::Removed) => untold,
+            Some(ModulePhase::Orphaned) => Some(Standing::Orphaned),
+            Some(ModulePhase::InUse) => Some(Standing::InUse),
+            Some(_) => Some(Standing::Leaving),
         };
     };
     if is_loaded(entry, view.status(), view.facts) {
@@ -134,13 +138,18 @@ pub fn standing(module: &Module, view: &NodeView<'_>) -> Option<Standing> {
     })
 }
 
-fn is_wanted(module: &Module, view: &NodeView<'_>) -> bool {
-    module.spec.module_loader.is_some()
+/// How a node stands that is one of the Module's and is told nothing of it.
+fn untold(module: &Module, view: &NodeView<'_>) -> Option<Standing> {
+    let is_meant = module.spec.module_loader.is_some()
         && module.metadata.deletion_timestamp.is_none()
         && node::select(module, view.facts) == Selection::Selected
-        // What is told to stand still waits for a person, who knows; what has no mapping is not for the node.
-        && Pause::of(module, view.facts).is_none()
-        && !matches!(resolve(module, &view.facts.kernel), Err(ResolveError::NoMapping(_)))
+        // What is told to stand still waits for a person, who knows.
+        && Pause::of(module, view.facts).is_none();
+    is_meant.then(|| match resolve(module, &view.facts.kernel) {
+        Err(ResolveError::NoMapping(_)) => Standing::NoMapping,
+        _ if view.is_registered() => Standing::Waiting,
+        _ => Standing::Unregistered,
+    })
 }
 
 /// Whether some kernel's image of the Module may be built in the cluster.
@@ -183,7 +192,7 @@ mod tests {
     use tenon_api::node_modules_config::NodeModulesConfig;
 
     use super::*;
-    use crate::fixture::{Play, minimal_module, module, node};
+    use crate::fixture::{KERNEL, Play, minimal_module, module, node};
 
     fn seen(module: &Module, config: Option<&NodeModulesConfig>) -> Option<Standing> {
         standing(module, &NodeView { facts: &node("n1"), config })
@@ -246,6 +255,31 @@ mod tests {
         let mut config = play.config.unwrap();
         config.spec.modules.clear();
         assert_eq!(seen(&other, Some(&config)), Some(Standing::Leaving));
+    }
+
+    /// A selector may be wider than the mappings: such a node is not without anything that it should have.
+    #[test]
+    fn a_node_whose_kernel_no_mapping_fits_is_in_a_phase_of_its_own_once_nothing_is_left() {
+        let mut play = Play::registered();
+        play.module = Some(module(&format!(
+            "modprobe: {{moduleName: gauge}}\nkernelMappings: [{{literal: {KERNEL}, containerImage: 'registry.test/gauge:{KERNEL}'}}]"
+        )));
+        play.settle();
+        let wish = play.module.clone().unwrap();
+        let standing_of =
+            |play: &Play| standing(&wish, &NodeView { facts: &play.node, config: play.config.as_ref() });
+        assert_eq!(standing_of(&play), Some(Standing::Loaded));
+        (play.node.kernel, play.node.boot_id) = ("7.2.0".parse().unwrap(), "boot-2".to_owned());
+        play.decide_and_apply();
+        assert_eq!(standing_of(&play), Some(Standing::Leaving), "until the node says that nothing is left");
+        play.obey();
+        assert_eq!(standing_of(&play), Some(Standing::NoMapping));
+        assert!(!Standing::NoMapping.is_without() && !Standing::NoMapping.is_silent());
+        play.node.labels.clear();
+        assert_eq!(standing_of(&play), None, "of a node that is not selected");
+        play.node.labels.insert("hall".to_owned(), "a".to_owned());
+        play.node.labels.insert(tenon_api::labels::HOLD.to_owned(), "true".to_owned());
+        assert_eq!(standing_of(&play), None, "whoever holds a node knows");
     }
 
     #[test]

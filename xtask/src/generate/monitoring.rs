@@ -52,7 +52,7 @@ struct Alert {
     next: &'static str,
 }
 
-const ALERTS: [Alert; 15] = [
+const ALERTS: [Alert; 16] = [
     Alert {
         name: "TenonNoLeader",
         severity: Severity::Critical,
@@ -76,6 +76,16 @@ const ALERTS: [Alert; 15] = [
         lasting: "1m",
         summary: "A node has been without a driver that it should have for {{ $value | humanizeDuration }}.",
         next: "kubectl tenon status shows which, kubectl tenon explain why.",
+    },
+    Alert {
+        name: "TenonNoMapping",
+        severity: Severity::Info,
+        // More than a day before: a selector may be wider than the mappings, and then some are always there.
+        expression: "sum(tenon_module_nodes{phase=\"no-mapping\"}) > \
+                     (sum(tenon_module_nodes{phase=\"no-mapping\"} offset 1d) or vector(0))",
+        lasting: "15m",
+        summary: "{{ $value }} nodes match a Module and run a kernel that none of its mappings fits, more than a day ago.",
+        next: "kubectl tenon explain names the kernels: add a mapping, or leave it at that if no driver is meant for them.",
     },
     Alert {
         name: "TenonDriverFailed",
