@@ -2,9 +2,9 @@
 //!
 //! Nobody is told by these what to do; alerts are. So everything here is one of a few words, however large the cluster.
 
-use tenon_api::Module;
 use tenon_api::module::ModprobeArgs;
-use tenon_api::node_modules_config::ModulePhase;
+use tenon_api::node_modules_config::{ModulePhase, NodeModuleStatus};
+use tenon_api::{Module, reasons};
 
 use crate::assign::is_loaded;
 use crate::node::{self, Selection};
@@ -34,7 +34,9 @@ pub enum Standing {
     RolledBack,
     /// It is not tried any more: the node went down just after loading it.
     CrashSuspected,
-    /// It is loaded, and what must be there after the load is not.
+    /// It is loaded, and what must be there after the load is waited for.
+    Validating,
+    /// It is loaded, and what must be there after the load has not come in time.
     Unvalidated,
     /// It should change or go, and is in use.
     InUse,
@@ -46,7 +48,7 @@ pub enum Standing {
 
 impl Standing {
     /// Each of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Loaded,
         Self::Waiting,
         Self::Unregistered,
@@ -56,6 +58,7 @@ impl Standing {
         Self::Failed,
         Self::RolledBack,
         Self::CrashSuspected,
+        Self::Validating,
         Self::Unvalidated,
         Self::InUse,
         Self::Leaving,
@@ -74,6 +77,7 @@ impl Standing {
             Self::Failed => "failed",
             Self::RolledBack => "rolled-back",
             Self::CrashSuspected => "crash-suspected",
+            Self::Validating => "validating",
             Self::Unvalidated => "unvalidated",
             Self::InUse => "in-use",
             Self::Leaving => "leaving",
@@ -93,6 +97,7 @@ impl Standing {
             Self::Loaded
             | Self::NoMapping
             | Self::RolledBack
+            | Self::Validating
             | Self::Unvalidated
             | Self::InUse
             | Self::Leaving
@@ -130,12 +135,18 @@ pub fn standing(module: &Module, view: &NodeView<'_>) -> Option<Standing> {
         Some(ModulePhase::Failed | ModulePhase::Unknown) => Standing::Failed,
         Some(ModulePhase::RolledBack) => Standing::RolledBack,
         Some(ModulePhase::CrashSuspected) => Standing::CrashSuspected,
-        Some(ModulePhase::Unvalidated) => Standing::Unvalidated,
+        Some(ModulePhase::Unvalidated) if is_too_late(answer) => Standing::Unvalidated,
+        Some(ModulePhase::Unvalidated) => Standing::Validating,
         Some(ModulePhase::InUse) => Standing::InUse,
         Some(ModulePhase::WaitingForBundle) => Standing::Fetching,
         // Of another content, or another boot.
         Some(ModulePhase::Loaded | ModulePhase::Removed | ModulePhase::Orphaned) | None => Standing::Ordered,
     })
+}
+
+/// Whether the time is over for what must be there after the load: a Module may leave it an hour.
+fn is_too_late(reported: Option<&NodeModuleStatus>) -> bool {
+    reported.and_then(|reported| reported.reason.as_deref()) == Some(reasons::VALIDATION_FAILED)
 }
 
 /// How a node stands that is one of the Module's and is told nothing of it.
@@ -215,7 +226,7 @@ mod tests {
     #[case(ModulePhase::Unknown, Standing::Failed, true)]
     #[case(ModulePhase::RolledBack, Standing::RolledBack, false)]
     #[case(ModulePhase::CrashSuspected, Standing::CrashSuspected, true)]
-    #[case(ModulePhase::Unvalidated, Standing::Unvalidated, false)]
+    #[case(ModulePhase::Unvalidated, Standing::Validating, false)]
     #[case(ModulePhase::InUse, Standing::InUse, false)]
     #[case(ModulePhase::WaitingForBundle, Standing::Fetching, true)]
     fn what_the_node_says_is_its_standing(
@@ -231,6 +242,18 @@ mod tests {
         let standing = seen(&minimal_module(), play.config.as_ref());
         assert_eq!(standing, Some(expected));
         assert_eq!(expected.is_without(), without);
+    }
+
+    #[rstest]
+    #[case(reasons::VALIDATING, Standing::Validating)]
+    #[case(reasons::VALIDATION_FAILED, Standing::Unvalidated)]
+    fn what_is_still_waited_for_has_not_failed(#[case] reason: &str, #[case] expected: Standing) {
+        let mut play = Play::registered();
+        play.decide_and_apply();
+        play.answer(ModulePhase::Unvalidated);
+        play.status().modules.first_mut().unwrap().reason = Some(reason.to_owned());
+        assert_eq!(seen(&minimal_module(), play.config.as_ref()), Some(expected));
+        assert!(!expected.is_without() && !expected.is_silent());
     }
 
     #[test]
