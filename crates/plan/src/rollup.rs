@@ -105,7 +105,8 @@ struct Tally<'o> {
     /// Nodes that have something of it, or are told to.
     holding: BTreeSet<NodeName>,
     unregistered: BTreeSet<NodeName>,
-    other_version: usize,
+    /// Nodes that wait for this version's label.
+    unlabelled: BTreeSet<NodeName>,
     /// Nodes that are to be changed and are left as they are.
     on_hold: BTreeSet<NodeName>,
     /// Nodes that are to be changed and have something to lose.
@@ -187,7 +188,9 @@ fn count<'o>(observed: &Observed<'o>) -> Tally<'o> {
         let is_unversioned = entry.is_some_and(|entry| entry.version.is_none());
         let waits_for_label = matches!(selection, Selection::OtherVersion(_))
             || selection == Selection::NoVersion && is_unversioned;
-        tally.other_version += usize::from(waits_for_label);
+        if waits_for_label {
+            tally.unlabelled.insert(view.facts.name.clone());
+        }
         if wanted && !ready && !is_deleted(observed.module) {
             tally.held.count(observed.module, view, offer);
         }
@@ -525,8 +528,15 @@ fn waiting(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStatus])
     if let Some(leaving) = leaving(observed).or_else(|| plugin::held(observed)) {
         return Some(leaving);
     }
-    if tally.other_version > 0 {
-        let message = format!("the version labels of {} ask for another version", nodes(tally.other_version));
+    if !tally.unlabelled.is_empty() {
+        let all = tally.unlabelled.len();
+        let message = format!(
+            "{} {} the label of another version, or none: {} when its turn has come ({})",
+            nodes(all),
+            if all == 1 { "has" } else { "have" },
+            labelling(observed.module),
+            some(&tally.unlabelled)
+        );
         return Some((reasons::WAITING_FOR_VERSION_LABEL.to_owned(), message));
     }
     (tally.wanted == 0 && tally.matching > 0).then(|| nobody(observed.module, tally.matching))
@@ -534,14 +544,17 @@ fn waiting(observed: &Observed<'_>, tally: &Tally<'_>, kernels: &[KernelStatus])
 
 /// Why no node is to have it, though so many are the Module's but for their version labels.
 fn nobody(module: &Module, matching: usize) -> Why {
-    let Some(version) = node::version(module).filter(|_| matching > 0) else {
+    if matching == 0 || node::version(module).is_none() {
         return (reasons::NO_NODES.to_owned(), NO_NODES.to_owned());
-    };
-    let (label, nodes) = (node::version_label(module), nodes(matching));
-    let message = format!(
-        "none of {nodes} is to have this version: kubectl label --overwrite node NODE {label}={version}"
-    );
+    }
+    let message = format!("none of {} is to have this version: {}", nodes(matching), labelling(module));
     (reasons::WAITING_FOR_VERSION_LABEL.to_owned(), message)
+}
+
+/// By which a node gets the Module's version.
+fn labelling(module: &Module) -> String {
+    let (label, version) = (node::version_label(module), node::version(module).unwrap_or_default());
+    format!("kubectl label --overwrite node NODE {label}={version}")
 }
 
 /// Whether a kernel's image is not to be had any more, and a node is without it. Those that have it keep it.
@@ -608,14 +621,17 @@ fn nodes(count: usize) -> String {
     if count == 1 { "1 node".to_owned() } else { format!("{count} nodes") }
 }
 
-/// The names of some nodes, for people.
 /// No node is selected.
 const NO_NODES: &str = "no node matches spec.selector and is tolerated: compare spec.selector with the nodes' labels, and \
                         spec.tolerations with their taints";
 
+/// The names of some nodes, for people.
 fn some(names: &BTreeSet<NodeName>) -> String {
     let shown: Vec<_> = names.iter().take(MAX_FAILURES).map(ToString::to_string).collect();
-    let more = if names.len() > shown.len() { ", …" } else { "" };
+    let more = match names.len() - shown.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
     format!("{}{more}", shown.join(", "))
 }
 

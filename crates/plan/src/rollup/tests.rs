@@ -256,13 +256,46 @@ fn nodes_are_counted_whatever_their_version_label_says_and_the_label_that_is_mis
     other.node.labels.insert(label.to_owned(), "1".to_owned());
     let status = rolled_up(&module, &[&none, &other]);
     assert_eq!(numbers(&status), (2, 0, 0));
-    waits(&status, "ask for another version");
+    let labelling = format!("kubectl label --overwrite node NODE {label}=2 when its turn has come");
+    waits(&status, &format!("1 node has the label of another version, or none: {labelling} (n2)"));
 
     // A taint keeps a node out, with a label or without.
     none.node.taints = vec![
         serde_json::from_str(r#"{"key":"node.kubernetes.io/unschedulable","effect":"NoSchedule"}"#).unwrap(),
     ];
     assert_eq!(numbers(&rolled_up(&module, &[&none, &other])), (1, 0, 0));
+}
+
+/// The key may be another than one would think: names of Modules may be longer than labels.
+#[test]
+fn nodes_that_wait_for_their_version_s_label_are_named_with_the_step_that_helps() {
+    let mut module = Play::registered().module.unwrap();
+    module.metadata.name = Some("gauge".repeat(20));
+    let label = node::version_label(&module);
+    assert!(!label.contains(&"gauge".repeat(20)), "{label}");
+    let plays: Vec<_> = (10..22)
+        .map(|number| {
+            let mut play = Play::registered();
+            play.node.name = format!("n{number}").parse().unwrap();
+            // Half of them have what came without a version, the others a former one.
+            if number % 2 == 0 {
+                play.module = Some(module.clone());
+                play.settle();
+                let modules = &mut play.config.as_mut().unwrap().spec.modules;
+                modules.first_mut().unwrap().name.clone_from(module.metadata.name.as_ref().unwrap());
+            } else {
+                play.node.labels.insert(label.clone(), "1".to_owned());
+            }
+            play
+        })
+        .collect();
+    module.spec.module_loader.as_mut().unwrap().container.version = Some("2".to_owned());
+    let status = rolled_up(&module, &plays.iter().collect::<Vec<_>>());
+    let message = format!(
+        "12 nodes have the label of another version, or none: kubectl label --overwrite node NODE {label}=2 when its \
+         turn has come (n10, n11, n12, n13, n14, n15, n16, n17 and 4 more)"
+    );
+    assert_eq!(said(&status, WAITING), Some(("True", reasons::WAITING_FOR_VERSION_LABEL, message.as_str())));
 }
 
 #[test]

@@ -41,7 +41,10 @@ async fn defect_07_a_module_with_dots_is_upgraded_in_order_and_may_begin_and_cea
     // It gets a version: nobody loses anything, and whoever is labelled goes over without a reload.
     cluster.apply_module("gauge.v2.x", "gauge:v1", wish(Some("1"))).await;
     let waits = |m: &tenon_api::Module| {
-        condition(m, "Waiting").is_some_and(|told| told.1 == "WaitingForVersionLabel")
+        let step =
+            format!("kubectl label --overwrite node NODE {USERS}=1 when its turn has come (oak, pine)");
+        condition(m, "Waiting")
+            .is_some_and(|told| told.1 == "WaitingForVersionLabel" && told.2.ends_with(&step))
     };
     cluster.module_where("gauge.v2.x", "nodes wait for their label", waits).await;
     for node in ["pine", "oak"] {
