@@ -14,13 +14,14 @@ use tenon_plan::inspect::{self, verdict};
 use tenon_plan::provision::{self, Finding, Look};
 use tracing::info;
 
+use super::make;
 use super::pull::is_under_way;
 use crate::client::readable;
 use crate::controllers::WriteError;
 use crate::events::{Annotations, Notice, Severity};
 use crate::metrics::{Resource, Stage, Verb};
 use crate::run::Context;
-use crate::world::{ImageKey, World};
+use crate::world::World;
 
 /// The time as statuses hold it: whole seconds.
 pub(super) fn now() -> Time {
@@ -79,16 +80,7 @@ async fn write_and_tell(
                 bytes = bundle.size,
                 "packed"
             );
-            let made = match image.status.as_ref().and_then(|status| status.reason.as_deref()) {
-                Some(reasons::BUILDING) => Some(("Build", reasons::event::BUILD_SUCCEEDED)),
-                Some(reasons::SIGNING) => Some(("Sign", reasons::event::SIGN_SUCCEEDED)),
-                _ => None,
-            };
-            if let Some((what, event)) = made {
-                context.metrics.making_ended(Stage::of(image), &ImageKey::of(image));
-                let note = format!("{what} job succeeded for kernel {}: {image_digest}", image.spec.kernel);
-                tell(context, image, Severity::Normal, event, note);
-            }
+            make::tell_made(context, image, image_digest);
         }
         Finding::Making { .. } => {}
         Finding::Missing { reason, message, .. } => {

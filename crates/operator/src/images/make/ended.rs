@@ -15,8 +15,6 @@ use tracing::{info, warn};
 
 use super::Words;
 use crate::controllers::WriteError;
-use crate::events::Severity;
-use crate::images::apply;
 use crate::metrics::{Resource, Stage, Verb};
 use crate::run::Context;
 use crate::world::{ImageKey, World};
@@ -52,23 +50,25 @@ pub(super) async fn note(
     known: Making,
     now: &Time,
 ) -> Look {
-    let words = Words::of(image);
-    let otherwise = words.failed;
-    let failed = if job.state == JobState::Succeeded {
+    let pods = pods_of(context, image, job).await.ok();
+    let second = Words::second(image).filter(|_| is_beyond_build(job, pods.as_deref().unwrap_or_default()));
+    let words = second.unwrap_or_else(|| Words::of(image));
+    let Failure { reason, message, needs_change } = if job.state == JobState::Succeeded {
         let message = format!("Job {} has ended well, but the registry does not have the image", job.name);
-        Failure { reason: otherwise, message, needs_change: false }
+        Failure { reason: words.failed, message, needs_change: false }
     } else {
-        why(image, job, pods_of(context, image, job).await.ok().as_deref(), otherwise)
+        why(image, job, pods.as_deref(), words.failed)
     };
-    let Failure { reason, message, needs_change } = failed;
     let failures = known.failures.saturating_add(1);
     let retry_at = making::later(now, making::again_after(failures, needs_change));
     warn!(image = image.spec.image, job = job.name, reason, message, failures, "an image was not made");
     let stage = Stage::of(image);
     context.metrics.making_ended(stage, &ImageKey::of(image));
     context.metrics.failed(stage, reason);
-    let note = format!("{} job failed for kernel {}: {message}", words.work, image.spec.kernel);
-    apply::tell(context, image, Severity::Warning, words.failed_event, note);
+    if let Some(second) = second {
+        super::tell_built(context, image, &job.name, second);
+    }
+    words.tell_failed(context, image, &message);
     Look {
         finding: Finding::Missing { reason, message, needs_change, retry_after: None },
         making: Some(Making { failures, failed: Some(job.uid.clone()), ..known }),
@@ -76,17 +76,30 @@ pub(super) async fn note(
     }
 }
 
+/// Whether what failed was not the build, but what signs its result and publishes it: its container begins once all before it have
+/// ended well. A kubelet that ends a pod early says of a container that never began that it ended, but not when it began.
+fn is_beyond_build(job: &JobSeen, pods: &[Pod]) -> bool {
+    let began = |pod: &Pod| {
+        let state =
+            progress::containers(pod).find(|status| status.name == task::CONTAINER)?.state.as_ref()?;
+        let ended = state.terminated.as_ref().is_some_and(|ended| ended.started_at.is_some());
+        Some(state.running.is_some() || ended)
+    };
+    job.state == JobState::Succeeded || pods.iter().any(|pod| began(pod).unwrap_or_default())
+}
+
 /// A Job that was to publish nothing has done all else.
 pub(super) fn tried(context: &Context, image: &ModuleImage, known: Making) -> Look {
-    let words = Words::of(image);
-    let signed = if image.spec.build.is_some() && image.spec.sign.is_some() { " and signed" } else { "" };
+    let (words, second) = (Words::of(image), Words::second(image));
+    let signed = second.map(|second| format!(" and {}", second.done)).unwrap_or_default();
     let (name, done) = (&image.spec.image, words.done);
     let message = format!("{name} was {done}{signed} by Job {}, and is not pushed", known.job);
     info!(image = name, job = known.job, "an image was made on trial");
     context.metrics.making_ended(Stage::of(image), &ImageKey::of(image));
-    let note =
-        format!("{} job succeeded for kernel {}: it was not to be pushed", words.work, image.spec.kernel);
-    apply::tell(context, image, Severity::Normal, words.succeeded, note);
+    if let Some(second) = second {
+        super::tell_built(context, image, &known.job, second);
+    }
+    second.unwrap_or(words).tell_succeeded(context, image, "it was not to be pushed");
     let making = Making { failures: 0, failed: None, ..known };
     Look { finding: super::not_pushed(message), making: Some(making), retry_at: None }
 }
@@ -231,4 +244,45 @@ fn bereavement(world: &World, pod: &Pod) -> Option<String> {
     let node = progress::node_of(pod)?;
     let facts = world.read().node(&node.parse().ok()?).cloned();
     progress::bereavement(node, facts.as_deref())
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[rstest]
+    #[case::waits(json!({ "waiting": { "reason": "PodInitializing" } }), false)]
+    #[case::runs(json!({ "running": { "startedAt": "2026-01-01T00:00:00Z" } }), true)]
+    #[case::failed(
+        json!({ "terminated": { "exitCode": 1, "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:00:01Z" } }),
+        true
+    )]
+    // As a kubelet has it that ends a pod at its deadline while it builds.
+    #[case::never_begun(
+        json!({ "terminated": { "exitCode": 137, "reason": "ContainerStatusUnknown", "startedAt": null, "finishedAt": null } }),
+        false
+    )]
+    fn only_what_has_begun_to_sign_has_failed_to(#[case] state: Value, #[case] expected: bool) {
+        let ended = json!({ "terminated": { "exitCode": 0, "startedAt": "2026-01-01T00:00:00Z" } });
+        let status = |name: &str, state: &Value| json!([{ "name": name, "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state }]);
+        let pod: Pod = serde_json::from_value(json!({ "metadata": { "name": "p" }, "status": {
+            "initContainerStatuses": status(task::BUILD_CONTAINER, &ended),
+            "containerStatuses": status(task::CONTAINER, &state),
+        }}))
+        .unwrap();
+        let failed = JobSeen {
+            name: "gauge-build-1".to_owned(),
+            uid: "u".to_owned(),
+            module: "gauge".to_owned(),
+            placement: String::new(),
+            state: JobState::Failed,
+            message: String::new(),
+        };
+        assert_eq!(is_beyond_build(&failed, &[pod]), expected);
+        assert!(!is_beyond_build(&failed, &[]), "of a pod that is gone nothing is known");
+        assert!(is_beyond_build(&JobSeen { state: JobState::Succeeded, ..failed }, &[]));
+    }
 }

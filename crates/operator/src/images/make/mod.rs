@@ -21,6 +21,9 @@ use tenon_plan::provision::{Finding, Look, job};
 use tenon_plan::retry::Retry;
 
 use crate::controllers::WriteError;
+use crate::events::Severity;
+use crate::images::apply;
+use crate::metrics::Stage;
 use crate::run::Context;
 use crate::world::{ImageKey, World};
 
@@ -228,7 +231,7 @@ fn known_reason(reason: &str) -> &'static str {
     known.into_iter().find(|known| *known == reason).unwrap_or(reasons::SIGN_FAILED)
 }
 
-/// What making an image is called, by whether it is built.
+/// What one step of making an image is called: it is built, or signed. One Job does both.
 struct Words {
     work: &'static str,
     /// What was done to the image when all went well.
@@ -242,24 +245,68 @@ struct Words {
     failed_event: &'static str,
 }
 
+const BUILD: Words = Words {
+    work: "Build",
+    done: "built",
+    created: reasons::event::BUILD_CREATED,
+    succeeded: reasons::event::BUILD_SUCCEEDED,
+    failed: reasons::BUILD_FAILED,
+    failed_event: reasons::event::BUILD_FAILED,
+};
+const SIGN: Words = Words {
+    work: "Sign",
+    done: "signed",
+    created: reasons::event::SIGN_CREATED,
+    succeeded: reasons::event::SIGN_SUCCEEDED,
+    failed: reasons::SIGN_FAILED,
+    failed_event: reasons::event::SIGN_FAILED,
+};
+
 impl Words {
+    /// Of the first step, with which a Job begins.
     fn of(image: &ModuleImage) -> &'static Self {
-        const BUILD: Words = Words {
-            work: "Build",
-            done: "built",
-            created: reasons::event::BUILD_CREATED,
-            succeeded: reasons::event::BUILD_SUCCEEDED,
-            failed: reasons::BUILD_FAILED,
-            failed_event: reasons::event::BUILD_FAILED,
-        };
-        const SIGN: Words = Words {
-            work: "Sign",
-            done: "signed",
-            created: reasons::event::SIGN_CREATED,
-            succeeded: reasons::event::SIGN_SUCCEEDED,
-            failed: reasons::SIGN_FAILED,
-            failed_event: reasons::event::SIGN_FAILED,
-        };
         if image.spec.build.is_some() { &BUILD } else { &SIGN }
+    }
+
+    /// Of what is signed after it was built, by the same Job.
+    fn second(image: &ModuleImage) -> Option<&'static Self> {
+        (image.spec.build.is_some() && image.spec.sign.is_some()).then_some(&SIGN)
+    }
+
+    fn tell_created(&self, context: &Context, image: &ModuleImage, job: &str) {
+        let note = format!("{} created for kernel {}: Job {job}", self.work, image.spec.kernel);
+        apply::tell(context, image, Severity::Normal, self.created, note);
+    }
+
+    fn tell_succeeded(&self, context: &Context, image: &ModuleImage, how: &str) {
+        let note = format!("{} job succeeded for kernel {}: {how}", self.work, image.spec.kernel);
+        apply::tell(context, image, Severity::Normal, self.succeeded, note);
+    }
+
+    fn tell_failed(&self, context: &Context, image: &ModuleImage, why: &str) {
+        let note = format!("{} job failed for kernel {}: {why}", self.work, image.spec.kernel);
+        apply::tell(context, image, Severity::Warning, self.failed_event, note);
+    }
+}
+
+/// Tells that a Job has built an image, and that what it does with it next has begun: nothing says so before the Job has ended.
+fn tell_built(context: &Context, image: &ModuleImage, job: &str, next: &Words) {
+    BUILD.tell_succeeded(context, image, &format!("in Job {job}"));
+    next.tell_created(context, image, job);
+}
+
+/// Tells that an image was made, if it was said before that it is being made: every step in its turn.
+pub(super) fn tell_made(context: &Context, image: &ModuleImage, how: &str) {
+    let Some(status) = image.status.as_ref().filter(|status| is_being_told(status)) else { return };
+    context.metrics.making_ended(Stage::of(image), &ImageKey::of(image));
+    let is_built = status.reason.as_deref() == Some(reasons::BUILDING);
+    let job = status.making.as_ref().map(|making| making.job.as_str()).unwrap_or_default();
+    match Words::second(image) {
+        Some(second) if is_built => {
+            tell_built(context, image, job, second);
+            second.tell_succeeded(context, image, how);
+        }
+        _ if is_built => BUILD.tell_succeeded(context, image, how),
+        _ => SIGN.tell_succeeded(context, image, how),
     }
 }

@@ -16,8 +16,6 @@ use tracing::info;
 use super::wanted::place;
 use super::{Wanted, Words, module_of};
 use crate::controllers::WriteError;
-use crate::events::Severity;
-use crate::images::apply;
 use crate::metrics::{Resource, Verb};
 use crate::registries::{self, failed};
 use crate::run::Context;
@@ -49,7 +47,7 @@ pub(super) async fn start(
         environment: proxies(|name| std::env::var(name).ok()),
     };
     let (namespace, module) = (image.namespace().unwrap_or_default(), module_of(world, image));
-    let (inputs, words) = (wanted.inputs.hash(image), Words::of(image));
+    let inputs = wanted.inputs.hash(image);
     let order =
         Order { inputs: &inputs, task: &task, recipe: wanted.recipe.as_ref(), module: module.as_deref() };
     let job = job::job(image, &order, &settings);
@@ -61,9 +59,7 @@ pub(super) async fn start(
             info!(image = image.spec.image, job = made.name_any(), "a Job makes it");
             world.made_job(&namespace, &made);
             context.metrics.making_began(ImageKey::of(image));
-            let (kernel, job) = (&image.spec.kernel, made.name_any());
-            let note = format!("{} created for kernel {kernel}: Job {job}", words.work);
-            apply::tell(context, image, Severity::Normal, words.created, note);
+            Words::of(image).tell_created(context, image, &made.name_any());
             Ok(Ok(()))
         }
         Err(WriteError::Api(kube::Error::Api(status))) if status.is_already_exists() => {
