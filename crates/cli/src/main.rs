@@ -53,7 +53,7 @@ enum Command {
     Status(status::Args),
     /// Say why a Module or a node stands as it stands, and what to do next
     Explain(explain::Args),
-    /// Show what the Jobs say that make a Module's images
+    /// Show what the Jobs say that make a Module's images, or what Tenon's own pod says on a node
     Logs(logs::Args),
     /// Say whether all drivers will be there on a kernel that no node runs yet
     Preflight(preflight::Args),

@@ -7,12 +7,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::batch::v1::Job;
-use kube::api::{ListParams, Patch, PatchParams};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use tenon_api::module_image::{ImagePhase, ModuleImage, ModuleImageStatus};
 use tenon_api::task::Report;
-use tenon_api::{labels, reasons};
+use tenon_api::{labels, node_pod, reasons};
 use tenon_lab::claim::comes_true_within;
 use tenon_lab::jobs;
 use tenon_test_api::cluster::{Cluster, SOON};
@@ -231,6 +232,38 @@ async fn what_fails_is_noted_and_tried_again() {
     assert_eq!(status.making.expect("how").failures, 0);
     let said = cli(&cluster, &["retry", "gauge"]).await;
     assert!(said.contains("nothing to try again"), "{said}");
+    a_node_that_says_nothing(&cluster).await;
+}
+
+/// No kubelet runs: of a node's pod it is said what is missing.
+async fn a_node_that_says_nothing(cluster: &Cluster) {
+    let logs = async |node: &str, more: &[&str]| {
+        let args = [&["logs", node][..], more].concat();
+        plugin::run(cluster.plane.kubeconfig(), &args).await
+    };
+    let said = logs("node/none", &[]).await;
+    assert!(said.code == 1 && said.err.contains("there is no node none"), "{said:?}");
+    let said = logs("node/ash", &["-c", "loader"]).await;
+    assert!(said.code == 1 && said.err.contains("no pod of DaemonSet tenon-node is on node ash"), "{said:?}");
+    let said = logs("node/ash", &["--kernel", "6.1.0"]).await;
+    assert!(said.code == 2 && said.err.contains("--kernel is for Modules"), "{said:?}");
+
+    let template =
+        node_pod::pod_template(node_pod::Images { agent: "none.test/a:1", loader: "none.test/l:1" });
+    let mut pod = Pod { metadata: template.metadata.unwrap_or_default(), spec: template.spec, status: None };
+    pod.metadata.name = Some("tenon-node-x".to_owned());
+    pod.spec.as_mut().expect("a spec").node_name = Some(NODE.to_owned());
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), node_pod::NAMESPACE);
+    pods.create(&PostParams::default(), &pod).await.expect("a pod");
+    let said = logs("node/ash", &["--tail", "9"]).await;
+    let expected = "container loader of pod tenon-node-x has not begun: the pod is Pending";
+    assert!(said.code == 3 && said.err.contains(expected), "{said:?}");
+    let said = logs("node/ash", &["-c", "agent", "--previous"]).await;
+    assert!(said.code == 1 && said.err.contains("there is no former log"), "{said:?}");
+    let said = logs("no/ash", &["-o", "json"]).await;
+    let told: Value = serde_json::from_str(&said.out).expect("JSON");
+    let told = ["/pod", "/containers/1/name"].map(|at| told.pointer(at).and_then(Value::as_str));
+    assert_eq!(told, [Some("tenon-node-x"), Some("agent")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

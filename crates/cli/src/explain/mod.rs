@@ -42,9 +42,9 @@ pub(crate) struct Args {
     cluster: ClusterArgs,
 }
 
-/// What is to be explained.
+/// What is to be told of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum What {
+pub(crate) enum What {
     Module(String),
     Node(NodeName),
 }
@@ -61,7 +61,7 @@ impl std::str::FromStr for What {
             Some(("node" | "nodes" | "no", name)) => {
                 name.parse().map(Self::Node).map_err(|_| format!("{name:?} names no node"))
             }
-            Some((kind, _)) => Err(format!("a {kind} cannot be explained; module/NAME and node/NAME can")),
+            Some((kind, _)) => Err(format!("nothing is told of a {kind}: give module/NAME or node/NAME")),
         }
     }
 }

@@ -24,6 +24,7 @@ impl Subject<'_> {
         let filled = step
             .replace("{module}", module)
             .replace("{namespace}", namespace)
+            .replace("node/{node}", &format!("node/{}", self.node.unwrap_or("NODE")))
             .replace("{node}", self.node.unwrap_or("the node"))
             .replace("{kernel}", self.kernel.unwrap_or("of the node"));
         Some(filled).filter(|step| !step.is_empty())
@@ -134,8 +135,8 @@ const TABLE: &[(&str, State, &str)] = &[
     ("CrashSuspected", TROUBLE, "change the image or the parameters; or, when it was not the driver, kubectl tenon retry {module} -n {namespace} --node {node}"),
     ("Orphaned", TROUBLE, "create the Module again and delete it properly, or unload the driver by hand on {node}"),
     ("GenerationAhead", TROUBLE, "correct the clocks, then run tenon-loader reset in the loader's container on {node}"),
-    ("LoaderUnreachable", TROUBLE, "look at the log of container loader in the node pod on {node}"),
-    ("OrderRefused", UNDERWAY, "a new key reaches a node within a minute or two; if it stays, look at the log of container loader on {node}"),
+    ("LoaderUnreachable", TROUBLE, "look at the loader's log: kubectl tenon logs node/{node} -c loader; if it was started anew, also with --previous"),
+    ("OrderRefused", UNDERWAY, "a new key reaches a node within a minute or two; if it stays, look at the loader's log: kubectl tenon logs node/{node} -c loader"),
     // Images that were made here.
     ("Needed", READY, ""),
     ("Unneeded", READY, ""),
@@ -235,6 +236,13 @@ mod tests {
             let asks_nothing = state == State::Ready && reason != "NotPushed";
             assert_eq!(step.is_empty(), asks_nothing, "{reason}: whoever is to do something is told what");
         }
+    }
+
+    #[test]
+    fn a_command_about_a_node_names_one_thing() {
+        let step = |node| Subject { node, ..Subject::default() }.step("LoaderUnreachable").unwrap();
+        assert!(step(Some("oak")).contains("kubectl tenon logs node/oak -c loader"));
+        assert!(step(None).contains("kubectl tenon logs node/NODE -c loader"));
     }
 
     #[test]
