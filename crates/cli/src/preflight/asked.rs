@@ -5,8 +5,6 @@ use kube::{Api, Client, ResourceExt as _};
 use tenon_api::preflight_validation::PreflightValidationSpec;
 use tenon_api::{PreflightValidation, PreflightValidationStatus};
 
-use crate::cluster::is_silent;
-
 /// Why the operator cannot be asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
@@ -27,11 +25,6 @@ impl AskError {
             Self::Create(source) | Self::Read { source, .. } | Self::Remove { source, .. } => Some(source),
             Self::Refused(_) => None,
         }
-    }
-
-    /// Whether the same may work later.
-    pub(crate) fn is_passing(&self) -> bool {
-        self.cause().is_some_and(is_silent)
     }
 
     pub(crate) fn hint(&self) -> Option<String> {

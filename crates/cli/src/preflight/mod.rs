@@ -3,14 +3,17 @@
 
 mod answer;
 mod asked;
+mod stop;
 #[cfg(test)]
 mod tests;
 
+use std::io::Write as _;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use futures::future::{Either, select};
+use kube::Client;
 use tenon_api::PreflightValidationStatus;
 use tenon_api::preflight_validation::PreflightValidationSpec;
 use tokio::time::Instant;
@@ -21,6 +24,7 @@ use crate::failure::Failure;
 use crate::terminal::{Look, plain_lines};
 use answer::Answer;
 use asked::{AskError, Asked};
+use stop::Stop;
 
 const LONG_ABOUT: &str = "Say whether all drivers will be there on a kernel that no node runs yet.
 
@@ -31,12 +35,15 @@ An image that does not exist is built and signed, if its Module says how. Withou
 known whether it can be made, and not whether the kernel will load it.";
 
 const AFTER_HELP: &str = "Exit codes: 0 every driver will be there; 1 a driver would be lost; 2 the command line is wrong; 3 that cannot be said: \
-something did not answer or is not decided in time, or nobody knows whether the kernel will load what is there.";
+something did not answer or is not decided in time, nobody knows whether the kernel will load what is there, the cluster could not be \
+asked, or the question could not be taken back.";
 
 /// How often the operator is asked how far it is.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long facts about the kernel are waited for: an image that tells them may be being read.
 const FACTS: Duration = Duration::from_secs(10);
+/// How long whoever is stopped waits to hear whether there is something to take back.
+const LAST_WORD: Duration = Duration::from_secs(5);
 /// How long the operator may say nothing at all.
 const FIRST_WORD: Duration = Duration::from_secs(30);
 
@@ -75,26 +82,28 @@ pub(crate) enum PreflightError {
     OperatorSilent { name: String },
     #[error("wait for an answer: stopped")]
     Stopped,
+    #[error("create a PreflightValidation: stopped before the API server has answered")]
+    StoppedUnheard,
+    #[error("listen for signals")]
+    Signals(#[source] std::io::Error),
     #[error(transparent)]
     Answer(#[from] AnswerError),
 }
 
 impl PreflightError {
+    /// None of them is a verdict: what asks by the exit code must not take one for a driver that would be lost.
     pub(crate) fn into_failure(self) -> Failure {
-        let (hint, passing) = match &self {
+        let hint = match &self {
             Self::Ask(AskError::Refused(_)) => return Failure::new(self).without_answer(),
-            Self::Ask(error) => (error.hint(), error.is_passing()),
-            Self::OperatorSilent { .. } => (
-                Some(
-                    "look at the operator: kubectl -n tenon-system get pods, kubectl -n tenon-system logs deploy/tenon-operator"
-                        .to_owned(),
-                ),
-                true,
+            Self::Ask(error) => error.hint(),
+            Self::OperatorSilent { .. } => Some(
+                "look at the operator: kubectl -n tenon-system get pods, kubectl -n tenon-system logs deploy/tenon-operator"
+                    .to_owned(),
             ),
-            Self::Stopped => (None, true),
-            Self::Cluster(_) | Self::Answer(_) => (None, false),
+            Self::StoppedUnheard => Some("kubectl get preflightvalidations shows whether there is one".to_owned()),
+            Self::Stopped | Self::Signals(_) | Self::Cluster(_) | Self::Answer(_) => None,
         };
-        Failure::new(self).hint(hint).passing(passing)
+        Failure::new(self).hint(hint).passing(true)
     }
 }
 
@@ -123,20 +132,53 @@ async fn preflight(args: &Args) -> Result<ExitCode, PreflightError> {
         push_built_image: args.push_built_image,
         architecture: args.architecture.clone(),
     };
-    let asked = Asked::create(client, spec).await?;
-    let outcome = match select(pin!(wait(&asked, args.timeout)), pin!(tokio::signal::ctrl_c())).await {
+    // From here on there is something to take back.
+    let mut stop = Stop::listen().map_err(PreflightError::Signals)?;
+    let asked = ask(client, spec, &mut stop).await?;
+    let outcome = match select(pin!(wait(&asked, args.timeout)), pin!(stop.asked())).await {
         Either::Left((outcome, _)) => outcome,
         Either::Right(_) => Err(PreflightError::Stopped),
     };
-    let removed = if args.keep { Ok(()) } else { asked.remove().await };
+    let is_gone = args.keep || take_back(&asked).await;
     let answer = Answer::new(&args.kernel, args.keep.then(|| asked.name().to_owned()), &outcome?);
     let text = match args.output {
         Some(format) => form::written(&answer, format)?,
         None => answer.text(Look::of(&std::io::stdout())),
     };
     form::say(&text)?;
-    removed?;
-    Ok(ExitCode::from(answer.code()))
+    Ok(ExitCode::from(exit_code(&answer, is_gone)))
+}
+
+/// Asks. Who is stopped meanwhile waits a moment for what is to be taken back.
+async fn ask(
+    client: Client,
+    spec: PreflightValidationSpec,
+    stop: &mut Stop,
+) -> Result<Asked, PreflightError> {
+    match select(pin!(Asked::create(client, spec)), pin!(stop.asked())).await {
+        Either::Left((asked, _)) => Ok(asked?),
+        Either::Right(((), create)) => match tokio::time::timeout(LAST_WORD, create).await {
+            Ok(asked) => {
+                take_back(&asked?).await;
+                Err(PreflightError::Stopped)
+            }
+            Err(_) => Err(PreflightError::StoppedUnheard),
+        },
+    }
+}
+
+/// Removes the question, and tells of it where that fails, whatever else is to be told.
+async fn take_back(asked: &Asked) -> bool {
+    let removed = asked.remove().await.map_err(PreflightError::from);
+    removed.map_err(|error| error.into_failure().report()).is_ok()
+}
+
+/// A driver that would be lost is; who leaves something behind has not ended well.
+fn exit_code(answer: &Answer, is_gone: bool) -> u8 {
+    match answer.code() {
+        0 if !is_gone => 3,
+        code => code,
+    }
 }
 
 /// Waits for the last word, and tells on standard error how far it is. What is not decided in time is told as it is then.
@@ -148,7 +190,8 @@ async fn wait(asked: &Asked, timeout: Duration) -> Result<PreflightValidationSta
         if let Some(status) = &status {
             let line = progress(status);
             if line != told {
-                eprintln!("{}", plain_lines(&line));
+                // Where the terminal has gone there is nobody to tell, and still something to take back.
+                let _ = writeln!(std::io::stderr(), "{}", plain_lines(&line));
                 told = line;
             }
             if status.in_progress == 0 {

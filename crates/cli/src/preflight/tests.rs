@@ -4,7 +4,7 @@ use tenon_api::PreflightValidationStatus;
 
 use super::answer::Answer;
 use super::asked::stem;
-use super::duration;
+use super::{duration, exit_code};
 use crate::terminal::Look;
 
 fn module(name: &str, status: &str, reason: &str, predicted: Option<&str>) -> Value {
@@ -40,6 +40,16 @@ fn loads() -> Value {
 #[case::refused(&[module("anvil", "Failure", "WillNotLoad", Some("Fails"))], 1)]
 fn the_exit_code_is_the_answer(#[case] modules: &[Value], #[case] code: u8) {
     assert_eq!(answer(modules).code(), code);
+}
+
+#[test]
+fn what_is_left_behind_is_no_good_end_and_no_lost_driver() {
+    let lost = module("anvil", "Failure", "ImageAbsent", None);
+    let unknown = module("anvil", "Success", "NotPredicted", Some("Unknown"));
+    for (modules, gone, left) in [(vec![loads()], 0, 3), (vec![lost], 1, 1), (vec![unknown], 3, 3)] {
+        let answer = answer(&modules);
+        assert_eq!((exit_code(&answer, true), exit_code(&answer, false)), (gone, left));
+    }
 }
 
 #[test]

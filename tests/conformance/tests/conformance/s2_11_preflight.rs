@@ -1,6 +1,7 @@
 //! §2.11: what PreflightValidations come to, with the operator at work; and defects 2, 3 and 19 of §2.15.
 
 use std::path::Path;
+use std::process::Stdio;
 
 use k8s_openapi::api::batch::v1::Job;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -20,6 +21,7 @@ use tenon_lab::jobs;
 use tenon_test_api::cluster::{Cluster, SOON, condition, order};
 use tenon_test_api::facts;
 use tenon_test_api::plugin::{self, Said};
+use tokio::process::Command;
 
 const NODE: &str = "oak";
 /// What the node runs. The driver's kernel is the next one, which no node runs.
@@ -214,6 +216,8 @@ async fn a_preflight_says_what_a_node_with_that_kernel_would_get_and_touches_non
     let left = preflights(&cluster).list(&ListParams::default()).await.expect("a list");
     assert_eq!(left.iter().map(PreflightValidation::name_any).collect::<Vec<_>>(), ["next"]);
 
+    from_a_pipeline(&cluster).await;
+
     // What only it has wanted goes with it; what a node wants stays.
     assert_eq!(kernels_of(&cluster, "gauge").await.expect("images").len(), 2);
     preflights(&cluster).delete("next", &DeleteParams::default()).await.expect("a deletion");
@@ -224,6 +228,76 @@ async fn a_preflight_says_what_a_node_with_that_kernel_would_get_and_touches_non
     };
     assert!(of("preflightvalidations") > 0, "the log tells of the operator: {written:?}");
     assert_eq!((of("nodes"), of("nodemodulesconfigs")), (0, 0), "{written:?}");
+}
+
+/// The names of the PreflightValidations that are there.
+async fn asked(cluster: &Cluster) -> Vec<String> {
+    let list = preflights(cluster).list(&ListParams::default()).await.expect("a list");
+    list.iter().map(PreflightValidation::name_any).collect()
+}
+
+/// Somebody who may make PreflightValidations, and not delete them.
+async fn may_ask_only(cluster: &Cluster, user: &str) {
+    let kinds = ["preflightvalidations", "preflightvalidations/status"];
+    let group = "rbac.authorization.k8s.io";
+    let role = json!({
+        "apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": { "name": user },
+        "rules": [{ "apiGroups": ["kmm.sigs.x-k8s.io"], "resources": kinds, "verbs": ["create", "get"] }],
+    });
+    let binding = json!({
+        "apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": { "name": user },
+        "roleRef": { "apiGroup": group, "kind": "ClusterRole", "name": user },
+        "subjects": [{ "apiGroup": group, "kind": "User", "name": user }],
+    });
+    for object in [role, binding] {
+        cluster.plane.apply(&object.to_string()).await.expect("a right");
+    }
+}
+
+/// Nothing but a verdict ends with the code of one, and who is stopped leaves nothing.
+async fn from_a_pipeline(cluster: &Cluster) {
+    let kernel = cluster.kernel.as_str();
+    let (code, _, aside) = plugin(cluster, &["preflight", kernel, "--context", "none"]).await;
+    assert_eq!(code, 3, "{aside}");
+    let (code, _, aside) = plugin(cluster, &["preflight", kernel, "--as", "nobody"]).await;
+    assert!(code == 3 && aside.contains("ask for the rights"), "{code}: {aside}");
+    // What cannot be taken back is told of, and leaves the verdict as it is.
+    may_ask_only(cluster, "asker").await;
+    let kept = comes_true_within(SOON, "the right counts", async || {
+        let (code, _, aside) = plugin(cluster, &["preflight", kernel, "--as", "asker"]).await;
+        if aside.contains("error: create") { Err(aside) } else { Ok((code, aside)) }
+    });
+    let (code, aside) = kept.await.unwrap_or_else(|late: Broken| panic!("{late}"));
+    assert!(
+        code == 1 && aside.contains("remove it yourself: kubectl delete preflightvalidation "),
+        "{aside}"
+    );
+
+    // What is built by nobody is not decided.
+    apply_to_build(cluster).await;
+    let left = asked(cluster).await;
+    for signal in ["TERM", "HUP", "INT"] {
+        let args = ["preflight", kernel];
+        let mut command = plugin::plugin(cluster.plane.kubeconfig(), &args).await;
+        let running = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the plugin runs");
+        comes_true_within(SOON, "it has asked", async || match asked(cluster).await.len() {
+            more if more > left.len() => Ok(()),
+            as_before => Err(format!("{as_before}")),
+        })
+        .await
+        .unwrap_or_else(|late: Broken| panic!("{late}"));
+        let id = running.id().expect("it runs").to_string();
+        let sent = Command::new("kill").args(["-s", signal, &id]).status().await.expect("kill");
+        assert!(sent.success());
+        let ended = running.wait_with_output().await.expect("its end");
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(ended.status.code() == Some(3) && said.contains("stopped"), "{signal}: {ended:?}");
+        assert_eq!(asked(cluster).await, left, "{signal}: {said}");
+    }
+    cluster.delete_module("mouse").await;
+    for name in left.iter().filter(|name| *name != "next") {
+        preflights(cluster).delete(name, &DeleteParams::default()).await.expect("a deletion");
+    }
 }
 
 /// KMM's controller panics at the first Module without `moduleLoader`, at every look, and no other Module is verified.
