@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Stdio;
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -18,6 +19,9 @@ use tenon_image::testing::{Seen, TestLayout, layer};
 use tenon_lab::claim::comes_true_within;
 use tenon_lab::jobs;
 use tenon_test_api::cluster::{Cluster, SOON, condition, order};
+use tenon_test_api::plugin;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::ChildStdout;
 
 const NODE: &str = "ash";
 const KEYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../crates/sign/testdata");
@@ -305,9 +309,34 @@ async fn builds_wait_for_their_turn() {
     let status = status_where(&cluster, "bellows", "it waits", because(reasons::QUEUED)).await;
     assert!(message(&status).contains("before it"), "{status:?}");
     assert_eq!(all_jobs(&cluster).await.len(), 1);
+    // Whoever looks on from here sees the Job when it has come.
+    let said = plugin::run(cluster.plane.kubeconfig(), &["logs", "bellows", "-n", "hall"]).await;
+    assert!(said.code == 0 && said.out.contains("has not begun)"), "{said:?}");
+    let args = ["logs", "anvil", "-n", "hall", "--follow"];
+    let mut follow = plugin::plugin(cluster.plane.kubeconfig(), &args).await;
+    let mut follow = follow.stdout(Stdio::piped()).spawn().expect("the plugin runs");
+    let mut lines = BufReader::new(follow.stdout.take().expect("its output")).lines();
+    line_with(&mut lines, " has not begun)").await;
     build(&cluster, &first).await;
     let second = job_where(&cluster, "the next one", |name| name != first).await.name_any();
     assert!(second.starts_with("anvil-"), "{second}");
+    line_with(&mut lines, "(pod anvil-").await;
+    build(&cluster, &second).await;
+    let ended = tokio::time::timeout(SOON, follow.wait()).await.expect("an end").expect("a code");
+    assert!(ended.success(), "{ended}");
+}
+
+/// The next line of an output with this in it.
+async fn line_with(lines: &mut Lines<BufReader<ChildStdout>>, part: &str) -> String {
+    let found = async {
+        while let Some(line) = lines.next_line().await.expect("an output") {
+            if line.contains(part) {
+                return line;
+            }
+        }
+        panic!("it has ended without {part}")
+    };
+    tokio::time::timeout(SOON, found).await.unwrap_or_else(|_| panic!("no line with {part}"))
 }
 
 /// Defects 9, 13, 15 and 16 of KMM.
