@@ -5,6 +5,7 @@
 mod finding;
 mod module;
 mod node;
+mod plugin;
 mod print;
 
 use std::process::ExitCode;
@@ -24,7 +25,7 @@ use finding::Explanation;
 const LONG_ABOUT: &str = "Say why a Module or a node stands as it stands, from the top down, and what to do next.
 
 Of a Module: its conditions, its image for each kernel (which mapping fits, whether it is there or being made, whether it will \
-load), its nodes, and what their kernels say. Of a node: whether it takes orders, and each of its Modules. What is well is said in \
+load), its nodes, and what their kernels say; of a plugin that does not come up, what its pods wait for. Of a node: whether it takes orders, and each of its Modules. What is well is said in \
 a line. It reads with your own rights; what you may not read is left out, and said.
 
 Exit codes: 0 it is as wished, or on its way and needs nobody; 1 something needs you; 3 the cluster did not answer.";
@@ -109,6 +110,7 @@ async fn read_module(mut reader: Reader, key: &ModuleKey) -> Result<Seen, SeenEr
     let module = reader.seen().modules.first().cloned().ok_or_else(|| SeenError::NoModule(key.clone()))?;
     reader.nodes_of(&module).await?;
     reader.jobs_of(key).await?;
+    reader.plugin_pods(&module, None).await?;
     if reader.asks_for_node_pods() {
         reader.node_pods(None).await?;
     }
@@ -119,6 +121,9 @@ async fn read_module(mut reader: Reader, key: &ModuleKey) -> Result<Seen, SeenEr
 async fn read_node(mut reader: Reader, name: &str) -> Result<Seen, SeenError> {
     reader.node(name).await?;
     reader.modules_where(|seen, module| concerns(seen, module, name)).await?;
+    for module in reader.seen().modules.clone() {
+        reader.plugin_pods(&module, Some(name)).await?;
+    }
     Ok(reader.done())
 }
 

@@ -13,6 +13,7 @@ use tenon_plan::node::{self, Selection};
 use tenon_plan::provision::job::progress;
 
 use super::finding::Finding;
+use super::plugin;
 use crate::seen::{self, Seen};
 use crate::standing::advice::Subject;
 use crate::standing::{self, NodeStanding, Offer, State, Why, counted};
@@ -42,6 +43,7 @@ pub(crate) fn explain(seen: &Seen, module: &Module) -> Finding {
         // No kernel is asked for anything.
         causes.retain(|cause| cause.state != State::Ready);
     }
+    causes.extend(plugin::explain(seen, module, None));
     causes.extend(conflict(module, why.state, subject));
     if nodes.is_empty() && why.reason == reasons::NO_NODES {
         causes.extend(near_misses(seen, module));

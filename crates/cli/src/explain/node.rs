@@ -5,7 +5,7 @@ use tenon_api::{Module, NodeModulesConfig, reasons};
 use tenon_order::ModuleKey;
 
 use super::finding::Finding;
-use super::module;
+use super::{module, plugin};
 use crate::seen::{self, Seen};
 use crate::standing::advice::Subject;
 use crate::standing::{self, State, Why, is_mute};
@@ -100,6 +100,7 @@ fn on_node(seen: &Seen, module: &Module, name: &str) -> Option<Finding> {
         let image = (offer.why.state != State::Ready).then(|| module::image(seen, &key, offer));
         image.into_iter().chain(module::verdicts(offer, &[&node], subject))
     });
+    let causes = causes.chain(plugin::explain(seen, module, Some(name)));
     Some(finding.because(causes.filter(|cause| cause.state != State::Ready).collect()))
 }
 

@@ -366,3 +366,118 @@ fn programs_are_told_the_same() {
 fn what_is_to_be_explained_is_named_as_kubectl_names_it(#[case] text: &str, #[case] expected: Option<What>) {
     assert_eq!(text.parse::<What>().ok(), expected);
 }
+
+/// A pod of the plugin on a node, whose only container waits for this reason.
+fn plugin_pod(node: &str, waits: &str) -> Pod {
+    let pod = json!({
+        "metadata": { "name": format!("gauge-device-plugin-{node}"), "namespace": "lab", "labels": {
+            "kmm.node.kubernetes.io/module.name": "gauge", "kmm.node.kubernetes.io/role": "device-plugin" } },
+        "spec": { "nodeName": node, "containers": [] },
+        "status": { "phase": "Pending", "containerStatuses": [{
+            "name": "device-plugin", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": { "waiting": { "reason": waits, "message": "as the kubelet says" } } }] },
+    });
+    serde_json::from_value(pod).unwrap()
+}
+
+/// Drivers are loaded; the plugin has these pods.
+fn plugged(pods: Vec<Pod>) -> Seen {
+    let mut seen = well();
+    seen.modules[0] =
+        crate::standing::fixture::module("  devicePlugin: {container: {image: 'registry.test/p:typo'}}");
+    said(
+        &mut seen.modules[0],
+        &[("Ready", "False", "PluginStarting"), ("PluginReady", "False", "PluginStarting")],
+    );
+    seen.plugin_pods = [("lab/gauge".parse().unwrap(), pods)].into();
+    seen
+}
+
+#[test]
+fn a_plugin_that_cannot_run_needs_somebody_and_the_kubelet_says_why() {
+    let (state, text) =
+        told(&plugged(vec![plugin_pod("oak", "ImagePullBackOff"), plugin_pod("elm", "ErrImagePull")]));
+    assert_eq!(state, State::Trouble);
+    assert_eq!(
+        text,
+        "✗ Module lab/gauge: PluginStarting
+  loaded as wished on 2 of 2 nodes
+  ✗ device plugin: PluginStarting
+    it says PluginStarting
+    ✗ node elm: PluginStarting
+      > ErrImagePull: as the kubelet says
+      pod gauge-device-plugin-elm, container device-plugin
+    ✗ node oak: PluginStarting
+      > ImagePullBackOff: as the kubelet says
+      pod gauge-device-plugin-oak, container device-plugin
+  ✓ kernel 6.1.0-56-amd64 (amd64): loaded on 2 of 2 nodes from registry.test/gauge:1-6.1.0-56-amd64
+
+next: correct the image in spec.devicePlugin.container.image, or push it; spec.imageRepoSecret is for a private registry
+"
+    );
+}
+
+#[test]
+fn of_many_pods_a_few_are_told_of_those_that_need_somebody_first() {
+    let coming = ["a", "b", "c", "d", "e"].map(|node| plugin_pod(node, "ContainerCreating"));
+    let (state, text) = told(&plugged(coming.to_vec()));
+    assert_eq!(state, State::Underway);
+    assert!(text.contains("next: wait; kubectl -n lab get pods -o wide -l"), "{text}");
+    assert!(!text.contains("more: "), "{text}");
+
+    let mut pods = coming.to_vec();
+    pods.extend([plugin_pod("oak", "CrashLoopBackOff"), plugin_pod("yew", "CrashLoopBackOff")]);
+    let (state, text) = told(&plugged(pods));
+    assert_eq!(state, State::Trouble);
+    let places: Vec<_> = ["node oak", "node yew", "node a:", "node c:"].map(|part| text.find(part)).into();
+    assert!(places.is_sorted() && places[0].is_some(), "{text}");
+    assert!(!text.contains("node d:"), "{text}");
+    let more = "and 2 more: kubectl get pods -n lab -o wide -l kmm.node.kubernetes.io/module.name=gauge\n";
+    assert!(text.contains(more), "{text}");
+    assert!(
+        text.ends_with(
+            "next: read why it ends, and correct spec.devicePlugin.container: kubectl logs -n lab gauge-device-plugin-oak -c \
+             device-plugin\n"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_plugin_without_pods_is_looked_for_at_its_daemon_set_and_what_may_not_be_read_is_no_error() {
+    let (state, text) = told(&plugged(vec![]));
+    assert_eq!(state, State::Underway);
+    assert!(text.contains("it has no pod yet\n"), "{text}");
+    assert!(
+        text.contains(
+            "next: wait; if none comes, see what its DaemonSet says: kubectl describe daemonset -n lab"
+        ),
+        "{text}"
+    );
+
+    let mut seen = plugged(vec![]);
+    seen.plugin_pods.clear();
+    seen.gaps = vec!["Pods are left out: you may not list them in lab".to_owned()];
+    let (state, text) = told(&seen);
+    assert_eq!(state, State::Underway);
+    assert!(text.starts_with("… Module lab/gauge: PluginStarting\n  it says PluginStarting\n"), "{text}");
+    assert!(text.contains("\nnote: Pods are left out"), "{text}");
+}
+
+#[test]
+fn a_node_tells_of_the_plugins_pod_that_it_has() {
+    let seen = plugged(vec![plugin_pod("oak", "ImagePullBackOff")]);
+    let of = |name: &str| {
+        let explanation = Explanation::new(node::explain(&seen, &seen.nodes[name]), vec![]);
+        (explanation.finding.state, print::text(&explanation, Look::PLAIN))
+    };
+    let (state, text) = of("oak");
+    assert_eq!(state, State::Trouble);
+    assert!(
+        text.contains(
+            "    ✗ device plugin: PluginStarting\n      ✗ node oak: PluginStarting\n        > ImagePull"
+        ),
+        "{text}"
+    );
+    assert_eq!(of("elm").0, State::Ready);
+}

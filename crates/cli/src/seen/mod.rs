@@ -32,6 +32,8 @@ pub(crate) struct Seen {
     pub(crate) jobs: Vec<Job>,
     /// Their pods.
     pub(crate) pods: Vec<Pod>,
+    /// Pods of Modules' plugins, those that make images left out; of a Module that is not named nobody looked, or may look.
+    pub(crate) plugin_pods: BTreeMap<ModuleKey, Vec<Pod>>,
     /// Tenon's own pods on nodes; `None` where nobody looked.
     pub(crate) node_pods: Option<Vec<Pod>>,
     /// Some of all nodes, where no node is selected: what a selector might have meant.

@@ -19,6 +19,7 @@ use tenon_order::ModuleKey;
 use super::{Seen, key, node_pods_selector};
 use crate::cluster::is_silent;
 use crate::failure::Failure;
+use crate::standing::plugin_starting;
 
 /// Objects per page.
 const PAGE: u32 = 500;
@@ -80,16 +81,16 @@ pub(crate) fn of_module(name: &str) -> String {
 /// Reads a cluster, bit by bit.
 pub(crate) struct Reader {
     client: Client,
-    seen: Seen,
+    seen: Box<Seen>,
 }
 
 impl Reader {
     pub(crate) fn new(client: Client) -> Self {
-        Self { client, seen: Seen { now: Timestamp::now(), ..Seen::default() } }
+        Self { client, seen: Box::new(Seen { now: Timestamp::now(), ..Seen::default() }) }
     }
 
     pub(crate) fn done(self) -> Seen {
-        self.seen
+        *self.seen
     }
 
     /// All Modules of a namespace or of all, with their images.
@@ -243,6 +244,21 @@ impl Reader {
         let pods = list(&pods, Some(&of_module), None).await;
         self.seen.pods =
             self.allowed("Pods", &format!("list them in {namespace}"), pods)?.unwrap_or_default();
+        Ok(())
+    }
+
+    /// The pods of a Module's plugin that is still to come, on one node or on all.
+    pub(crate) async fn plugin_pods(&mut self, module: &Module, node: Option<&str>) -> Result<(), SeenError> {
+        if plugin_starting(module).is_none() {
+            return Ok(());
+        }
+        let key = key(module);
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), key.namespace());
+        let selector = format!("{},!{}", of_module(key.name()), labels::RESOURCE_TYPE);
+        let on = node.map(|node| format!("spec.nodeName={node}"));
+        let found = list(&pods, Some(&selector), on.as_deref()).await;
+        let found = self.allowed("Pods", &format!("list them in {}", key.namespace()), found)?;
+        self.seen.plugin_pods.extend(found.map(|found| (key, found)));
         Ok(())
     }
 

@@ -9,13 +9,14 @@ pub(crate) mod fixture;
 mod image;
 mod module;
 mod node;
+pub(crate) mod plugin;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Serialize;
 use tenon_api::reasons;
 
 pub(crate) use image::Offer;
-pub(crate) use module::of_module;
+pub(crate) use module::{of_module, plugin_starting};
 pub(crate) use node::{NodeStanding, nodes_of, unregistered};
 
 /// Whether something needs somebody. Worse ones come later.

@@ -1,5 +1,6 @@
 //! How a Module stands, by its own conditions.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use tenon_api::{Module, reasons};
 
@@ -41,6 +42,13 @@ pub(crate) fn of_module(module: &Module, now: Timestamp) -> Why {
     let Some(ready) = find(reasons::condition::READY) else { return unseen(module, now) };
     let why = Why::of(&ready.reason, ready.message.clone());
     if ready.status == "True" { why.in_state(State::Ready) } else { why }
+}
+
+/// That the Module's plugin is not everywhere yet, and nothing but its pods is waited for.
+pub(crate) fn plugin_starting(module: &Module) -> Option<&Condition> {
+    let conditions = &module.status.as_ref()?.conditions;
+    let plugin = conditions.iter().find(|condition| condition.type_ == reasons::condition::PLUGIN_READY)?;
+    (plugin.status != "True" && plugin.reason == reasons::PLUGIN_STARTING).then_some(plugin)
 }
 
 /// No word yet: that is so for an instant, or nobody is there to say one.

@@ -8,6 +8,7 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use tenon_lab::claim::{Broken, comes_true_within};
 use tenon_test_api::cluster::{Cluster, SOON, condition};
+use tenon_test_api::plugin::run;
 
 use super::plugins::{
     Kubelets, NAMESPACE, add_node, daemon_sets, is_ordered_anew, label, labels_come, names, pods, pods_come,
@@ -52,6 +53,31 @@ async fn comes_where_it_is_forbidden(cluster: &Cluster) -> tenon_lab::control_pl
     mark
 }
 
+/// What keeps the plugin's pod from being ready is told, in its kubelet's words, and needs somebody.
+async fn its_kubelet_is_quoted(cluster: &Cluster) {
+    let list = pods(cluster).list(&ListParams::default()).await.expect("pods").items;
+    let pod = list.iter().find(|pod| pod.metadata.deletion_timestamp.is_none()).expect("the plugin's pod");
+    let waits = |container: Value| json!({"status": {"containerStatuses": [container]}});
+    let container = json!({
+        "name": "device-plugin", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image \"plugin.test/p:2\""}}
+    });
+    let (params, patch) = (PatchParams::default(), Patch::Strategic(waits(container)));
+    pods(cluster).patch_status(&pod.name_any(), &params, &patch).await.expect("a pod's status");
+    comes_true_within(SOON, "the kubelet is quoted", async || {
+        let said = run(cluster.plane.kubeconfig(), &["explain", "gauge", "-n", NAMESPACE]).await;
+        let parts = [
+            "✗ node pine: PluginStarting",
+            "> ImagePullBackOff: Back-off pulling image \"plugin.test/p:2\"",
+            "next: correct the image in spec.devicePlugin.container.image",
+        ];
+        let is_told = said.code == 1 && parts.iter().all(|part| said.out.contains(part));
+        if is_told { Ok(()) } else { Err(said.whole()) }
+    })
+    .await
+    .unwrap_or_else(|late: Broken| panic!("{late}"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_plugin_comes_after_its_driver_and_leaves_before_it() {
     let mut cluster = Cluster::start().await;
@@ -88,6 +114,7 @@ async fn a_device_plugin_comes_after_its_driver_and_leaves_before_it() {
     // What its label says is of the new pod.
     kubelets.ready.store(false, Ordering::SeqCst);
     labels_come(&cluster, "pine", &[(READY, ""), (TARGET, "")], &[PLUGIN_READY]).await;
+    its_kubelet_is_quoted(&cluster).await;
     kubelets.ready.store(true, Ordering::SeqCst);
     labels_come(&cluster, "pine", &[(READY, ""), (TARGET, ""), (PLUGIN_READY, "")], &[]).await;
     let module = cluster.module_where("gauge", "Ready", ready).await;
