@@ -71,21 +71,23 @@ pub fn select(module: &Module, node: &NodeFacts) -> Selection {
             Some(_) => {}
         }
     }
-    untolerated(module, node).map_or(Selection::Selected, |taint| Selection::Tainted(taint.key.clone()))
+    untolerated(module, node)
+        .next()
+        .map_or(Selection::Selected, |taint| Selection::Tainted(taint.key.clone()))
 }
 
 /// Whether a node counts as one of the Module's, whatever its version label says: KMM's `nodesMatchingSelectorNumber`.
 pub fn is_targeted(module: &Module, node: &NodeFacts) -> bool {
     match select(module, node) {
         Selection::Selected => true,
-        Selection::NoVersion | Selection::OtherVersion(_) => untolerated(module, node).is_none(),
+        Selection::NoVersion | Selection::OtherVersion(_) => untolerated(module, node).next().is_none(),
         Selection::Unselected | Selection::Undiscovered | Selection::Tainted(_) => false,
     }
 }
 
-/// What keeps the Module from the node.
-fn untolerated<'n>(module: &Module, node: &'n NodeFacts) -> Option<&'n Taint> {
-    node.taints.iter().find(|taint| repels(taint) && !tolerated(taint, &module.spec.tolerations))
+/// The taints that keep the Module from the node.
+pub fn untolerated<'n>(module: &'n Module, node: &'n NodeFacts) -> impl Iterator<Item = &'n Taint> {
+    node.taints.iter().filter(|taint| repels(taint) && !tolerated(taint, &module.spec.tolerations))
 }
 
 /// The Module's version, when its upgrade is ordered by labels.

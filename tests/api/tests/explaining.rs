@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::Job;
-use kube::api::ListParams;
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::config::Kubeconfig;
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
@@ -228,10 +228,25 @@ async fn each_trouble_is_named_with_its_cause_and_the_next_step() {
     )
     .await;
 
+    a_taint_keeps_a_module_away(&cluster).await;
+
     // With fewer rights the rest is told.
     let (code, text) = run_as(reader(&cluster).await, &["explain", "broken", "-n", "hall"]).await;
     assert!(code == 1 && text.contains("note: Jobs are left out") && text.contains("BuildFailed"), "{text}");
     cluster.stop_operator().await;
+}
+
+/// A Module that tolerates nothing, and a node that it selects.
+async fn a_taint_keeps_a_module_away(cluster: &Cluster) {
+    let patch = Patch::Merge(
+        json!({ "spec": { "taints": [{ "key": "gpu", "value": "yes", "effect": "NoSchedule" }] } }),
+    );
+    cluster.nodes().patch(NODE, &PatchParams::default(), &patch).await.expect("a taint");
+    cluster.apply_module("shy", "gauge:v1", json!({ "spec": { "tolerations": [] } })).await;
+    let is_told = "selector matches; taint";
+    explains(cluster, "node/oak", 1, &["– Module hall/shy: ", is_told, "gpu=yes:NoSchedule"]).await;
+    explains(cluster, "shy", 1, &["NoNodes", "node oak: selector matches; taint", "gpu=yes:NoSchedule"])
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

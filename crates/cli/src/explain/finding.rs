@@ -13,6 +13,9 @@ pub(crate) struct Finding {
     pub(crate) about: String,
     /// Whether it needs somebody.
     pub(crate) state: State,
+    /// Whether it is only to be known, and nothing that is as wished or not.
+    #[serde(skip)]
+    pub(crate) note: bool,
     /// Why, in a word.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) reason: String,

@@ -2,6 +2,7 @@
 //!
 //! What is read ([`crate::seen`]), what it means ([`crate::standing`], [`module`], [`node`]) and how it looks ([`mod@print`]) are apart.
 
+mod apart;
 mod finding;
 mod module;
 mod node;
@@ -127,17 +128,13 @@ async fn read_node(mut reader: Reader, name: &str) -> Result<Seen, SeenError> {
     Ok(reader.done())
 }
 
-/// Whether a Module wants a node, or is on it.
+/// Whether a Module's selector means a node, or the Module is on it.
 fn concerns(seen: &Seen, module: &Module, node: &str) -> bool {
     let (key, config) = (seen::key(module), seen.configs.get(node));
     let is_there = config
         .is_some_and(|config| seen::entry(config, &key).is_some() || seen::reported(config, &key).is_some());
     let facts = seen.nodes.get(node).and_then(seen::facts);
-    let is_wanted = facts.is_some_and(|facts| {
-        let selection = plan_node::select(module, &facts);
-        !matches!(selection, Selection::Unselected | Selection::Undiscovered | Selection::Tainted(_))
-    });
-    is_there || is_wanted
+    is_there || facts.is_some_and(|facts| plan_node::select(module, &facts) != Selection::Unselected)
 }
 
 #[cfg(test)]

@@ -9,11 +9,10 @@ use tenon_api::module_image::{KernelVerdict, Making};
 use tenon_api::{Module, reasons};
 use tenon_order::ModuleKey;
 use tenon_plan::inspect;
-use tenon_plan::node::{self, Selection};
 use tenon_plan::provision::job::progress;
 
 use super::finding::Finding;
-use super::plugin;
+use super::{apart, plugin};
 use crate::seen::{self, Seen};
 use crate::standing::advice::Subject;
 use crate::standing::{self, NodeStanding, Offer, State, Why, counted};
@@ -45,8 +44,11 @@ pub(crate) fn explain(seen: &Seen, module: &Module) -> Finding {
     }
     causes.extend(plugin::explain(seen, module, None));
     causes.extend(conflict(module, why.state, subject));
+    let kept_away = apart::groups(seen, module);
     if nodes.is_empty() && why.reason == reasons::NO_NODES {
-        causes.extend(near_misses(seen, module));
+        causes.push(near_misses(seen, module, &kept_away));
+    } else {
+        causes.extend(kept_away);
     }
     causes.sort_by_key(|cause| std::cmp::Reverse(cause.state));
     // What the conditions say is said again, better and at times sooner, by what it comes from.
@@ -297,14 +299,19 @@ fn groups(key: &ModuleKey, nodes: &[&NodeStanding]) -> Vec<Finding> {
     findings
 }
 
-fn group(key: &ModuleKey, why: &Why, nodes: &[&NodeStanding]) -> Finding {
-    let names: Vec<_> = nodes.iter().take(MOST_NAMED).map(|node| node.node.as_str()).collect();
+/// Some nodes by their names, and how many they are.
+pub(super) fn named(nodes: &[&str]) -> String {
+    let names: Vec<_> = nodes.iter().take(MOST_NAMED).copied().collect();
     let names = names.join(", ");
-    let about = match nodes.len() {
+    match nodes.len() {
         1 => format!("node {names}"),
         count if count <= MOST_NAMED => format!("{count} nodes: {names}"),
         count => format!("{count} nodes: {names}, …"),
-    };
+    }
+}
+
+fn group(key: &ModuleKey, why: &Why, nodes: &[&NodeStanding]) -> Finding {
+    let about = named(&nodes.iter().map(|node| node.node.as_str()).collect::<Vec<_>>());
     let first = nodes.first();
     let subject = Subject {
         module: Some(key),
@@ -321,7 +328,7 @@ fn group(key: &ModuleKey, why: &Why, nodes: &[&NodeStanding]) -> Finding {
 }
 
 /// What a selector might have meant that selects no node.
-fn near_misses(seen: &Seen, module: &Module) -> Vec<Finding> {
+fn near_misses(seen: &Seen, module: &Module, kept_away: &[Finding]) -> Finding {
     let mut facts = Vec::new();
     let all: Vec<&Node> = seen.others.iter().chain(seen.nodes.values()).collect();
     for (key, value) in &module.spec.selector {
@@ -333,15 +340,8 @@ fn near_misses(seen: &Seen, module: &Module) -> Vec<Finding> {
             (count, _) => format!("{} with the label {key}={value}", counted(count)),
         });
     }
-    facts.extend(all.iter().take(MOST_NAMED).filter_map(|node| {
-        match node::select(module, &seen::facts(node)?) {
-            Selection::Tainted(taint) => {
-                Some(format!("{}: its taint {taint} is not tolerated", node.name_any()))
-            }
-            _ => None,
-        }
-    }));
+    facts.extend(kept_away.iter().map(|apart| format!("{}: {}", apart.about, apart.message)));
     let about = format!("selector, compared with {}", counted(all.len()));
     let why = Why::of(reasons::NO_NODES, "");
-    vec![Finding { facts, ..Finding::new(about, why, Subject::default()) }]
+    Finding { facts, ..Finding::new(about, why, Subject::default()) }
 }

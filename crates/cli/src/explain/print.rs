@@ -29,7 +29,7 @@ struct Page {
 impl Page {
     fn finding(&mut self, finding: &Finding, depth: usize) {
         let indent = depth * STEP;
-        let (mark, tone) = mark(finding.state);
+        let (mark, tone) = mark(finding);
         let mut head = plain(&finding.about);
         let mut reason = plain(&finding.reason);
         // Of what is well the mark says it all.
@@ -85,7 +85,12 @@ impl Page {
     fn next(&mut self, explanation: &Explanation) {
         let begin = "next: ";
         let steps: Vec<String> = match explanation.finding.state {
-            State::Ready => vec!["nothing, all is as wished".to_owned()],
+            State::Ready if explanation.next.is_empty() => vec!["nothing, all is as wished".to_owned()],
+            State::Ready => explanation
+                .next
+                .iter()
+                .map(|step| format!("nothing, if it is meant so; if not, {step}"))
+                .collect(),
             State::Underway if explanation.next.is_empty() => vec!["wait".to_owned()],
             State::Underway => explanation.next.iter().map(|step| format!("wait; {step}")).collect(),
             State::Trouble if explanation.next.is_empty() => vec!["read the message above".to_owned()],
@@ -107,8 +112,9 @@ impl Page {
     }
 }
 
-fn mark(state: State) -> (&'static str, Tone) {
-    match state {
+fn mark(finding: &Finding) -> (&'static str, Tone) {
+    match finding.state {
+        _ if finding.note => ("–", Tone::Dim),
         State::Ready => ("✓", Tone::Good),
         State::Underway => ("…", Tone::Underway),
         State::Trouble => ("✗", Tone::Bad),

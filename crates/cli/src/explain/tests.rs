@@ -481,3 +481,119 @@ fn a_node_tells_of_the_plugins_pod_that_it_has() {
     );
     assert_eq!(of("elm").0, State::Ready);
 }
+
+/// A node of the hall with these taints.
+fn tainted(name: &str, taints: &[(&str, &str, &str)]) -> k8s_openapi::api::core::v1::Node {
+    let taints: Vec<_> = taints
+        .iter()
+        .map(|(key, value, effect)| json!({ "key": key, "value": value, "effect": effect }))
+        .collect();
+    let mut node = node(name);
+    node.spec = serde_json::from_value(json!({ "taints": taints })).unwrap();
+    node
+}
+
+fn told_of_node(seen: &Seen, name: &str) -> (State, String) {
+    let explanation = Explanation::new(node::explain(seen, &seen.nodes[name]), vec![]);
+    (explanation.finding.state, print::text(&explanation, Look::PLAIN))
+}
+
+#[test]
+fn a_node_that_a_taint_keeps_a_module_from_says_so() {
+    let mut seen = well();
+    seen.nodes
+        .insert("fir".to_owned(), tainted("fir", &[("gpu", "yes", "NoSchedule"), ("old", "", "NoExecute")]));
+    seen.configs.insert("fir".to_owned(), config("fir", None, None));
+    assert!(concerns(&seen, &seen.modules[0], "fir"));
+    let (state, text) = told_of_node(&seen, "fir");
+    assert_eq!(state, State::Ready);
+    assert_eq!(
+        text,
+        "✓ Node fir: it has no Module; 1 kept away
+  kernel 6.1.0-56-amd64 (amd64), boot boot-1
+  ✓ agent and loader: registered; nothing is ordered
+  – Module lab/gauge: selector matches; taints gpu=yes:NoSchedule, old:NoExecute are not tolerated (spec.tolerations)
+
+next: nothing, if it is meant so; if not, tolerate it in spec.tolerations of Module lab/gauge, or take it away: kubectl taint node \
+         fir gpu:NoSchedule-
+"
+    );
+    // What the node has is told of as ever.
+    seen.configs.insert("fir".to_owned(), config("fir", Some(entry()), Some(loaded(entry()))));
+    let (_, text) = told_of_node(&seen, "fir");
+    assert!(
+        text.starts_with("✓ Node fir: 1 Module\n") && text.contains("it stays, and nothing new comes"),
+        "{text}"
+    );
+
+    seen.configs.insert("fir".to_owned(), config("fir", None, None));
+    seen.modules[0].metadata.deletion_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(seen.now));
+    let (_, text) = told_of_node(&seen, "fir");
+    assert!(text.contains("no Module selects it, and it has none"), "{text}");
+}
+
+#[rstest]
+#[case::cordoned("node.kubernetes.io/unschedulable", "kubectl uncordon fir")]
+#[case::silent("node.kubernetes.io/unreachable", "kubectl describe node fir")]
+fn what_kubernetes_taints_is_mended_otherwise(#[case] key: &str, #[case] step: &str) {
+    let mut seen = well();
+    seen.nodes.insert("fir".to_owned(), tainted("fir", &[(key, "", "NoSchedule")]));
+    seen.configs.insert("fir".to_owned(), config("fir", None, None));
+    let (_, text) = told_of_node(&seen, "fir");
+    assert!(
+        text.contains(&format!("taint {key}:NoSchedule is not tolerated")) && text.contains(step),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_label_that_a_discovery_tool_has_not_set_is_named() {
+    let mut seen = well();
+    let label = "feature.node.kubernetes.io/pci-10de.present";
+    seen.modules[0].spec.selector.insert(label.to_owned(), "true".to_owned());
+    seen.configs.insert("oak".to_owned(), config("oak", None, None));
+    assert!(concerns(&seen, &seen.modules[0], "oak"));
+    let (state, text) = told_of_node(&seen, "oak");
+    assert_eq!(state, State::Ready);
+    let note =
+        format!("– Module lab/gauge: selector matches but for {label}=true, which a discovery tool sets");
+    assert!(text.contains(&note) && text.contains("kubectl get node oak --show-labels"), "{text}");
+}
+
+#[test]
+fn nodes_that_taints_keep_a_module_from_are_listed_and_hurt_nobody() {
+    let mut seen = well();
+    for name in ["fir", "ash"] {
+        seen.nodes.insert(name.to_owned(), tainted(name, &[("gpu", "", "NoSchedule")]));
+    }
+    seen.nodes.insert("yew".to_owned(), tainted("yew", &[("old", "", "NoExecute")]));
+    seen.nodes.insert("box".to_owned(), tainted("box", &[("soft", "", "PreferNoSchedule")]));
+    seen.configs.insert("box".to_owned(), config("box", Some(entry()), Some(loaded(entry()))));
+    let (state, text) = told(&seen);
+    assert_eq!(state, State::Ready);
+    assert_eq!(
+        text,
+        "✓ Module lab/gauge: it says Loaded
+  ✓ kernel 6.1.0-56-amd64 (amd64): loaded on 3 of 3 nodes from registry.test/gauge:1-6.1.0-56-amd64
+  – 2 nodes: ash, fir: selector matches; taint gpu:NoSchedule is not tolerated (spec.tolerations)
+  – node yew: selector matches; taint old:NoExecute is not tolerated (spec.tolerations)
+
+next: nothing, all is as wished
+"
+    );
+}
+
+#[test]
+fn where_taints_keep_a_module_from_all_nodes_they_are_the_trouble() {
+    let nodes =
+        vec![tainted("ash", &[("gpu", "", "NoSchedule")]), tainted("fir", &[("gpu", "", "NoSchedule")])];
+    let seen = all(module(&[("Ready", "False", "NoNodes")]), vec![], nodes, vec![]);
+    let (state, text) = told(&seen);
+    assert_eq!(state, State::Trouble);
+    assert!(
+        text.contains("    2 nodes: ash, fir: selector matches; taint gpu:NoSchedule is not tolerated (spec.tolerations)\n"),
+        "{text}"
+    );
+    assert!(!text.contains('–'), "{text}");
+}
