@@ -27,6 +27,7 @@ pub mod retry;
 pub mod rivals;
 pub mod rollout;
 pub mod rollup;
+pub mod startup;
 pub mod template;
 pub mod workload;
 

@@ -125,7 +125,12 @@ const STARTING: [&str; 3] = [
 
 /// Whether the node is coming up still.
 pub fn is_starting(node: &NodeFacts) -> bool {
-    node.taints.iter().any(|taint| STARTING.contains(&taint.key.as_str()))
+    starting(node).next().is_some()
+}
+
+/// The taints by which it is.
+pub fn starting(node: &NodeFacts) -> impl Iterator<Item = &Taint> {
+    node.taints.iter().filter(|taint| STARTING.contains(&taint.key.as_str()))
 }
 
 /// Pressure on a node is no reason to withhold a driver from it, as in KMM.

@@ -59,6 +59,9 @@ async fn a_startup_taint_goes_with_the_last_driver_and_what_is_paused_stays_as_i
     cluster.config_where(NODE, "the driver is assigned", |config| order(config).is_some()).await;
     tokio::time::sleep(WHILE).await;
     assert!(has_taint(&cluster, STARTUP_TAINT).await, "the driver is not loaded yet");
+    let told = kubectl_tenon(&cluster, &["explain", &format!("node/{NODE}")]).await;
+    let waits = "… taint tenon.dev/drivers-not-ready:NoSchedule: ";
+    assert!(told.contains(waits) && told.contains("waits for Module hall/gauge: NotApplied"), "{told}");
     cluster.obey(NODE, ModulePhase::Loaded).await;
     let is_gone = comes_true_within(SOON, "the taint goes", async || {
         if has_taint(&cluster, STARTUP_TAINT).await { Err("it is there".to_owned()) } else { Ok(()) }

@@ -8,6 +8,7 @@ mod module;
 mod node;
 mod plugin;
 mod print;
+mod startup;
 
 use std::process::ExitCode;
 

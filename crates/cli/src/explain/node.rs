@@ -5,7 +5,7 @@ use tenon_api::{Module, NodeModulesConfig, reasons};
 use tenon_order::ModuleKey;
 
 use super::finding::Finding;
-use super::{apart, module, plugin};
+use super::{apart, module, plugin, startup};
 use crate::seen::{self, Seen};
 use crate::standing::advice::Subject;
 use crate::standing::{self, State, Why, is_mute};
@@ -21,19 +21,19 @@ pub(crate) fn explain(seen: &Seen, node: &Node) -> Finding {
         seen.modules.iter().filter_map(|module| on_node(seen, module, name).or_else(|| kept_away(module))),
     );
     causes.extend(strangers(seen, name, config));
-    causes.sort_by_key(|cause| (std::cmp::Reverse(cause.state), cause.note));
     let notes = causes.iter().filter(|cause| cause.note).count();
     let modules = causes.len() - notes - 1;
+    causes.extend(startup::explain(seen, node));
+    causes.sort_by_key(|cause| (std::cmp::Reverse(cause.state), cause.note));
     let mut root = Finding::new(format!("Node {name}"), Why::default(), Subject::default());
-    root.message = match (modules, notes) {
+    let has = match (modules, notes) {
         (0, 0) => "no Module selects it, and it has none".to_owned(),
         (0, _) => "it has no Module".to_owned(),
         (1, _) => "1 Module".to_owned(),
         (count, _) => format!("{count} Modules"),
     };
-    if notes > 0 {
-        root.message.push_str(&format!("; {notes} kept away"));
-    }
+    let kept_away = if notes > 0 { format!("; {notes} kept away") } else { String::new() };
+    root.message = format!("{has}{kept_away}");
     root.facts.extend(machine(node));
     root.because(causes)
 }

@@ -597,3 +597,62 @@ fn where_taints_keep_a_module_from_all_nodes_they_are_the_trouble() {
     );
     assert!(!text.contains('–'), "{text}");
 }
+
+/// The node of that name, with these start-up taints.
+fn starts(seen: &mut Seen, name: &str, taints: &[&str]) {
+    let taints: Vec<_> = taints.iter().map(|key| (*key, "", "NoSchedule")).collect();
+    seen.nodes.insert(name.to_owned(), tainted(name, &taints));
+}
+
+#[test]
+fn a_startup_taint_says_which_modules_it_waits_for() {
+    let mut seen =
+        waiting(reasons::IMAGE_ABSENT, image(ImagePhase::Waiting, reasons::IMAGE_ABSENT, "no such image"));
+    starts(&mut seen, "oak", &["tenon.dev/drivers-not-ready"]);
+    let (state, text) = told_of_node(&seen, "oak");
+    assert_eq!(state, State::Trouble);
+    let taint = "  … taint tenon.dev/drivers-not-ready:NoSchedule: pods that do not tolerate it stay away until the node's drivers are ready
+    waits for Module lab/gauge: ImageAbsent\n";
+    assert!(text.contains(taint), "{text}");
+    assert!(text.starts_with("✗ Node oak: ImageAbsent\n"), "{text}");
+
+    seen.images = vec![ready_image()];
+    seen.modules[0].metadata.annotations = Some([("tenon.dev/paused".to_owned(), "true".to_owned())].into());
+    let (state, text) = told_of_node(&seen, "oak");
+    assert_eq!(state, State::Underway);
+    assert!(text.contains("waits for Module lab/gauge: Paused\n"), "{text}");
+    assert!(text.contains("kubectl tenon resume gauge -n lab"), "{text}");
+
+    seen.modules[0].metadata.annotations = None;
+    let labels = json!({ "hall": "a", "tenon.dev/hold": "" });
+    seen.nodes.get_mut("oak").unwrap().metadata.labels = serde_json::from_value(labels).unwrap();
+    let (_, text) = told_of_node(&seen, "oak");
+    assert!(text.contains("waits for Module lab/gauge: NodeOnHold\n"), "{text}");
+}
+
+#[test]
+fn a_startup_taint_waits_for_the_node_itself_first_and_at_last_for_the_operator() {
+    let mut seen = well();
+    starts(&mut seen, "oak", &["tenon.dev/drivers-not-ready", "node.kubernetes.io/not-ready"]);
+    let (state, text) = told_of_node(&seen, "oak");
+    assert_eq!(state, State::Underway);
+    assert!(text.contains("waits for the taint node.kubernetes.io/not-ready:NoSchedule to go\n"), "{text}");
+    assert!(!text.contains("waits for Module"), "{text}");
+
+    starts(&mut seen, "oak", &["tenon.dev/drivers-not-ready"]);
+    assert!(told_of_node(&seen, "oak").1.contains("waits for Module lab/gauge: its label comes next\n"));
+    let labels = json!({ "hall": "a", "kmm.node.kubernetes.io/lab.gauge.ready": "" });
+    seen.nodes.get_mut("oak").unwrap().metadata.labels = serde_json::from_value(labels).unwrap();
+    let (state, text) = told_of_node(&seen, "oak");
+    assert_eq!(state, State::Underway);
+    assert!(
+        text.contains("next: wait; the operator takes it away; if it stays, look at the operator"),
+        "{text}"
+    );
+    seen.gaps = vec!["Modules are left out: you may not list them".to_owned()];
+    assert!(told_of_node(&seen, "oak").1.contains("next: wait; it may wait for what could not be read\n"));
+
+    seen.nodes.insert("oak".to_owned(), node("oak"));
+    let (state, text) = told_of_node(&seen, "oak");
+    assert!(state == State::Ready && !text.contains("taint"), "{text}");
+}
