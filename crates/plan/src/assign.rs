@@ -37,6 +37,7 @@ use crate::provision;
 use crate::resolve::{ResolveError, Resolved};
 use crate::retry::{self, Retry};
 use crate::rollout::{self, Standing, Turn};
+use crate::startup;
 use crate::workload::PluginPod;
 use crate::workload::claim::Users;
 use crate::workload::labels as plugin_labels;
@@ -555,14 +556,7 @@ fn labels(
 
 /// Whether nothing of a Module is still to come to the node: it is ready there, or not for this node.
 fn has_settled(candidate: &Candidate<'_>, observed: &Observed<'_>) -> bool {
-    let Some(module) = candidate.module else { return true };
-    let has_mapping = !matches!(candidate.resolved, Some(Err(ResolveError::NoMapping(_))));
-    let is_to_come = module.metadata.deletion_timestamp.is_none()
-        && module.spec.module_loader.is_some()
-        && has_mapping
-        && node::select(module, observed.node) == Selection::Selected;
-    let ready = LabelKind::Ready.key(candidate.key.namespace(), candidate.key.name());
-    !is_to_come || observed.node.labels.contains_key(&ready)
+    candidate.module.is_none_or(|module| !startup::is_awaited(module, observed.node))
 }
 
 fn startup_taints(node: &NodeFacts) -> Vec<usize> {

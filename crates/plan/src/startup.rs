@@ -1,4 +1,4 @@
-//! What a node's start-up taint waits for, for whoever asks why it is still there. [`mod@crate::assign`] takes it away.
+//! What a node's start-up taint waits for: [`mod@crate::assign`] takes it away when nothing is awaited any more, and whoever asks is told.
 
 use tenon_api::Module;
 use tenon_api::labels::LabelKind;
