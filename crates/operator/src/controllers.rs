@@ -7,10 +7,12 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kube::Client;
 use tenon_api::node_modules_config::NodeModulesConfig;
 use tenon_api::{Module, ModuleImage, PreflightValidation};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::admin::Part;
@@ -145,43 +147,51 @@ pub async fn run(context: Context) -> Result<(), Error> {
     Ok(())
 }
 
-fn watch_kind<K: Kind>(tasks: &mut JoinSet<()>, context: &Context, world: &Arc<World>) -> Listed {
+/// Has a kind followed until the end; what comes back turns true when all that there were have been seen.
+fn watch_by<F>(
+    tasks: &mut JoinSet<()>,
+    context: &Context,
+    world: &Arc<World>,
+    follow: impl FnOnce(Client, Arc<World>, watch::Sender<bool>, CancellationToken) -> F,
+) -> Listed
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let (sender, listed) = watch::channel(false);
-    let (client, world, shutdown) = (context.client.clone(), world.clone(), context.shutdown.clone());
-    tasks.spawn(async move { follow::<K>(client, &world, sender, shutdown).await });
+    tasks.spawn(follow(context.client.clone(), world.clone(), sender, context.shutdown.clone()));
     listed
+}
+
+fn watch_kind<K: Kind>(tasks: &mut JoinSet<()>, context: &Context, world: &Arc<World>) -> Listed {
+    watch_by(tasks, context, world, |client, world, listed, shutdown| async move {
+        follow::<K>(client, &world, listed, shutdown).await;
+    })
 }
 
 fn watch_facts(tasks: &mut JoinSet<()>, context: &Context, world: &Arc<World>) -> Listed {
-    let (sender, listed) = watch::channel(false);
-    let (context, world) = (context.clone(), world.clone());
-    tasks.spawn(async move {
-        let namespace = &context.args.namespace;
-        follow_facts(context.client.clone(), namespace, &world, sender, context.shutdown.clone()).await;
-    });
-    listed
+    let namespace = context.args.namespace.clone();
+    watch_by(tasks, context, world, |client, world, listed, shutdown| async move {
+        follow_facts(client, &namespace, &world, listed, shutdown).await;
+    })
 }
 
 fn watch_pods(tasks: &mut JoinSet<()>, context: &Context, world: &Arc<World>) -> Listed {
-    let (sender, listed) = watch::channel(false);
-    let (client, world, shutdown) = (context.client.clone(), world.clone(), context.shutdown.clone());
-    tasks.spawn(async move { follow_pods(client, &world, sender, shutdown).await });
-    listed
+    watch_by(tasks, context, world, |client, world, listed, shutdown| async move {
+        follow_pods(client, &world, listed, shutdown).await;
+    })
 }
 
 fn watch_sets(tasks: &mut JoinSet<()>, context: &Context, world: &Arc<World>) -> Listed {
-    let (sender, listed) = watch::channel(false);
-    let (client, world, shutdown) = (context.client.clone(), world.clone(), context.shutdown.clone());
-    tasks.spawn(async move { follow_sets(client, &world, sender, shutdown).await });
-    listed
+    watch_by(tasks, context, world, |client, world, listed, shutdown| async move {
+        follow_sets(client, &world, listed, shutdown).await;
+    })
 }
 
 /// One that is not known yet would be in the way of another that makes the same image from something else.
 fn watch_jobs(tasks: &mut JoinSet<()>, context: &Context, world: &Arc<World>) -> Listed {
-    let (sender, listed) = watch::channel(false);
-    let (client, world, shutdown) = (context.client.clone(), world.clone(), context.shutdown.clone());
-    tasks.spawn(async move { follow_jobs(client, &world, sender, shutdown).await });
-    listed
+    watch_by(tasks, context, world, |client, world, listed, shutdown| async move {
+        follow_jobs(client, &world, listed, shutdown).await;
+    })
 }
 
 async fn start(context: Context, world: Arc<World>, listed: [Listed; 9]) {
